@@ -1,0 +1,68 @@
+"""A run file: what to train, on which dataset, for how long. Loaded by stoker.core.config."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from stoker.spec.model import ModelSpec
+
+
+class Precision(enum.StrEnum):
+    """The type of matrix products; parameters, gradients and optimizer state stay fp32."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSpec:
+    """The step and its schedule."""
+
+    steps: int = 600
+    global_batch: int = 16
+    seed: int = 0
+    learning_rate: float = 3e-3
+    final_learning_rate_ratio: float = 0.05
+    warmup_steps: int = 40
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    gradient_clip: float = 1.0
+    precision: Precision = Precision.FP32
+    checkpoint_every_steps: int = 60
+    keep_checkpoints: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchSpec:
+    """Where and how the ranks run."""
+
+    ranks: int = 2
+    threads_per_rank: int = 1
+    restarts: int = 5
+    hang_after_s: float = 60.0
+    start_within_s: float = 180.0
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateSpec:
+    """What is measured at the end of a run."""
+
+    heldout: bool = True
+    baselines: bool = True
+    sample_tokens: int = 96
+    sample_prompt: str = "def "
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """A whole run file. `dataset` is the name of a prepared dataset."""
+
+    dataset: str
+    name: str = "run"
+    purpose: str = "research"
+    model: ModelSpec = field(default_factory=ModelSpec)
+    train: TrainSpec = field(default_factory=TrainSpec)
+    launch: LaunchSpec = field(default_factory=LaunchSpec)
+    evaluate: EvaluateSpec = field(default_factory=EvaluateSpec)
