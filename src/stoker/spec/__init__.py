@@ -1,1 +1,1 @@
-"""The vocabulary that planner and engine share: model, run, recipe, policy, job. No torch. docs/design/spec.md."""
+"""The vocabulary that planner and engine share: model, run, recipe, job. See docs/design/spec.md."""

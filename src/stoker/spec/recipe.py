@@ -15,7 +15,7 @@ class Kind(enum.StrEnum):
     IPV6 = "ipv6"
     CARD = "card"
     IBAN = "iban"
-    SECRET = "secret"
+    SECRET = "secret"  # noqa: S105 - the name of a kind
     URL_CREDENTIALS = "url_credentials"
 
 
