@@ -1,4 +1,4 @@
-"""TOML files into frozen dataclasses: every mistake at once, each with its file, its path and the nearest name.
+"""TOML files into frozen dataclasses: every mistake at once, each with file, path and the nearest name.
 
 Later layers win over earlier ones, and `a.b=3` overrides win over all files. The merged value comes with its
 digest and with where each value came from, so that both can be saved in the run.
@@ -158,7 +158,8 @@ def _merge(
 
 def _converter() -> Converter:
     converter = Converter(forbid_extra_keys=True, detailed_validation=True)
-    converter.register_structure_hook_func(lambda kind: kind in _KIND_NAMES, _strict)
+    for kind in _KIND_NAMES:
+        converter.register_structure_hook(kind, _strict)
     converter.register_structure_hook_func(_is_enum, _enum)
     converter.register_structure_hook_func(
         _is_optional, lambda value, kind: _optional(converter, value, kind)
@@ -172,6 +173,8 @@ def _converter() -> Converter:
 
 def _strict(value: Any, kind: type) -> Any:
     """No silent conversion: TOML says the type, except that a whole number may stand for a float."""
+    if issubclass(kind, enum.Enum):
+        return _enum(value, kind)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not kind:
