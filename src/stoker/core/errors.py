@@ -28,6 +28,7 @@ ROOM_EXIT_CODES: Final[dict[str, range]] = {
     "simulate": range(160, 170),
     "cli": range(170, 180),
     "web": range(180, 190),
+    "promises": range(190, 200),
 }
 """Exit codes reserved for the error classes of each room."""
 

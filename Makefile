@@ -1,0 +1,44 @@
+# The README's commands. Everything is set up in ./.venv; nothing else on the machine is changed,
+# except that a missing venv module is installed with apt-get when run as root.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+PYTHON ?= python3
+TORCH ?= cpu
+STOKER_HOME ?= $(CURDIR)/.stoker
+BIN := .venv/bin
+
+.PHONY: help run test check bench setup clean
+
+help:
+	@echo "make run        private text becomes a trained model, the whole way, on this machine"
+	@echo "make test       every check and every test"
+	@echo "make check      ruff, mypy --strict, import-linter"
+	@echo "make bench      the benchmarks, as tables"
+	@echo "make run TORCH=cuda   the same with PyTorch's CUDA build"
+
+setup: .venv/ready-$(TORCH)
+
+.venv/ready-$(TORCH): pyproject.toml constraints.txt scripts/setup.sh
+	@bash scripts/setup.sh "$(PYTHON)" "$(TORCH)"
+	@rm -f .venv/ready-* && touch $@
+
+run: setup
+	@STOKER_HOME="$(STOKER_HOME)" $(BIN)/stoker quickstart
+
+check: setup
+	@echo "== ruff, mypy --strict, import-linter"
+	@$(BIN)/ruff format --check src tests bench
+	@$(BIN)/ruff check src tests bench
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+test: check
+	@echo "== pytest on both cores"
+	@$(BIN)/pytest -n 2 --dist worksteal
+
+bench: setup
+	@for bench in bench/*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
