@@ -1,0 +1,156 @@
+"""The decoder language model: RoPE, grouped-query attention, SwiGLU, RMSNorm. See docs/design/train-model.md.
+
+Plain single-device code: nothing here knows of ranks, meshes or precision. It is built on the meta device,
+so that building costs no memory; `stoker.train.models.initialise` gives it weights.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from stoker.core.errors import StokerError
+from stoker.spec.model import ModelSpec
+
+
+class ModelShape(StokerError):
+    """Sizes in a model's specification that do not fit each other."""
+
+    exit_code = 120
+
+
+def build_model(spec: ModelSpec, vocabulary: int) -> Decoder:
+    """The model on the meta device: shapes without storage. Raises ModelShape when the sizes do not fit."""
+    check_shape(spec, vocabulary)
+    with torch.device("meta"):
+        return Decoder(spec, vocabulary)
+
+
+def check_shape(spec: ModelSpec, vocabulary: int) -> None:
+    """Raise ModelShape, naming every size that cannot be built."""
+    sizes = {
+        "layers": spec.layers,
+        "width": spec.width,
+        "heads": spec.heads,
+        "kv_heads": spec.kv_heads,
+        "ffn_width": spec.ffn_width,
+        "vocabulary": vocabulary,
+    }
+    mistakes = [f"{name} is {size}, at least 1 is needed" for name, size in sizes.items() if size < 1]
+    if not mistakes and spec.width % spec.heads:
+        mistakes.append(f"width {spec.width} is not a multiple of heads {spec.heads}")
+    elif not mistakes and (spec.width // spec.heads) % 2:
+        mistakes.append(f"width {spec.width} / heads {spec.heads} is odd, and RoPE turns pairs")
+    if not mistakes and spec.heads % spec.kv_heads:
+        mistakes.append(f"heads {spec.heads} is not a multiple of kv_heads {spec.kv_heads}")
+    if mistakes:
+        raise ModelShape(
+            f"The model cannot be built: {'; '.join(mistakes)}.", hint="Change [model] in the run file."
+        )
+
+
+class Attention(nn.Module):
+    """Causal self-attention; `heads` query heads share `kv_heads` key and value heads."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.heads = spec.heads
+        self.kv_heads = spec.kv_heads
+        self.head_width = spec.width // spec.heads
+        self.query = nn.Linear(spec.width, spec.heads * self.head_width, bias=False)
+        self.key = nn.Linear(spec.width, spec.kv_heads * self.head_width, bias=False)
+        self.value = nn.Linear(spec.width, spec.kv_heads * self.head_width, bias=False)
+        self.output = nn.Linear(spec.heads * self.head_width, spec.width, bias=False)
+        self.query_norm = nn.RMSNorm(self.head_width, eps=spec.norm_epsilon) if spec.qk_norm else None
+        self.key_norm = nn.RMSNorm(self.head_width, eps=spec.norm_epsilon) if spec.qk_norm else None
+
+    def forward(self, hidden: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        batch, length, _ = hidden.shape
+        query = self.query(hidden).view(batch, length, self.heads, self.head_width)
+        key = self.key(hidden).view(batch, length, self.kv_heads, self.head_width)
+        value = self.value(hidden).view(batch, length, self.kv_heads, self.head_width)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        query, key = rotate(query, cosine, sine), rotate(key, cosine, sine)
+        mixed = functional.scaled_dot_product_attention(
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            is_causal=True,
+            enable_gqa=self.heads != self.kv_heads,
+        )
+        joined: Tensor = self.output(mixed.transpose(1, 2).reshape(batch, length, -1))
+        return joined
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: `down(silu(gate x) * up x)`."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.gate = nn.Linear(spec.width, spec.ffn_width, bias=False)
+        self.up = nn.Linear(spec.width, spec.ffn_width, bias=False)
+        self.down = nn.Linear(spec.ffn_width, spec.width, bias=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        result: Tensor = self.down(functional.silu(self.gate(hidden)) * self.up(hidden))
+        return result
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward, each on the normalised stream and added back to it."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(spec.width, eps=spec.norm_epsilon)
+        self.attention = Attention(spec)
+        self.feed_forward_norm = nn.RMSNorm(spec.width, eps=spec.norm_epsilon)
+        self.feed_forward = FeedForward(spec)
+
+    def forward(self, hidden: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        hidden = hidden + self.attention(self.attention_norm(hidden), cosine, sine)
+        result: Tensor = hidden + self.feed_forward(self.feed_forward_norm(hidden))
+        return result
+
+
+class Decoder(nn.Module):
+    """Tokens `[batch, length]` to logits `[batch, length, vocabulary]`; a position sees those before it."""
+
+    def __init__(self, spec: ModelSpec, vocabulary: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.vocabulary = vocabulary
+        self.embedding = nn.Embedding(vocabulary, spec.width)
+        self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.layers))
+        self.norm = nn.RMSNorm(spec.width, eps=spec.norm_epsilon)
+        self.head = None if spec.tied_embeddings else nn.Linear(spec.width, vocabulary, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        hidden = self.embedding(tokens)
+        cosine, sine = rotation(
+            tokens.shape[1], self.spec.width // self.spec.heads, self.spec.rope_base, hidden.device
+        )
+        cosine, sine = cosine.to(hidden.dtype), sine.to(hidden.dtype)
+        for block in self.blocks:
+            hidden = block(hidden, cosine, sine)
+        hidden = self.norm(hidden)
+        # A tied head uses the embedding's matrix here instead of sharing a parameter between two modules: one
+        # name in the checkpoint, and nothing for FSDP to keep in step.
+        logits: Tensor = (
+            functional.linear(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
+        )
+        return logits
+
+
+def rotation(length: int, head_width: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosine and sine `[length, 1, head_width / 2]` of every position's angles (RoPE, Su et al. 2021)."""
+    exponents = torch.arange(0, head_width, 2, device=device, dtype=torch.float32) / head_width
+    angles = torch.outer(torch.arange(length, device=device, dtype=torch.float32), base**-exponents)
+    return angles.cos().unsqueeze(1), angles.sin().unsqueeze(1)
+
+
+def rotate(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Turn `[batch, length, heads, head_width]`, first half against second, by its position's angles."""
+    first, second = heads.chunk(2, dim=-1)
+    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
