@@ -1,1 +1,1 @@
-"""A room being opened."""
+"""Key management: hierarchy, states, leases, dual control, and the file back end. See docs/design/keys.md."""
