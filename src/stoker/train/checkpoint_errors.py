@@ -1,0 +1,63 @@
+"""What can be wrong with a checkpoint or with the life of a rank. See docs/design/train.md.
+
+Codes 110 to 119 end a run: another attempt would meet the same. Codes 120 to 129 are about one attempt, and
+the next may go well. This module imports no torch, so that a supervisor can ask it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from stoker.core.errors import ROOM_EXIT_CODES, StokerError
+
+
+class BadJob(StokerError):
+    """The job file, or an inherited descriptor, is missing or is not what a launcher writes."""
+
+    exit_code = 111
+
+
+class Fenced(StokerError):
+    """A newer attempt of the same run has taken over the commit log."""
+
+    exit_code = 112
+
+
+class BadCommitLog(StokerError):
+    """A record of the commit log is missing, replaced, rolled back or malformed."""
+
+    exit_code = 113
+
+
+class BadCheckpointPart(StokerError):
+    """A part of a checkpoint is not the one that its record names, or does not hold what it should."""
+
+    exit_code = 114
+
+
+class CheckpointUnfit(StokerError):
+    """A whole checkpoint of another model or optimizer, or a value that a checkpoint cannot carry."""
+
+    exit_code = 115
+
+
+class CheckpointFailed(StokerError):
+    """Saving or loading failed on some rank for a reason that is no error of ours."""
+
+    exit_code = 121
+
+
+class TelemetryLost(StokerError):
+    """Nobody reads this rank's events any more; a rank that nobody watches must not go on."""
+
+    exit_code = 122
+
+
+class PeerLost(StokerError):
+    """A collective failed, most likely because another rank has died."""
+
+    exit_code = 123
+
+
+RETRYABLE: Final = frozenset(code for code in ROOM_EXIT_CODES["train"] if code >= 120)
+"""Exit codes of this room after which another attempt may go well."""
