@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import Any, Final
 
 from stoker.core.atomic import naming_full_disk
 from stoker.core.canonical import JsonValue
-from stoker.core.errors import BadEvent
+from stoker.core.errors import BadEvent, DiskFull
 from stoker.core.ids import RunId
 
 MAX_LINE_BYTES: Final = 65_536
@@ -28,6 +29,8 @@ class EventKind(enum.StrEnum):
 
     RUN_STARTED = "run_started"
     ATTEMPT_STARTED = "attempt_started"
+    ISOLATION_PROBED = "isolation_probed"
+    RANK_SPAWNED = "rank_spawned"
     RANK_STARTED = "rank_started"
     RANK_READY = "rank_ready"
     HEARTBEAT = "heartbeat"
@@ -60,6 +63,8 @@ class Section(enum.StrEnum):
 REQUIRED_FIELDS: Final[Mapping[EventKind, Mapping[str, type | tuple[type, ...]]]] = {
     EventKind.RUN_STARTED: {"steps": int, "world_size": int},
     EventKind.ATTEMPT_STARTED: {"world_size": int, "resume_step": int},
+    EventKind.ISOLATION_PROBED: {"state": str, "reason": str},
+    EventKind.RANK_SPAWNED: {"pid": int},
     EventKind.RANK_STARTED: {"pid": int},
     EventKind.RANK_READY: {"resume_step": int, "parameters": int},
     EventKind.HEARTBEAT: {"section": str, "step": int},
@@ -160,6 +165,8 @@ def decode_event(line: bytes, place: str) -> Event:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise BadEvent(f"{place}: missing or wrong envelope ({error!r}).") from error
+    if not (math.isfinite(event.ts) and math.isfinite(event.mono_s)):
+        raise BadEvent(f"{place}: 'ts' and 'mono_s' must be finite numbers of seconds.")
     _check(event, place)
     return event
 
@@ -175,19 +182,31 @@ def _check(event: Event, place: str) -> None:
 
 
 class EventLog:
-    """Appends whole lines to one file; several processes may append to the same file."""
+    """Appends whole lines to one file; several processes may append to the same file.
+
+    A file whose last line was cut by a crash is given its missing newline first, so that no event is glued
+    to the cut line.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         with naming_full_disk(path):
             self._descriptor = os.open(path, flags, 0o600)
+            size = os.fstat(self._descriptor).st_size
+            if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
+                os.write(self._descriptor, b"\n")
 
     def append(self, event: Event) -> None:
         """Write the event in one call, so that lines of several writers never mix."""
         line = encode_event(event)
         with naming_full_disk(self._path):
-            os.write(self._descriptor, line)
+            written = os.write(self._descriptor, line)
+        if written != len(line):
+            raise DiskFull(
+                f"No space is left on the file system that holds {self._path}.",
+                hint="Free some space; the event that was cut is skipped when the file is read.",
+            )
 
     def close(self) -> None:
         os.close(self._descriptor)
