@@ -1,0 +1,279 @@
+"""The order in which an epoch visits its samples: computed from a seed, never stored: docs/design/feed.md.
+
+Two keyed permutations make it. One deals the blocks (a block is one chunk's samples) of the split into a
+line, anew in every epoch; the line is cut into as many lanes as the global batch has positions. The other
+shuffles each lane's samples inside windows of a few blocks. Both are Feistel networks with cycle walking, so
+that any sample's place follows from its number, and its number from its place, in constant time and memory.
+
+The order is a format: a run that resumes after an upgrade must see the same samples. `ORDER_FORMAT` names it,
+and the tests hold known answers. It is no cipher: nothing rests on the order being hard to guess.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import struct
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Integers: TypeAlias = npt.NDArray[np.int64]
+Words: TypeAlias = npt.NDArray[np.uint64]
+
+ORDER_FORMAT: Final = 1
+MAX_SAMPLES: Final = 2**62
+MAX_SHAPE: Final = 2**40  # of blocks, lanes and windows: keeps every product below 2^63
+ROUNDS: Final = 8  # one 64-byte digest holds eight round keys
+_PERSON: Final = b"stoker feed 1"
+
+
+class Purpose(enum.IntEnum):
+    """What a permutation is for; part of its key, so that no two uses share one."""
+
+    BLOCKS = 1
+    WINDOW = 2
+
+
+@lru_cache(maxsize=8192)
+def round_keys(seed: int, epoch: int, purpose: Purpose, lane: int = 0, window: int = 0) -> Words:
+    """`ROUNDS` 64-bit keys: BLAKE2b over the five numbers, each as 8 little-endian bytes."""
+    message = struct.pack("<5Q", seed, epoch, purpose, lane, window)
+    digest = hashlib.blake2b(message, digest_size=8 * ROUNDS, person=_PERSON).digest()
+    keys = np.frombuffer(digest, dtype="<u8").astype(np.uint64)
+    keys.setflags(write=False)
+    return keys
+
+
+def permute(numbers: Integers, size: Integers | int, keys: Words) -> Integers:
+    """The place of each number of [0, size) under the permutation of [0, size) that `keys` names.
+
+    `size` is one size or one for each number; `keys` has shape [ROUNDS] or [ROUNDS, len(numbers)].
+    """
+    return _walk(numbers, size, keys, range(ROUNDS))
+
+
+def unpermute(places: Integers, size: Integers | int, keys: Words) -> Integers:
+    """The inverse of `permute`: the number that has each place."""
+    return _walk(places, size, keys, range(ROUNDS - 1, -1, -1))
+
+
+def _walk(start: Integers, size: Integers | int, keys: Words, rounds: range) -> Integers:
+    """Apply the network until each value is below its size again.
+
+    The network permutes [0, 2^bits) with 2^bits < 2·size, so this ends on every cycle, after two rounds of
+    walking on average, and the result is a permutation of [0, size).
+    """
+    values = start.astype(np.uint64)
+    sizes = np.broadcast_to(np.asarray(size, dtype=np.uint64), values.shape)
+    every_key = np.broadcast_to(keys.reshape(ROUNDS, -1), (ROUNDS, values.size))
+    left_bits, right_bits = (
+        np.broadcast_to(bits, values.shape) for bits in _halves(np.atleast_1d(np.asarray(size, np.uint64)))
+    )
+    values = _network(values, left_bits, right_bits, every_key, rounds)
+    outside = np.flatnonzero(values >= sizes)
+    while outside.size:
+        values[outside] = _network(
+            values[outside], left_bits[outside], right_bits[outside], every_key[:, outside], rounds
+        )
+        outside = outside[values[outside] >= sizes[outside]]
+    return values.astype(np.int64)
+
+
+def _halves(sizes: Words) -> tuple[Words, Words]:
+    """The bits of the network's high and low half: together what `size - 1` needs, at least one."""
+    last = sizes - np.uint64(1)
+    bits = np.ones(sizes.shape, dtype=np.uint64)
+    shift = 32
+    rest = last.copy()
+    while shift:  # a bit length by halving, exact where a floating-point logarithm is not
+        high = rest >> np.uint64(shift)
+        wide = high > 0
+        bits[wide] += np.uint64(shift)
+        rest = np.where(wide, high, rest)
+        shift //= 2
+    left = bits // np.uint64(2)
+    return left, bits - left
+
+
+def _network(values: Words, left_bits: Words, right_bits: Words, keys: Words, rounds: range) -> Words:
+    """Each round XORs a keyed hash of one half into the other: its own inverse at any widths."""
+    one = np.uint64(1)
+    left_mask = (one << left_bits) - one
+    right_mask = (one << right_bits) - one
+    left = values >> right_bits
+    right = values & right_mask
+    for number in rounds:
+        if number % 2 == 0:
+            left ^= _mix(right, keys[number]) & left_mask
+        else:
+            right ^= _mix(left, keys[number]) & right_mask
+    return (left << right_bits) | right
+
+
+def _mix(half: Words, key: Words) -> Words:
+    """The finaliser of SplitMix64 over half + key: every output bit depends on every input bit."""
+    mixed = half + key
+    mixed ^= mixed >> np.uint64(30)
+    mixed *= np.uint64(0xBF58476D1CE4E5B9)
+    mixed ^= mixed >> np.uint64(27)
+    mixed *= np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
+    return mixed
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where each of a row of global indices leads; all arrays have the indices' shape.
+
+    `block` and `offset` say which sample; `epoch`, `lane` and `window` say which window holds it.
+    """
+
+    epoch: Integers
+    lane: Integers
+    window: Integers
+    block: Integers
+    offset: Integers
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The order of a split of `samples` in blocks of `block_samples` (the last may be short).
+
+    `lanes` is the global batch; `window_blocks` is how many blocks a lane shuffles among each other.
+    """
+
+    samples: int
+    block_samples: int
+    lanes: int
+    window_blocks: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        caps = {
+            "samples": MAX_SAMPLES,
+            "block_samples": MAX_SHAPE,
+            "lanes": MAX_SHAPE,
+            "window_blocks": MAX_SHAPE,
+        }
+        for name, cap in caps.items():
+            if not 1 <= getattr(self, name) <= cap:
+                raise ValueError(f"{name} must be in [1, {cap}], not {getattr(self, name)}")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed must be in [0, 2^64), not {self.seed}")
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks there are, the short one included."""
+        return -(-self.samples // self.block_samples)
+
+    @property
+    def window_samples(self) -> int:
+        """The length of a whole window; a lane that fits into one window is one window."""
+        return min(self.window_blocks * self.block_samples, self._longest_lane)
+
+    @property
+    def _longest_lane(self) -> int:
+        return -(-self.samples // self.lanes)
+
+    def place(self, indices: Integers) -> Placement:
+        """Where each global index leads. Index g is place g mod `samples` of epoch g div `samples`."""
+        epoch, within = np.divmod(indices, self.samples)
+        row, lane = np.divmod(within, self.lanes)
+        window = (row + self._phase(lane)) // self.window_samples
+        low, high = self._window_rows(lane, window)
+        keys = self._window_keys(epoch, lane, window)
+        shuffled = low + permute(row - low, high - low, keys)
+        block, offset = self._line_to_block(epoch, self._lane_start(lane) + shuffled)
+        return Placement(epoch, lane, window, block, offset)
+
+    def numbers(self, indices: Integers) -> Integers:
+        """The number in the split of the sample at each global index."""
+        placement = self.place(indices)
+        return placement.block * self.block_samples + placement.offset
+
+    def index_of(self, epoch: int, numbers: Integers) -> Integers:
+        """The inverse of `numbers` within one epoch: the global index at which each sample is seen."""
+        epochs = np.full(numbers.shape, epoch, dtype=np.int64)
+        line = self._block_to_line(epochs, *np.divmod(numbers, self.block_samples))
+        base, longer = divmod(self.samples, self.lanes)
+        in_longer = longer * (base + 1)
+        lane = np.where(line < in_longer, line // (base + 1), longer + (line - in_longer) // max(base, 1))
+        shuffled = line - self._lane_start(lane)
+        window = (shuffled + self._phase(lane)) // self.window_samples
+        low, high = self._window_rows(lane, window)
+        row = low + unpermute(shuffled - low, high - low, self._window_keys(epochs, lane, window))
+        return epoch * self.samples + row * self.lanes + lane
+
+    def blocks_of_window(self, epoch: int, lane: int, window: int) -> tuple[int, ...]:
+        """The blocks that one window draws from, in line order: at most `window_blocks` + 2 of them."""
+        low, high = self._window_rows(np.array([lane]), np.array([window]))
+        start = int(self._lane_start(np.array([lane]))[0])
+        first, last = start + int(low[0]), start + int(high[0]) - 1
+        place, size = self._short_block(epoch)
+        first_place, last_place = (
+            (x if x < place * self.block_samples + size else x + self.block_samples - size)
+            // self.block_samples
+            for x in (first, last)
+        )
+        keys = round_keys(self.seed, epoch, Purpose.BLOCKS)
+        places = np.arange(first_place, last_place + 1, dtype=np.int64)
+        return tuple(permute(places, self.blocks, keys).tolist())
+
+    def _lane_start(self, lane: Integers) -> Integers:
+        """Lanes are consecutive pieces of the line; the first `samples mod lanes` are one sample longer."""
+        base, longer = divmod(self.samples, self.lanes)
+        return lane * base + np.minimum(lane, longer)
+
+    def _phase(self, lane: Integers) -> Integers:
+        """How much of a lane's first window is cut off, so that lanes change windows at different steps."""
+        if self.window_samples >= self._longest_lane:
+            return np.zeros_like(lane)
+        return lane * self.window_samples // self.lanes
+
+    def _window_rows(self, lane: Integers, window: Integers) -> tuple[Integers, Integers]:
+        """The half-open range of a lane's rows that a window covers."""
+        base, longer = divmod(self.samples, self.lanes)
+        low = window * self.window_samples - self._phase(lane)
+        high = np.minimum(low + self.window_samples, base + (lane < longer))
+        return np.maximum(low, 0), high
+
+    def _window_keys(self, epoch: Integers, lane: Integers, window: Integers) -> Words:
+        windows = self._longest_lane // self.window_samples + 2
+        name = ((epoch - epoch.min()) * self.lanes + lane) * windows + window
+        _, first, which = np.unique(name, return_index=True, return_inverse=True)
+        named = zip(epoch[first].tolist(), lane[first].tolist(), window[first].tolist(), strict=True)
+        keys = [round_keys(self.seed, e, Purpose.WINDOW, n, w) for e, n, w in named]
+        return np.stack(keys, axis=1)[:, which]
+
+    def _short_block(self, epoch: int) -> tuple[int, int]:
+        """The place in the line and the size of the last block, the only one that may be short."""
+        last = np.array([self.blocks - 1], dtype=np.int64)
+        place = int(unpermute(last, self.blocks, round_keys(self.seed, epoch, Purpose.BLOCKS))[0])
+        return place, self.samples - (self.blocks - 1) * self.block_samples
+
+    def _short_blocks(self, epoch: Integers) -> tuple[Words, Integers, int]:
+        """For each epoch: its block keys and where its line has the short block; and that block's size."""
+        distinct, which = np.unique(epoch, return_inverse=True)
+        epochs = distinct.tolist()
+        keys = np.stack([round_keys(self.seed, e, Purpose.BLOCKS) for e in epochs], axis=1)
+        places = np.array([self._short_block(e)[0] for e in epochs], dtype=np.int64)
+        size = self.samples - (self.blocks - 1) * self.block_samples
+        return keys[:, which], places[which], size
+
+    def _line_to_block(self, epoch: Integers, line: Integers) -> tuple[Integers, Integers]:
+        """Blocks stand in the line in permuted order; behind the short one everything moves up."""
+        keys, short_place, size = self._short_blocks(epoch)
+        gap = self.block_samples - size
+        behind = line >= short_place * self.block_samples + size
+        place, offset = np.divmod(line + np.where(behind, gap, 0), self.block_samples)
+        return permute(place, self.blocks, keys), offset
+
+    def _block_to_line(self, epoch: Integers, block: Integers, offset: Integers) -> Integers:
+        keys, short_place, size = self._short_blocks(epoch)
+        gap = self.block_samples - size
+        place = unpermute(block, self.blocks, keys)
+        return place * self.block_samples + offset - np.where(place > short_place, gap, 0)
