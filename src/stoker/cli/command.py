@@ -1,0 +1,46 @@
+"""How every command is declared: the shared options, the open house, and one result shown as text or JSON."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stoker.cli.house import House, open_house
+from stoker.core.result import Result, envelope
+
+Body = Callable[..., Result]
+Text = Callable[[Any], str]
+
+
+def command(
+    name: str, *, text: Text, finding: Callable[[Any], bool] = lambda _: False
+) -> Callable[[Body], click.Command]:
+    """Declare a command whose body takes the House first and returns a Result.
+
+    `text` renders the result for people; `finding` says whether it is one, which makes the exit code 1. The
+    shared options --json, --home and --as are added here, so that every command has them.
+    """
+
+    def declare(body: Body) -> click.Command:
+        @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON instead of text.")
+        @click.option("--home", type=click.Path(path_type=Path), help="Use this folder as STOKER_HOME.")
+        @click.option(
+            "--as", "acting", envvar="STOKER_IDENTITY", metavar="NAME", help="Act as this identity."
+        )
+        @functools.wraps(body)
+        def run(as_json: bool, home: Path | None, acting: str | None, **arguments: Any) -> int:
+            with open_house(home=home, acting=acting, as_json=as_json) as house:
+                result = body(house, **arguments)
+            click.echo(envelope(result) if as_json else text(result).rstrip("\n"))
+            return int(finding(result))
+
+        return click.command(name, context_settings={"help_option_names": ["-h", "--help"]})(run)
+
+    return declare
+
+
+__all__ = ["House", "command"]
