@@ -33,7 +33,7 @@ def check_name(name: str, what: str) -> str:
         return name
     shown = ascii(name[:80])
     hint = f"A {what} name is 1 to 63 of a-z, 0-9, '.', '_' and '-', such as 'own-text'; it is not a path."
-    raise BadName(f"{shown} is not a {what} name.", hint=hint)
+    raise BadName(f"{shown} is no {what} name.", hint=hint)
 
 
 def new_run_id(clock: Clock) -> RunId:

@@ -12,7 +12,7 @@ MAY_APPROVE = frozenset({Role.REVIEWER, Role.OPERATOR, Role.ADMIN})
 
 
 def request_destruction(ref: KekRef, *, actor: str, ledger: Ledger, backend: KeyBackend) -> KekInfo:
-    """The first identity's half: asks that `ref` be destroyed. Raises what KeyBackend.request_destroy raises."""
+    """The first identity's half: asks that `ref` be destroyed. Raises what `request_destroy` raises."""
     requester = ledger.catalogue.identity(actor)
     backend.info(ref)
     with ledger.act(actor=requester.name, action="key.request_destroy", subject=f"key/{ref}", detail={}):
@@ -28,8 +28,8 @@ def approve_destruction(ref: KekRef, *, actor: str, ledger: Ledger, backend: Key
     approver = ledger.catalogue.identity(actor)
     if approver.role not in MAY_APPROVE:
         raise DualControlRefused(
-            f"{approver.name} is {approver.role.value}; approving a destruction takes a reviewer, operator or admin.",
-            hint="Ask one of them to approve it.",
+            f"{approver.name} is {approver.role.value} and may not approve a destruction.",
+            hint="Ask a reviewer, an operator or an admin.",
         )
     requester = backend.info(ref).destroy_requested_by
     datasets = [each for each in ledger.catalogue.datasets() if each.kek == str(ref)]
