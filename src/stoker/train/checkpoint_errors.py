@@ -1,6 +1,6 @@
 """What can be wrong with a checkpoint or with the life of a rank. See docs/design/train.md.
 
-Codes 110 to 119 end a run: another attempt would meet the same. Codes 120 to 129 are about one attempt, and
+Most of these end a run: another attempt would meet the same. Those in `RETRYABLE` are about one attempt, and
 the next may go well. This module imports no torch, so that a supervisor can ask it.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from stoker.core.errors import ROOM_EXIT_CODES, StokerError
+from stoker.core.errors import StokerError
 
 
 class BadJob(StokerError):
@@ -44,20 +44,20 @@ class CheckpointUnfit(StokerError):
 class CheckpointFailed(StokerError):
     """Saving or loading failed on some rank for a reason that is no error of ours."""
 
-    exit_code = 121
+    exit_code = 116
 
 
 class TelemetryLost(StokerError):
     """Nobody reads this rank's events any more; a rank that nobody watches must not go on."""
 
-    exit_code = 122
+    exit_code = 117
 
 
 class PeerLost(StokerError):
     """A collective failed, most likely because another rank has died."""
 
-    exit_code = 123
+    exit_code = 118
 
 
-RETRYABLE: Final = frozenset(code for code in ROOM_EXIT_CODES["train"] if code >= 120)
+RETRYABLE: Final = frozenset(error.exit_code for error in (CheckpointFailed, TelemetryLost, PeerLost))
 """Exit codes of this room after which another attempt may go well."""
