@@ -1,0 +1,53 @@
+"""What can go wrong while a run is kept alive. See docs/design/fleet.md."""
+
+from __future__ import annotations
+
+from stoker.core.errors import StokerError
+
+
+class RestartBudgetSpent(StokerError):
+    """The run failed more often than its launch section allows restarts."""
+
+    exit_code = 130
+
+
+class RankFailed(StokerError):
+    """A rank ended with an error that a restart cannot mend."""
+
+    exit_code = 131
+
+
+class UnknownRun(StokerError):
+    """No run of this id is in the runs folder."""
+
+    exit_code = 132
+
+
+class NotResumable(StokerError):
+    """The run cannot go on: it is finished, or its key or dataset is gone."""
+
+    exit_code = 133
+
+
+class DatasetGone(StokerError):
+    """The dataset that a run names is destroyed or has expired."""
+
+    exit_code = 134
+
+
+class IsolationRefused(StokerError):
+    """The run asks for network isolation, and this machine does not give it."""
+
+    exit_code = 135
+
+
+class AgentFailed(StokerError):
+    """The agent process could not be started or broke its protocol."""
+
+    exit_code = 136
+
+
+class BadRunFolder(StokerError):
+    """A file in a run's folder is missing, of an unknown version, or malformed."""
+
+    exit_code = 137

@@ -1,0 +1,239 @@
+"""What the run state machine speaks of: phases, causes, the state, inputs and instructions.
+
+The rules that connect them are in machine.py; both are explained in docs/design/fleet.md.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from stoker.core.events import Section
+
+
+class Phase(enum.StrEnum):
+    """Where a run stands."""
+
+    NEW = "new"
+    STARTING = "starting"
+    TRAINING = "training"
+    STOPPING = "stopping"
+    WAITING = "waiting"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+ENDED: Final = frozenset({Phase.FINISHED, Phase.FAILED, Phase.CANCELLED})
+ALIVE: Final = frozenset({Phase.STARTING, Phase.TRAINING, Phase.STOPPING})
+"""The phases in which processes of an attempt may exist."""
+
+
+class CauseKind(enum.StrEnum):
+    """Why an attempt ended before its work was done."""
+
+    EXIT = "exit"
+    SIGNAL = "signal"
+    HANG = "hang"
+    START_LIMIT = "start_limit"
+    AGENT_LOST = "agent_lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """The first thing that went wrong in an attempt, or the error that explains it; `rank` -1 names none."""
+
+    kind: CauseKind
+    rank: int
+    exit_code: int = 0
+    signal: int = 0
+
+    def __str__(self) -> str:
+        if self.kind is CauseKind.EXIT:
+            return f"rank {self.rank} ended with exit code {self.exit_code}"
+        if self.kind is CauseKind.SIGNAL:
+            return f"rank {self.rank} was ended by signal {self.signal}"
+        if self.kind is CauseKind.HANG:
+            return f"rank {self.rank} hung"
+        if self.kind is CauseKind.START_LIMIT:
+            return f"rank {self.rank} was not ready within the start-up limit"
+        return "the agent was lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a run may cost before it is given up. Durations in seconds.
+
+    `retry_codes` are the exit codes of known errors that a restart may mend; every other known error ends the
+    run. An attempt that is told to stop politely has `stop_grace_s` before its ranks are killed.
+    """
+
+    world_size: int
+    restarts: int
+    hang_after_s: float
+    start_within_s: float
+    retry_codes: frozenset[int] = frozenset()
+    stop_grace_s: float = 15.0
+    backoff_first_s: float = 1.0
+    backoff_limit_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class RankView:
+    """What is known of one rank in the attempt that is alive; `ended` holds its exit code or -signal."""
+
+    ready: bool = False
+    section: Section = Section.START_UP
+    step: int = 0
+    heard_s: float = 0.0
+    moved_s: float = 0.0
+    ended: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """Everything the next decision depends on. Made by `begin_state`, changed by `machine.transition`."""
+
+    phase: Phase
+    attempt: int
+    restarts_used: int = 0
+    failures_in_row: int = 0
+    committed_step: int = 0
+    cancelling: bool = False
+    cause: Cause | None = None
+    ranks: tuple[RankView, ...] = ()
+    phase_since_s: float = 0.0
+    wait_until_s: float = 0.0
+    seen_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The supervisor is ready to run."""
+
+    now_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A rank said where it is; `moved` is true for news that is progress by itself, such as an evaluation."""
+
+    now_s: float
+    attempt: int
+    rank: int
+    section: Section
+    step: int
+    moved: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A rank has its model, its state and its peers, and begins with steps."""
+
+    now_s: float
+    attempt: int
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """A rank is gone; `signal` is 0 unless one ended it."""
+
+    now_s: float
+    attempt: int
+    rank: int
+    exit_code: int
+    signal: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """No process of the attempt exists any more."""
+
+    now_s: float
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A checkpoint stands and is recorded."""
+
+    now_s: float
+    attempt: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """A person asked the run to stop. Asked twice: stop at once."""
+
+    now_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+    now_s: float
+
+
+Input: TypeAlias = Begin | Heard | Ready | Exited | Gone | Committed | Cancel | Tick
+
+
+@dataclass(frozen=True, slots=True)
+class StartAttempt:
+    """Choose the resume point, then start an agent and all ranks."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopAttempt:
+    """End every rank: politely first when `grace_s` is more than zero."""
+
+    attempt: int
+    grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReportHang:
+    """Tell which rank hung, where, and for how long it made no progress."""
+
+    attempt: int
+    rank: int
+    silent_s: float
+    section: Section
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptOver:
+    """Tell how the attempt ended."""
+
+    attempt: int
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPlanned:
+    """Tell that another attempt follows, when, and why."""
+
+    delay_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndRun:
+    """The run is over."""
+
+    outcome: Phase
+    cause: Cause | None
+    budget_spent: bool = False
+
+
+Instruction: TypeAlias = StartAttempt | StopAttempt | ReportHang | AttemptOver | RestartPlanned | EndRun
+
+
+def begin_state(last_attempt: int = 0, committed_step: int = 0) -> RunState:
+    """The state of a run before this supervisor acts; `last_attempt` is 0 unless it is resumed."""
+    return RunState(Phase.NEW, last_attempt, committed_step=committed_step)
