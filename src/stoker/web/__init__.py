@@ -1,1 +1,1 @@
-"""A room being opened."""
+"""Pages: the same results as the command line, drawn. See docs/design/web.md."""
