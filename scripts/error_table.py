@@ -17,7 +17,7 @@ def error_table() -> str:
     lines = [
         "# Errors and exit codes",
         "",
-        "Made from the code by `python scripts/error_table.py > docs/design/errors.md`; a test compares them.",
+        "Made by `python scripts/error_table.py > docs/design/errors.md`; a test compares page and code.",
         "",
         "| exit code | id | room | meaning |",
         "|---|---|---|---|",
