@@ -1,0 +1,125 @@
+"""The errors of intake. See docs/design/intake.md."""
+
+from __future__ import annotations
+
+from stoker.core.errors import StokerError
+
+
+class EmptySource(StokerError):
+    """Nothing in the folder was taken."""
+
+    exit_code = 70
+
+
+class UnusableFolder(StokerError):
+    """The folder to import is absent, is no folder, or cannot be listed."""
+
+    exit_code = 71
+
+
+class UnreadableFile(StokerError):
+    """A file of the source cannot be opened or is not UTF-8, and the import settings say to refuse that."""
+
+    exit_code = 72
+
+
+class LinkLeavesSource(StokerError):
+    """A symbolic link inside the source points outside it, and the import settings say to refuse that."""
+
+    exit_code = 73
+
+
+class SourceChanged(StokerError):
+    """A file changed, appeared or went away while it was being imported."""
+
+    exit_code = 74
+
+
+class ReviewClosed(StokerError):
+    """The review has already been decided; a decision is made once."""
+
+    exit_code = 75
+
+
+class BrokenRecord(StokerError):
+    """An index or scan report opened correctly but does not follow its format."""
+
+    exit_code = 76
+
+
+class TooLittleText(StokerError):
+    """The source is too small for the recipe: a split would have no sample."""
+
+    exit_code = 77
+
+
+class WorkerLost(StokerError):
+    """A process that helped scanning or tokenising died."""
+
+    exit_code = 78
+
+
+class ReviewMissing(StokerError):
+    """No review of this source was ever requested, or no review has this id."""
+
+    exit_code = 79
+
+
+class ReviewUndecided(StokerError):
+    """The review waits for its decision."""
+
+    exit_code = 80
+
+
+class ReviewDenied(StokerError):
+    """The reviewer refused this use."""
+
+    exit_code = 81
+
+
+class ReviewRevoked(StokerError):
+    """The decision was taken back."""
+
+    exit_code = 82
+
+
+class ReviewExpired(StokerError):
+    """The decision was in force once; its time is over."""
+
+    exit_code = 83
+
+
+class ReviewStale(StokerError):
+    """The review covers other bytes: the source was imported again, or its manifest root differs."""
+
+    exit_code = 84
+
+
+class OtherPurpose(StokerError):
+    """The source may be used, but not for this purpose."""
+
+    exit_code = 85
+
+
+class SelfReview(StokerError):
+    """One identity tried to request and decide, or a person asked for no decider but themself."""
+
+    exit_code = 86
+
+
+class NotAReviewer(StokerError):
+    """The identity that decides does not have the role for it."""
+
+    exit_code = 87
+
+
+class ReviewTampered(StokerError):
+    """A review's row does not fit its own digest or its decider's signature."""
+
+    exit_code = 88
+
+
+class OtherPolicy(StokerError):
+    """The recipe's policy is not the policy that was approved."""
+
+    exit_code = 89
