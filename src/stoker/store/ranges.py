@@ -1,0 +1,98 @@
+"""Where a reader takes ranges of bytes from: memory, a file, a stored object. See docs/design/store.md."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, TypeAlias
+
+from stoker.store.errors import OutOfRange
+
+BytesLike: TypeAlias = "bytes | bytearray | memoryview"
+
+
+class RangeSource(Protocol):
+    """An object that can be read in ranges. It never changes while it is open."""
+
+    def size(self) -> int:
+        """The length in bytes."""
+        ...
+
+    def read(self, start: int, length: int) -> BytesLike:
+        """Exactly `length` bytes from `start`; the result may be reused by the next call."""
+        ...
+
+
+class BytesSource:
+    """A sealed stream that is in memory already."""
+
+    def __init__(self, data: BytesLike) -> None:
+        self._view = memoryview(data).cast("B")
+
+    def size(self) -> int:
+        return len(self._view)
+
+    def read(self, start: int, length: int) -> memoryview:
+        check_range("the bytes in memory", start, length, len(self._view))
+        return self._view[start : start + length]
+
+
+class FileSource:
+    """A file on this machine, read with `preadv` into one buffer that is used again and again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._size = os.fstat(self._descriptor).st_size
+        self._buffer = bytearray()
+
+    def size(self) -> int:
+        return self._size
+
+    def read(self, start: int, length: int) -> memoryview:
+        check_range(str(self._path), start, length, self._size)
+        if len(self._buffer) < length:
+            self._buffer = bytearray(length)
+        target = memoryview(self._buffer)[:length]
+        read_exactly(self._descriptor, target, start, str(self._path))
+        return target
+
+    def close(self) -> None:
+        """Give the file back; reading afterwards fails."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> FileSource:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def read_exactly(descriptor: int, target: memoryview, start: int, place: str) -> None:
+    """Fill `target` from offset `start`; raises OutOfRange when the file has become shorter."""
+    done = 0
+    while done < len(target):
+        count = os.preadv(descriptor, [target[done:]], start + done)
+        if count == 0:
+            raise OutOfRange(
+                f"{place} became shorter while it was read: no byte at offset {start + done}.",
+                hint="Something outside Stoker changes the file. Restore it from a copy.",
+            )
+        done += count
+
+
+def check_range(place: str, start: int, length: int, size: int) -> None:
+    """Raise OutOfRange unless bytes `start` to `start + length` lie inside `size`."""
+    if start < 0 or length < 0 or start + length > size:
+        raise OutOfRange(
+            f"Bytes {start} to {start + length} were asked of {place}, which has {size} bytes.",
+            hint="The object is shorter than what refers to it. Restore it from a copy.",
+        )
