@@ -40,6 +40,7 @@ class EventKind(enum.StrEnum):
     EVALUATION = "evaluation"
     SAMPLE = "sample"
     FAULT_INJECTED = "fault_injected"
+    CANCEL_REQUESTED = "cancel_requested"
     RANK_ERROR = "rank_error"
     RANK_EXITED = "rank_exited"
     RANK_HUNG = "rank_hung"
@@ -88,6 +89,7 @@ REQUIRED_FIELDS: Final[Mapping[EventKind, Mapping[str, type | tuple[type, ...]]]
     EventKind.EVALUATION: {"name": str, "bits_per_byte": (int, float), "bytes": int, "seconds": (int, float)},
     EventKind.SAMPLE: {"text": str},
     EventKind.FAULT_INJECTED: {"fault": str, "step": int},
+    EventKind.CANCEL_REQUESTED: {},
     EventKind.RANK_ERROR: {"error_id": str, "message": str, "hint": str, "exit_code": int},
     EventKind.RANK_EXITED: {"exit_code": int, "signal": int},
     EventKind.RANK_HUNG: {"silent_s": (int, float), "section": str},

@@ -1,0 +1,356 @@
+"""Where the time of a run went, from its events alone. The rules are in docs/design/fleet.md, "Accounting".
+
+Every second between the start and the end of a run belongs to exactly one kind. Rank 0 stands for all ranks:
+they wait for one another in every step.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from stoker.core.events import Event, EventKind, Section
+
+
+class TimeKind(enum.StrEnum):
+    """What a second of a run was spent on."""
+
+    START_UP = "start_up"
+    PRODUCTIVE = "productive"
+    CHECKPOINT = "checkpoint"
+    DATA_WAIT = "data_wait"
+    EVALUATE = "evaluate"
+    LOST = "lost"
+    DETECTION = "detection"
+    RESTART = "restart"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Goodput:
+    """The account of one run. Times in seconds, tokens of steps that stand.
+
+    `ettr` is productive over wall time. `tokens_per_s` is over the time of standing steps,
+    `tokens_per_s_of_run` over the wall time. `mttf_s` is the time with an attempt alive over its failures;
+    it is None without a failure. `stopped_s` lies between two supervisors of a run and is not wall time.
+    `clock_steps_back` counts events whose clock was more than a second behind; they take no time away.
+    """
+
+    wall_s: float
+    seconds: Mapping[TimeKind, float]
+    ettr: float | None
+    steps: int
+    steps_lost: int
+    tokens: int
+    tokens_lost: int
+    tokens_per_s: float | None
+    tokens_per_s_of_run: float | None
+    attempts: int
+    failures: int
+    faults_injected: int
+    mttf_s: float | None
+    stopped_s: float
+    clock_steps_back: int
+
+
+_BY_SECTION: Final[Mapping[Section, TimeKind]] = {
+    Section.START_UP: TimeKind.START_UP,
+    Section.DATA: TimeKind.DATA_WAIT,
+    Section.CHECKPOINT: TimeKind.CHECKPOINT,
+    Section.EVALUATE: TimeKind.EVALUATE,
+}
+"""Time outside of steps; the other sections count as other."""
+
+_SECTIONS: Final[Mapping[str, Section]] = {section.value: section for section in Section}
+_STEP_BACK_S: Final = 1.0
+_FAILED: Final = "failed"
+
+
+class _Stage(enum.Enum):
+    """What the time of rank 0 belongs to until something else happens."""
+
+    OUTSIDE = enum.auto()
+    GETTING_READY = enum.auto()
+    WORKING = enum.auto()
+    FAULTY = enum.auto()
+    RECOVERING = enum.auto()
+    ENDING = enum.auto()
+
+
+class _Timeline:
+    """Positions of events on one line of time that never runs back.
+
+    On the supervisor's node, times come from the monotonic clock; it is anchored anew at each `run_started`,
+    since the machine may have started anew between two supervisors. Elsewhere the wall clock is all there is.
+    """
+
+    def __init__(self) -> None:
+        self.position_s = 0.0
+        self.steps_back = 0
+        self._anchor: Event | None = None
+        self._anchor_s = 0.0
+
+    def anchor(self, event: Event) -> float:
+        """Begin a session at `event`; returns the seconds of wall clock since the last position."""
+        gap_s = 0.0
+        if self._anchor is not None:
+            gap_s = event.ts - self._anchor.ts + self._anchor_s - self.position_s
+            if gap_s < -_STEP_BACK_S:
+                self.steps_back += 1
+            gap_s = max(gap_s, 0.0)
+        self._anchor, self._anchor_s = event, self.position_s
+        return gap_s
+
+    def advance(self, event: Event) -> float:
+        """Move to `event`; returns the seconds since the last position."""
+        assert self._anchor is not None
+        if event.node == self._anchor.node:
+            place_s = self._anchor_s + event.mono_s - self._anchor.mono_s
+        else:
+            place_s = self._anchor_s + event.ts - self._anchor.ts
+        passed_s = place_s - self.position_s
+        if passed_s < -_STEP_BACK_S:
+            self.steps_back += 1
+        passed_s = max(passed_s, 0.0)
+        self.position_s += passed_s
+        return passed_s
+
+
+@dataclass(slots=True)
+class _DoneStep:
+    seconds: dict[TimeKind, float]
+    tokens: int
+
+
+@dataclass(slots=True)
+class _Fold:
+    """The account while events are read in order."""
+
+    timeline: _Timeline = field(default_factory=_Timeline)
+    seconds: dict[TimeKind, float] = field(default_factory=lambda: dict.fromkeys(TimeKind, 0.0))
+    stage: _Stage = _Stage.OUTSIDE
+    section: Section = Section.START_UP
+    first_of_session: bool = True
+    pending: list[tuple[TimeKind, float]] = field(default_factory=list)
+    stall_s: float = 0.0
+    standing: dict[int, _DoneStep] = field(default_factory=dict)
+    steps_lost: int = 0
+    tokens_lost: int = 0
+    sessions: int = 0
+    wall_s: float = 0.0
+    alive_s: float = 0.0
+    stopped_s: float = 0.0
+    attempts: int = 0
+    failures: int = 0
+    faults: int = 0
+
+    def take(self, event: Event) -> None:
+        outside = self.stage is _Stage.OUTSIDE
+        cut = outside and (event.kind is EventKind.ATTEMPT_STARTED or not self.sessions)
+        if event.kind is EventKind.RUN_STARTED or cut:
+            self._open_session(event)
+        elif outside:
+            return
+        else:
+            self._spend(self.timeline.advance(event))
+        self._turn(event)
+
+    def _open_session(self, event: Event) -> None:
+        """A supervisor begins; where its `run_started` was cut out, the first event found stands for it."""
+        self._settle_by_section()
+        self.sessions += 1
+        self.stopped_s += self.timeline.anchor(event)
+        self.stage, self.first_of_session = _Stage.GETTING_READY, True
+        self.section = Section.START_UP
+
+    def _spend(self, passed_s: float) -> None:
+        self.wall_s += passed_s
+        if self.stage is _Stage.WORKING:
+            self.alive_s += passed_s
+            self.pending.append((_BY_SECTION.get(self.section, TimeKind.OTHER), passed_s))
+        elif self.stage is _Stage.GETTING_READY:
+            self.alive_s += passed_s
+            self.pending.append((self._getting_ready_kind, passed_s))
+        elif self.stage is _Stage.FAULTY:
+            self.seconds[TimeKind.DETECTION] += passed_s
+        elif self.stage is _Stage.RECOVERING:
+            self.seconds[TimeKind.RESTART] += passed_s
+        else:
+            self.seconds[TimeKind.OTHER] += passed_s
+
+    @property
+    def _getting_ready_kind(self) -> TimeKind:
+        return TimeKind.START_UP if self.first_of_session else TimeKind.RESTART
+
+    def _turn(self, event: Event) -> None:
+        kind = event.kind
+        if kind is EventKind.ATTEMPT_STARTED:
+            self._attempt_started(int(event.number("resume_step")))
+        elif kind is EventKind.RUN_ENDED:
+            self._settle_by_section()
+            self.stage = _Stage.OUTSIDE
+        elif kind is EventKind.CANCEL_REQUESTED:
+            self._settle_by_section()
+            self.stage = _Stage.ENDING
+        elif kind is EventKind.FAULT_INJECTED:
+            self.faults += 1
+            if self.stage in (_Stage.WORKING, _Stage.GETTING_READY):
+                self._settle_as_lost()
+                self.stage = _Stage.FAULTY
+        elif kind is EventKind.RANK_HUNG:
+            self._failed(_seconds(event, "silent_s"))
+        elif kind is EventKind.RANK_ERROR or (kind is EventKind.RANK_EXITED and not _well(event)):
+            self._failed(0.0)
+        elif kind is EventKind.ATTEMPT_ENDED:
+            self._attempt_ended(event.text("outcome"))
+        elif event.rank == 0:
+            self._rank_0(event)
+
+    def _attempt_started(self, resume_step: int) -> None:
+        self._settle_by_section()
+        self.attempts += 1
+        if self.stage is not _Stage.GETTING_READY:
+            self.first_of_session = False
+        self.stage, self.section = _Stage.GETTING_READY, Section.START_UP
+        for step in [step for step in self.standing if step > resume_step]:
+            again = self.standing.pop(step)
+            self.steps_lost += 1
+            self.tokens_lost += again.tokens
+            for kind, amount_s in again.seconds.items():
+                self.seconds[kind] -= amount_s
+                self.seconds[TimeKind.LOST] += amount_s
+
+    def _attempt_ended(self, outcome: str) -> None:
+        if outcome == _FAILED:
+            self._failed(0.0)
+        else:
+            self._settle_by_section()
+            self.stage = _Stage.ENDING
+
+    def _failed(self, silent_s: float) -> None:
+        """The first sign of a failure ends detection; the stages after it are already its consequence."""
+        if self.stage in (_Stage.WORKING, _Stage.GETTING_READY):
+            total_s = sum(amount_s for _, amount_s in self.pending)
+            detection_s = min(silent_s, total_s)
+            self._settle_as_lost(total_s - detection_s)
+            self.seconds[TimeKind.DETECTION] += detection_s
+        if self.stage in (_Stage.WORKING, _Stage.GETTING_READY, _Stage.FAULTY):
+            self.failures += 1
+            self.stage = _Stage.RECOVERING
+
+    def _rank_0(self, event: Event) -> None:
+        if event.kind is EventKind.HEARTBEAT:
+            self.section = _SECTIONS.get(event.text("section"), self.section)
+        elif event.kind is EventKind.RANK_READY and self.stage is _Stage.GETTING_READY:
+            self._settle_by_section()
+            self.stage, self.section = _Stage.WORKING, Section.COMPUTE
+        elif event.kind is EventKind.CHECKPOINT_COMMITTED:
+            self.stall_s += _seconds(event, "stall_s")
+        elif event.kind is EventKind.EVALUATION and self.stage is _Stage.WORKING:
+            self._settle_evaluation(_seconds(event, "seconds"))
+        elif event.kind is EventKind.STEP and self.stage in (_Stage.WORKING, _Stage.FAULTY):
+            self.stage = _Stage.WORKING
+            self._settle_step(event)
+
+    def _settle_step(self, event: Event) -> None:
+        """Divide the time since the last step by what the step says of itself; the rest is other."""
+        left_s = sum(amount_s for _, amount_s in self.pending)
+        data_s = _seconds(event, "data_wait_s")
+        parts: dict[TimeKind, float] = {}
+        for kind, wanted_s in (
+            (TimeKind.DATA_WAIT, data_s),
+            (TimeKind.PRODUCTIVE, _seconds(event, "step_s") - data_s),
+            (TimeKind.CHECKPOINT, self.stall_s),
+        ):
+            parts[kind] = min(max(wanted_s, 0.0), left_s)
+            left_s -= parts[kind]
+        parts[TimeKind.OTHER] = left_s
+        for kind, amount_s in parts.items():
+            self.seconds[kind] += amount_s
+        step = int(event.number("step"))
+        twice = self.standing.get(step)
+        if twice is not None:
+            for kind, amount_s in twice.seconds.items():
+                parts[kind] = parts.get(kind, 0.0) + amount_s
+        self.standing[step] = _DoneStep(parts, int(event.number("tokens")))
+        self.pending, self.stall_s = [], 0.0
+
+    def _settle_evaluation(self, evaluate_s: float) -> None:
+        """The last `evaluate_s` seconds went into the evaluation; what lies before goes by section."""
+        for place in reversed(range(len(self.pending))):
+            kind, amount_s = self.pending[place]
+            taken_s = min(amount_s, evaluate_s)
+            evaluate_s -= taken_s
+            self.seconds[TimeKind.EVALUATE] += taken_s
+            self.pending[place] = (kind, amount_s - taken_s)
+        self._settle_by_section()
+
+    def _settle_by_section(self) -> None:
+        by_kind: dict[TimeKind, float] = {}
+        for kind, amount_s in self.pending:
+            by_kind[kind] = by_kind.get(kind, 0.0) + amount_s
+        unnamed_s = by_kind.get(TimeKind.OTHER, 0.0)
+        stall_s = min(unnamed_s, max(self.stall_s - by_kind.get(TimeKind.CHECKPOINT, 0.0), 0.0))
+        self.seconds[TimeKind.CHECKPOINT] += stall_s
+        self.seconds[TimeKind.OTHER] -= stall_s
+        for kind, amount_s in by_kind.items():
+            self.seconds[kind] += amount_s
+        self.pending, self.stall_s = [], 0.0
+
+    def _settle_as_lost(self, amount_s: float | None = None) -> None:
+        """Work that no step event followed is lost; an attempt that was not ready lost only its start-up."""
+        total_s = sum(each_s for _, each_s in self.pending) if amount_s is None else amount_s
+        kind = TimeKind.LOST if self.stage is _Stage.WORKING else self._getting_ready_kind
+        self.seconds[kind] += total_s
+        self.pending, self.stall_s = [], 0.0
+
+
+def _seconds(event: Event, name: str) -> float:
+    """A duration that an event tells; what is no duration counts as none."""
+    value = event.number(name)
+    return value if math.isfinite(value) and value > 0 else 0.0
+
+
+def _well(event: Event) -> bool:
+    return event.number("exit_code") == 0 and event.number("signal") == 0
+
+
+def account(events: Iterable[Event]) -> Goodput:
+    """The account of the run whose events these are, in the order of its file.
+
+    A run that still goes on is counted up to its last event. Events that were cut out leave time that counts
+    as other, or as lost where a failure follows; no time is counted twice.
+    """
+    fold = _Fold()
+    for event in events:
+        fold.take(event)
+    fold._settle_by_section()
+    tokens = sum(step.tokens for step in fold.standing.values())
+    stepping_s = sum(
+        step.seconds[TimeKind.PRODUCTIVE] + step.seconds[TimeKind.DATA_WAIT]
+        for step in fold.standing.values()
+    )
+    return Goodput(
+        wall_s=fold.wall_s,
+        seconds={kind: max(amount_s, 0.0) for kind, amount_s in fold.seconds.items()},
+        ettr=_ratio(fold.seconds[TimeKind.PRODUCTIVE], fold.wall_s),
+        steps=len(fold.standing),
+        steps_lost=fold.steps_lost,
+        tokens=tokens,
+        tokens_lost=fold.tokens_lost,
+        tokens_per_s=_ratio(tokens, stepping_s),
+        tokens_per_s_of_run=_ratio(tokens, fold.wall_s),
+        attempts=fold.attempts,
+        failures=fold.failures,
+        faults_injected=fold.faults,
+        mttf_s=_ratio(fold.alive_s, fold.failures),
+        stopped_s=fold.stopped_s,
+        clock_steps_back=fold.timeline.steps_back,
+    )
+
+
+def _ratio(amount: float, of: float) -> float | None:
+    return amount / of if of > 0 else None
