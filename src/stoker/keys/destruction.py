@@ -44,5 +44,5 @@ def approve_destruction(ref: KekRef, *, actor: str, ledger: Ledger, backend: Key
             TombstoneRecord(str(ref), requester or "", approver.name, info.destroyed_s or 0.0)
         )
         for dataset in datasets:
-            catalogue.set_dataset_state(dataset.name, dataset.version, DatasetState.DESTROYED)
+            catalogue.set_dataset_state(dataset.root, DatasetState.DESTROYED)
     return info

@@ -1,0 +1,127 @@
+"""`stoker audit`: the log of every act: show it, prove an entry, verify the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import click
+
+from stoker.cli.command import House, command
+from stoker.cli.table import day, table
+from stoker.core.canonical import JsonValue, canonical_json
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRow:
+    """One leaf of the audit log."""
+
+    index: int
+    time_s: float
+    actor: str
+    action: str
+    subject: str
+    detail: Mapping[str, JsonValue]
+    leaf_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """A stretch of the log, oldest first, and how long the whole log is."""
+
+    kind: ClassVar[str] = "audit-entries"
+    version: ClassVar[int] = 1
+    size: int
+    entries: tuple[EntryRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What verifying found; no finding means that the log is whole up to `size`."""
+
+    kind: ClassVar[str] = "audit-verified"
+    version: ClassVar[int] = 1
+    size: int
+    checkpoints: int
+    findings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The newest signed checkpoint, in C2SP's text form, for a second host to keep."""
+
+    kind: ClassVar[str] = "audit-checkpoint"
+    version: ClassVar[int] = 1
+    text: str
+    public_key: str
+
+
+def _entries_text(result: Entries) -> str:
+    rows = [
+        (
+            row.index,
+            day(row.time_s),
+            row.actor,
+            row.action,
+            row.subject,
+            canonical_json(row.detail).decode()[:60],
+        )
+        for row in result.entries
+    ]
+    return table(("index", "time", "who", "did", "to", "detail"), rows)
+
+
+def _verified_text(result: Verified) -> str:
+    head = f"audit log: {result.size} entries, {result.checkpoints} signed checkpoints"
+    if not result.findings:
+        return f"{head}: whole, in order, and consistent with every checkpoint"
+    return "\n".join([f"{head}: {len(result.findings)} findings", *(f"  {each}" for each in result.findings)])
+
+
+@click.group()
+def audit() -> None:
+    """The log of every act: show, prove, verify."""
+
+
+@command("log", text=_entries_text)
+@click.option(
+    "--last", type=click.IntRange(1), default=30, show_default=True, help="How many entries to show."
+)
+def log(house: House, last: int) -> Entries:
+    """The newest entries, oldest first."""
+    trail = house.ledger.audit
+    size = trail.size
+    return Entries(
+        size,
+        tuple(
+            EntryRow(
+                each.index,
+                each.time_s,
+                each.actor,
+                each.action,
+                each.subject,
+                each.detail,
+                each.leaf_hash.hex(),
+            )
+            for each in trail.entries(max(0, size - last))
+        ),
+    )
+
+
+@command("verify", text=_verified_text, finding=lambda result: bool(result.findings))
+def verify(house: House) -> Verified:
+    """Recompute the whole log; exit code 1 when anything was edited, cut, reordered or forked."""
+    report = house.ledger.audit.verify()
+    return Verified(report.size, report.checkpoints, tuple(str(each) for each in report.findings))
+
+
+@command("checkpoint", text=lambda result: result.text)
+def checkpoint(house: House) -> Head:
+    """The newest signed checkpoint, for a second host to keep."""
+    trail = house.ledger.audit
+    return Head(trail.checkpoint().text, trail.public_key.hex())
+
+
+for each in (log, verify, checkpoint):
+    audit.add_command(each)
