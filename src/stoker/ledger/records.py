@@ -158,8 +158,21 @@ class TombstoneRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class RowDigest:
+    """A catalogue row as one act left it: the table, the row's key, and the digest of the whole row.
+
+    `before` is the digest that the act found there; None for a new row.
+    """
+
+    table: str
+    key: tuple[str, ...]
+    digest: str
+    before: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One leaf of the audit log, in order of `index`."""
+    """One leaf of the audit log, in order of `index`. `rows` are the catalogue rows that the act wrote."""
 
     index: int
     time_s: float
@@ -168,3 +181,4 @@ class AuditEntry:
     subject: str
     detail: Mapping[str, JsonValue]
     leaf_hash: bytes
+    rows: tuple[RowDigest, ...] = ()

@@ -1,0 +1,407 @@
+"""What exists: identities, sources, reviews, datasets, runs, checkpoints, tombstones.
+
+Reading needs nothing; writing is possible only on the catalogue that `Ledger.act` hands out, so that no row
+changes without an entry in the audit log. See docs/design/ledger.md, "The catalogue".
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.exc import DBAPIError
+
+from stoker.core.ids import ReviewId, RunId
+from stoker.ledger import rows, schema
+from stoker.ledger.database import Database
+from stoker.ledger.errors import (
+    LedgerRefused,
+    LedgerUnusable,
+    UnknownDataset,
+    UnknownIdentity,
+    UnknownReview,
+    UnknownRun,
+    UnknownSource,
+    nearest_hint,
+)
+from stoker.ledger.records import (
+    CheckpointRecord,
+    DatasetRecord,
+    DatasetState,
+    IdentityRecord,
+    ReviewRecord,
+    ReviewState,
+    RowDigest,
+    RunOutcome,
+    RunRecord,
+    SourceRecord,
+    TombstoneRecord,
+)
+
+T = TypeVar("T")
+
+REVIEW_STEPS: Final[Mapping[ReviewState, frozenset[ReviewState]]] = {
+    ReviewState.REQUESTED: frozenset({ReviewState.APPROVED, ReviewState.DENIED, ReviewState.REVOKED}),
+    ReviewState.APPROVED: frozenset({ReviewState.REVOKED}),
+    ReviewState.DENIED: frozenset(),
+    ReviewState.REVOKED: frozenset(),
+}
+"""Which state of a review may follow which; intake decides when, the catalogue refuses anything else."""
+
+_REQUEST_FIELDS: Final = (
+    "source",
+    "source_version",
+    "manifest_root",
+    "scan_digest",
+    "policy_digest",
+    "purpose",
+    "requested_by",
+    "requested_s",
+    "expires_s",
+    "request_digest",
+)
+
+
+class _Act:
+    """The transaction under way: its connection, and the rows written so far."""
+
+    def __init__(self, connection: Connection, entry: int) -> None:
+        self.connection = connection
+        self.entry = entry
+        self.places = 0
+        self.digests: dict[tuple[str, tuple[str, ...]], RowDigest] = {}
+        self.open = True
+        self.failure: DBAPIError | None = None
+
+
+class Catalogue:
+    """The rows of the ledger as records. Every list is in the order in which the rows were recorded."""
+
+    def __init__(self, database: Database, act: _Act | None = None) -> None:
+        self._database = database
+        self._act = act
+
+    @classmethod
+    @contextlib.contextmanager
+    def writing(cls, database: Database, connection: Connection, entry: int) -> Iterator[Catalogue]:
+        """The catalogue for one act, whose audit entry will be `entry`. Only `Ledger.act` calls this.
+
+        A database error inside the block fails the act even when the block swallows it.
+        """
+        act = _Act(connection, entry)
+        try:
+            yield cls(database, act)
+        finally:
+            act.open = False
+        if act.failure is not None:
+            raise act.failure
+
+    def written(self) -> tuple[RowDigest, ...]:
+        """The rows that this act wrote, with their digests, in the order of their first writing."""
+        return () if self._act is None else tuple(self._act.digests.values())
+
+    # -- identities
+
+    def add_identity(self, record: IdentityRecord) -> None:
+        """Record a person or service. Raises LedgerRefused when the name is taken."""
+        if self._one(schema.identity, schema.identity.c.name == record.name) is not None:
+            raise LedgerRefused(f"Identity {record.name[:80]!a} exists already.", hint="Use another name.")
+        self._insert(schema.identity, record)
+
+    def identity(self, name: str) -> IdentityRecord:
+        """The identity of that name. Raises UnknownIdentity."""
+        row = self._one(schema.identity, schema.identity.c.name == name)
+        if row is None:
+            raise UnknownIdentity(
+                f"There is no identity {name[:80]!a}.",
+                hint=nearest_hint(name, self._column(schema.identity.c.name), "stoker identity list"),
+            )
+        return self._record(rows.identity_of, row)
+
+    def identities(self) -> tuple[IdentityRecord, ...]:
+        return self._many(schema.identity, rows.identity_of)
+
+    # -- sources
+
+    def add_source(self, record: SourceRecord) -> None:
+        """Record an import. Raises LedgerRefused when that version is there already."""
+        table = schema.source
+        if self._one(table, table.c.name == record.name, table.c.version == record.version) is not None:
+            raise LedgerRefused(f"Source {_shown(record.name, record.version)} is recorded already.")
+        self._insert(table, record)
+
+    def sources(self, name: str | None = None) -> tuple[SourceRecord, ...]:
+        """Every import, or those of one source; newest last."""
+        return self._many(schema.source, rows.source_of, *_named(schema.source.c.name, name))
+
+    def latest_source(self, name: str) -> SourceRecord:
+        """The newest import of that source. Raises UnknownSource."""
+        found = self.sources(name)
+        if not found:
+            raise UnknownSource(
+                f"There is no source {name[:80]!a}.",
+                hint=nearest_hint(name, self._column(schema.source.c.name), "stoker source list"),
+            )
+        return found[-1]
+
+    # -- reviews
+
+    def put_review(self, record: ReviewRecord) -> None:
+        """Record a request, or the next state of one.
+
+        Raises LedgerRefused when the source version is not recorded, when anything but state and decision
+        would change, or when the state may not follow the recorded one.
+        """
+        table = schema.review
+        row = self._one(table, table.c.id == record.id)
+        if row is None:
+            self._need(schema.source, "source", name=record.source, version=record.source_version)
+            self._insert(table, record)
+            return
+        before = self._record(rows.review_of, row)
+        changed = [name for name in _REQUEST_FIELDS if getattr(before, name) != getattr(record, name)]
+        if changed:
+            raise LedgerRefused(
+                f"Review {record.id} cannot change its {', '.join(changed)}.", hint="Request a new review."
+            )
+        if record.state not in REVIEW_STEPS[before.state]:
+            raise LedgerRefused(
+                f"Review {record.id} is {before.state}; it cannot become {record.state}.",
+                hint="Request a new review.",
+            )
+        values = rows.to_row(record)
+        self._update(table, {"id": record.id}, values)
+
+    def review(self, id: ReviewId) -> ReviewRecord:
+        """The review of that id. Raises UnknownReview."""
+        row = self._one(schema.review, schema.review.c.id == id)
+        if row is None:
+            raise UnknownReview(
+                f"There is no review {id[:80]!a}.",
+                hint=nearest_hint(id, self._column(schema.review.c.id), "stoker review list"),
+            )
+        return self._record(rows.review_of, row)
+
+    def reviews(self, source: str | None = None) -> tuple[ReviewRecord, ...]:
+        """Every review, or those of one source; newest last."""
+        return self._many(schema.review, rows.review_of, *_named(schema.review.c.source, source))
+
+    # -- datasets
+
+    def add_dataset(self, record: DatasetRecord) -> None:
+        """Record a preparation. Raises LedgerRefused when it is there, or its source or review is not."""
+        table = schema.dataset
+        if self._one(table, table.c.name == record.name, table.c.version == record.version) is not None:
+            raise LedgerRefused(f"Dataset {_shown(record.name, record.version)} is recorded already.")
+        if self._one(table, table.c.root == record.root) is not None:
+            raise LedgerRefused(f"A dataset with root {record.root[:80]!a} is recorded already.")
+        self._need(schema.source, "source", name=record.source, version=record.source_version)
+        self._need(schema.review, "review", id=record.review)
+        self._insert(table, record)
+
+    def set_dataset_state(self, root: str, state: DatasetState) -> None:
+        """Set the state of the dataset with that root; a destroyed one stays destroyed.
+
+        Raises UnknownDataset, LedgerRefused.
+        """
+        before = self.dataset_of_root(root)
+        if before.state is not DatasetState.LIVE or state is DatasetState.LIVE:
+            raise LedgerRefused(
+                f"Dataset {_shown(before.name, before.version)} is {before.state}; it cannot become {state}."
+            )
+        key = {"name": before.name, "version": before.version}
+        self._update(schema.dataset, key, {"state": state.value})
+
+    def datasets(self, name: str | None = None) -> tuple[DatasetRecord, ...]:
+        """Every dataset version, or those of one name; newest last."""
+        return self._many(schema.dataset, rows.dataset_of, *_named(schema.dataset.c.name, name))
+
+    def latest_dataset(self, name: str) -> DatasetRecord:
+        """The newest version of that dataset, live or not. Raises UnknownDataset."""
+        found = self.datasets(name)
+        if not found:
+            raise UnknownDataset(
+                f"There is no dataset {name[:80]!a}.",
+                hint=nearest_hint(name, self._column(schema.dataset.c.name), "stoker dataset list"),
+            )
+        return found[-1]
+
+    def dataset_of_root(self, root: str) -> DatasetRecord:
+        """The dataset with that manifest root. Raises UnknownDataset."""
+        row = self._one(schema.dataset, schema.dataset.c.root == root)
+        if row is None:
+            raise UnknownDataset(
+                f"There is no dataset with root {root[:80]!a}.",
+                hint=nearest_hint(root, self._column(schema.dataset.c.root), "stoker dataset list"),
+            )
+        return self._record(rows.dataset_of, row)
+
+    def find_dataset(self, source_root: str, recipe_digest: str) -> DatasetRecord | None:
+        """The newest live dataset that this recipe made of these bytes, or None."""
+        table = schema.dataset
+        found = self._many(
+            table,
+            rows.dataset_of,
+            table.c.source_root == source_root,
+            table.c.recipe_digest == recipe_digest,
+            table.c.state == DatasetState.LIVE.value,
+        )
+        return found[-1] if found else None
+
+    # -- runs and their checkpoints
+
+    def add_run(self, record: RunRecord) -> None:
+        """Record a run that starts. Raises LedgerRefused when it is there, or dataset or review are not."""
+        if self._one(schema.run, schema.run.c.id == record.id) is not None:
+            raise LedgerRefused(f"Run {record.id[:80]!a} is recorded already.")
+        self._need(schema.dataset, "dataset", root=record.dataset_root)
+        self._need(schema.review, "review", id=record.review)
+        self._insert(schema.run, record)
+
+    def end_run(self, id: RunId, outcome: RunOutcome, ended_s: float) -> None:
+        """Record how a run ended. Raises UnknownRun, and LedgerRefused when it has ended before."""
+        before = self.run(id)
+        if before.outcome is not RunOutcome.RUNNING or outcome is RunOutcome.RUNNING:
+            raise LedgerRefused(f"Run {id[:80]!a} is {before.outcome}; it cannot become {outcome}.")
+        self._update(schema.run, {"id": id}, {"outcome": outcome.value, "ended_s": ended_s})
+
+    def run(self, id: RunId) -> RunRecord:
+        """The run of that id. Raises UnknownRun."""
+        row = self._one(schema.run, schema.run.c.id == id)
+        if row is None:
+            raise UnknownRun(
+                f"There is no run {id[:80]!a}.",
+                hint=nearest_hint(id, self._column(schema.run.c.id), "stoker run list"),
+            )
+        return self._record(rows.run_of, row)
+
+    def runs(self) -> tuple[RunRecord, ...]:
+        return self._many(schema.run, rows.run_of)
+
+    def runs_of_dataset(self, root: str) -> tuple[RunRecord, ...]:
+        """The runs that trained on the dataset with that root."""
+        return self._many(schema.run, rows.run_of, schema.run.c.dataset_root == root)
+
+    def add_checkpoint(self, record: CheckpointRecord) -> None:
+        """Record a committed checkpoint.
+
+        Raises LedgerRefused when the run is not there or the sequence number is taken.
+        """
+        self._need(schema.run, "run", id=record.run)
+        table = schema.checkpoint
+        if self._one(table, table.c.run == record.run, table.c.sequence == record.sequence) is not None:
+            raise LedgerRefused(f"Checkpoint {record.sequence} of run {record.run} is recorded already.")
+        self._insert(table, record)
+
+    def checkpoints(self, run: RunId) -> tuple[CheckpointRecord, ...]:
+        """The checkpoints of a run, in order of their sequence."""
+        found = self._many(schema.checkpoint, rows.checkpoint_of, schema.checkpoint.c.run == run)
+        return tuple(sorted(found, key=lambda record: record.sequence))
+
+    # -- tombstones
+
+    def add_tombstone(self, record: TombstoneRecord) -> None:
+        """Record that a key is gone for good. Raises LedgerRefused when it is recorded already."""
+        if self.is_tombstoned(record.kek):
+            raise LedgerRefused(f"The tombstone of key {record.kek[:200]!a} is recorded already.")
+        self._insert(schema.tombstone, record)
+
+    def tombstones(self) -> tuple[TombstoneRecord, ...]:
+        return self._many(schema.tombstone, rows.tombstone_of)
+
+    def is_tombstoned(self, kek: str) -> bool:
+        return self._one(schema.tombstone, schema.tombstone.c.kek == kek) is not None
+
+    # -- how rows are read and written
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        act = self._act
+        if act is None or not act.open:
+            with self._database.read() as connection:
+                yield connection
+            return
+        try:
+            yield act.connection
+        except DBAPIError as error:
+            act.failure = error
+            raise
+
+    def _writable(self) -> _Act:
+        if self._act is None or not self._act.open:
+            raise RuntimeError("this catalogue is for reading; write inside a block of Ledger.act()")
+        return self._act
+
+    def _one(self, table: sa.Table, *where: sa.ColumnElement[bool]) -> RowMapping | None:
+        with self._connected() as connection:
+            return connection.execute(sa.select(table).where(*where)).mappings().one_or_none()
+
+    def _many(
+        self, table: sa.Table, make: Callable[[RowMapping], T], *where: sa.ColumnElement[bool]
+    ) -> tuple[T, ...]:
+        query = sa.select(table).where(*where).order_by(table.c.entry, table.c.place)
+        with self._connected() as connection:
+            found = connection.execute(query).mappings().all()
+        return tuple(self._record(make, row) for row in found)
+
+    def _record(self, make: Callable[[RowMapping], T], row: RowMapping) -> T:
+        try:
+            return make(row)
+        except (TypeError, ValueError) as error:
+            raise LedgerUnusable(
+                f"A row of the catalogue in {self._database.place} is damaged: {error}.",
+                hint="Run: stoker audit verify — it names every row that was changed outside Stoker.",
+            ) from error
+
+    def _column(self, column: sa.ColumnElement[str]) -> list[str]:
+        with self._connected() as connection:
+            return list(connection.execute(sa.select(column).distinct()).scalars())
+
+    def _need(self, table: sa.Table, what: str, **key: str) -> None:
+        """Raise LedgerRefused unless a row with these columns is there."""
+        if self._one(table, *(table.c[name] == value for name, value in key.items())) is None:
+            shown = "/".join(ascii(value[:80]) for value in key.values())
+            raise LedgerRefused(f"The {what} {shown} is not in the ledger.", hint=f"Record the {what} first.")
+
+    def _insert(self, table: sa.Table, record: rows.Record) -> None:
+        act = self._writable()
+        values = rows.to_row(record)
+        values |= {"entry": act.entry, "place": act.places}
+        act.places += 1
+        with self._connected() as connection:
+            connection.execute(sa.insert(table), values)
+        self._bind(act, table, values, None)
+
+    def _update(self, table: sa.Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+        act = self._writable()
+        checked = {name: rows.storable(value, f"{table.name}.{name}") for name, value in values.items()}
+        where = [table.c[name] == value for name, value in key.items()]
+        _, before = self._digest(table, key)
+        with self._connected() as connection:
+            connection.execute(sa.update(table).where(*where).values(checked))
+        self._bind(act, table, key, before)
+
+    def _bind(self, act: _Act, table: sa.Table, key: Mapping[str, Any], before: str | None) -> None:
+        """Note the digest of the row as the database now holds it, and the one that this act found."""
+        key_text, digest = self._digest(table, key)
+        first = act.digests.get((table.name, key_text))
+        before = before if first is None else first.before
+        act.digests[table.name, key_text] = RowDigest(table.name, key_text, digest, before)
+
+    def _digest(self, table: sa.Table, key: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
+        where = [column == key[column.name] for column in table.primary_key.columns]
+        with self._connected() as connection:
+            query = sa.select(*rows.raw_columns(table)).where(*where)
+            row = dict(connection.execute(query).mappings().one())
+        return rows.key_of(table, row), rows.row_digest(table, row)
+
+
+def _named(column: sa.ColumnElement[str], name: str | None) -> tuple[sa.ColumnElement[bool], ...]:
+    return () if name is None else (column == name,)
+
+
+def _shown(name: str, version: str) -> str:
+    return f"{name[:80]!a} version {version[:80]!a}"
