@@ -1,8 +1,12 @@
-"""A recipe file: the deterministic preparation of a source into a dataset; and a policy file for reviews."""
+"""A recipe file: the deterministic preparation of a source into a dataset; and a policy file for reviews.
+
+Meaning and limits of every field: docs/design/intake.md.
+"""
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 
@@ -26,14 +30,34 @@ class NotText(enum.StrEnum):
     REFUSE = "refuse"
 
 
+class OnFault(enum.StrEnum):
+    """What happens to an entry of the folder that cannot be taken: the import stops, or it is left out."""
+
+    REFUSE = "refuse"
+    LEAVE_OUT = "leave_out"
+
+
 @dataclass(frozen=True, slots=True)
 class ImportSpec:
-    """What is taken from a folder. Patterns are shell globs on the path inside the source."""
+    """What is taken from a folder. Patterns are shell globs on the path inside the source.
+
+    `*` also matches `/`. A folder that `exclude` matches is not entered. `unreadable` covers files and
+    folders that cannot be opened, `outside_links` symbolic links whose target is not inside the folder.
+    """
 
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     not_text: NotText = NotText.LEAVE_OUT
+    unreadable: OnFault = OnFault.REFUSE
+    outside_links: OnFault = OnFault.REFUSE
     max_file_bytes: int = 64 * 1024 * 1024
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each rule that is broken."""
+        if not self.include:
+            yield "include is empty, so nothing would be taken; ['*'] takes everything."
+        if not 1 <= self.max_file_bytes <= 256 * 1024 * 1024:
+            yield f"max_file_bytes is {self.max_file_bytes}; it must be 1 to 268435456 (256 MiB)."
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +65,12 @@ class PolicySpec:
     """What must be redacted for use: the reviewer's side of the recipe. Kinds not named stay as they are."""
 
     redact: tuple[Kind, ...] = tuple(Kind)
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each rule that is broken."""
+        twice = sorted({kind for kind in self.redact if self.redact.count(kind) > 1})
+        if twice:
+            yield f"redact names {', '.join(twice)} more than once."
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +86,32 @@ class RecipeSpec:
     seed: int = 0
     expires_after_days: float = 30.0
     policy: PolicySpec = field(default_factory=PolicySpec)
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each rule that is broken, naming the field and its value."""
+        if not 257 <= self.vocabulary <= 262_144:
+            yield (f"vocabulary is {self.vocabulary}; it must be 257 (256 bytes and end of text) to 262144.")
+        if not 1 <= self.tokenizer_sample_bytes <= 1 << 30:
+            yield f"tokenizer_sample_bytes is {self.tokenizer_sample_bytes}; it must be 1 to 2^30."
+        if not 2 <= self.sequence_tokens <= 1 << 20:
+            yield f"sequence_tokens is {self.sequence_tokens}; it must be 2 to 2^20."
+        if not 0.0 < self.heldout_fraction < 1.0:
+            yield f"heldout_fraction is {self.heldout_fraction}; it must lie between 0 and 1."
+        if not 14 <= self.chunk_log2 <= 22:
+            yield f"chunk_log2 is {self.chunk_log2}; it must be 14 to 22 (16 KiB to 4 MiB)."
+        elif (self.sequence_tokens + 1) * self.token_bytes > (1 << self.chunk_log2) - 64:
+            yield (
+                f"sequence_tokens is {self.sequence_tokens}; a sample of {self.sequence_tokens + 1} tokens "
+                f"of {self.token_bytes} bytes does not fit into a chunk of 2^{self.chunk_log2} bytes."
+            )
+        if not 1 <= self.samples_per_shard <= 1 << 20:
+            yield f"samples_per_shard is {self.samples_per_shard}; it must be 1 to 2^20."
+        if not 0 <= self.seed < 1 << 63:
+            yield f"seed is {self.seed}; it must be 0 to 2^63 - 1."
+        if not 0.0 < self.expires_after_days <= 3650.0:
+            yield f"expires_after_days is {self.expires_after_days}; it must be more than 0, at most 3650."
+
+    @property
+    def token_bytes(self) -> int:
+        """How wide a stored token is: 2 bytes up to a vocabulary of 65,536, else 4."""
+        return 2 if self.vocabulary <= 1 << 16 else 4
