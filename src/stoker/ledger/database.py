@@ -74,7 +74,7 @@ class Database:
         """A transaction that reads one consistent state."""
         with self._naming_errors(), self._engine.connect() as connection:
             if self._file is None:
-                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+                connection.execution_options(isolation_level="REPEATABLE READ")
             with connection.begin():
                 yield connection
 
@@ -82,7 +82,8 @@ class Database:
     def write(self) -> Iterator[Connection]:
         """A transaction that excludes other writers from its start; committed at the end of the block."""
         with self._naming_errors(), self._engine.connect() as connection:
-            with connection.execution_options(**{_WRITES: True}).begin():
+            connection.execution_options(**{_WRITES: True})
+            with connection.begin():
                 yield connection
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ from stoker.ledger.entries import draft_of
 from stoker.ledger.errors import BadLedgerKey, LedgerUnusable, LedgerVersion
 from stoker.ledger.head import HeadFile
 from stoker.ledger.keyfile import create_key, read_key
-from stoker.ledger.notes import origin_of, sign_checkpoint
+from stoker.ledger.notes import sign_checkpoint
 from stoker.ledger.tree import TreeWriter, insert_checkpoint
 
 
@@ -180,9 +180,8 @@ def _prepare(database: Database, signer: Signer, clock: Clock) -> None:
         upgrade(connection, schema.SCHEMA_VERSION)
         meta = schema.ledger_meta
         if connection.execute(sa.select(meta.c.id)).first() is None:
-            public_key = signer.public_key
-            values = {"origin": origin_of(public_key), "public_key": public_key}
-            connection.execute(sa.insert(meta), {"id": 1, "created_s": clock.now_s(), **values})
+            values = {"id": 1, "public_key": signer.public_key, "created_s": clock.now_s()}
+            connection.execute(sa.insert(meta), values)
             insert_checkpoint(connection, sign_checkpoint(0, merkle.EMPTY_ROOT, signer))
 
 

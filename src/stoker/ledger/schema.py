@@ -58,7 +58,6 @@ ledger_meta: Final = Table(
     "ledger_meta",
     metadata,
     Column("id", Integer, nullable=False, autoincrement=False),
-    _text("origin"),
     _bytes("public_key"),
     _seconds("created_s"),
     PrimaryKeyConstraint("id", name="pk_ledger_meta"),

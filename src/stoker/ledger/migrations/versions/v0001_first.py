@@ -18,7 +18,6 @@ def upgrade() -> None:
     op.create_table(
         "ledger_meta",
         sa.Column("id", sa.Integer, nullable=False, autoincrement=False),
-        sa.Column("origin", sa.Text, nullable=False),
         sa.Column("public_key", sa.LargeBinary, nullable=False),
         sa.Column("created_s", sa.Double, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_ledger_meta"),
