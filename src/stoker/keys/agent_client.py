@@ -43,7 +43,7 @@ class AgentKeySource:
         """Raises the agent's errors as their own classes, and AgentLost when it is gone."""
         if len(wrapped) > MAX_WRAPPED_BYTES:
             raise WrongContext(
-                f"The wrapped key of KEK {kek} has {len(wrapped)} bytes; at most {MAX_WRAPPED_BYTES} are sent.",
+                f"The wrapped key of KEK {kek} has {len(wrapped)} bytes; at most {MAX_WRAPPED_BYTES} fit.",
                 hint="It is no wrapped key. Restore it from a copy you trust.",
             )
         key, _ = self._ask(Request(Use.OPEN, kek, purpose, wrapped))

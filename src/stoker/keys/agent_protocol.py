@@ -87,8 +87,9 @@ def decode_answer(body: memoryview) -> tuple[SecretKey, bytes]:
         raise _error_class(texts[0])(texts[1], hint=texts[2])
     if kind != _KEY:
         raise AgentLost(f"The key agent answered with a message of kind {kind}.")
-    key = SecretKey.adopt(bytearray(fields.raw(KEY_BYTES)))
+    key = SecretKey()
     try:
+        key.writable_view()[:] = fields.raw(KEY_BYTES)
         wrapped = bytes(fields.take(MAX_WRAPPED_BYTES))
         fields.end()
     except BaseException:

@@ -56,7 +56,7 @@ class ScryptCost:
 
 def root_from_passphrase(passphrase: str, salt: bytes, cost: ScryptCost) -> SecretKey:
     """The root that scrypt makes of the passphrase in Unicode form NFC."""
-    root = SecretKey.adopt(bytearray(KEY_BYTES))
+    root = SecretKey()
     try:
         material = unicodedata.normalize("NFC", passphrase).encode()
     except UnicodeEncodeError as error:
@@ -168,7 +168,7 @@ class RootKeys:
 
 
 def _derive(root: SecretKey, store_id: bytes, label: bytes) -> SecretKey:
-    derived = SecretKey.adopt(bytearray(KEY_BYTES))
+    derived = SecretKey()
     hkdf = HKDF(algorithm=hashes.SHA256(), length=KEY_BYTES, salt=store_id, info=_LABEL + label)
     hkdf.derive_into(root.view(), derived.writable_view())
     return derived

@@ -13,76 +13,93 @@ from stoker.keys.memory import LOCKED_PAGES
 KEY_BYTES: Final = 32
 
 
+class _LockedBuffer(bytearray):
+    """32 bytes that lie in a locked page and are overwritten when nobody, no view either, holds them."""
+
+    __slots__ = ("locked",)
+
+    def __init__(self) -> None:
+        super().__init__(KEY_BYTES)
+        self.locked = LOCKED_PAGES.lock(self._address(), KEY_BYTES)
+
+    def _address(self) -> int:
+        # The export ends with this call; the bytes stay where they are, because nothing ever resizes them.
+        return ctypes.addressof((ctypes.c_char * KEY_BYTES).from_buffer(self))
+
+    def erase(self) -> None:
+        """Overwrite with zeros and unlock. Views may still exist; they read zeros."""
+        self[:] = bytes(KEY_BYTES)
+        if self.locked:
+            self.locked = False
+            LOCKED_PAGES.unlock(self._address(), KEY_BYTES)
+
+    def __del__(self) -> None:
+        self.erase()
+
+    def __repr__(self) -> str:
+        return "<locked buffer>"
+
+
 class SecretKey:
     """32 secret bytes in one locked buffer: not copied by us, not printable, wiped on close.
 
     The buffer is kept out of swap where the platform allows it (`locked` says so), never moves, and is
-    overwritten by `wipe`, at the end of a `with` block, or when the object goes. What Python and OpenSSL
-    copy for themselves is out of reach: docs/design/keys.md says what is not promised.
+    overwritten by `wipe`, at the end of a `with` block, or when neither the object nor a view of it is left.
+    What Python and OpenSSL copy for themselves is out of reach: see docs/design/keys.md.
     """
 
-    __slots__ = ("__weakref__", "_buffer", "_locked", "_pinned")
+    __slots__ = ("__weakref__", "_buffer")
 
-    def __init__(self, buffer: bytearray) -> None:
-        """Take over `buffer`: the caller must not keep it. See `adopt` and `generate`."""
-        self._pinned: ctypes.Array[ctypes.c_char] | None = None
-        self._locked = False
-        if type(buffer) is not bytearray or len(buffer) != KEY_BYTES:
-            raise ValueError(f"a SecretKey takes over a bytearray of {KEY_BYTES} bytes")
-        self._buffer = buffer
-        self._pinned = (ctypes.c_char * KEY_BYTES).from_buffer(buffer)  # the export forbids any resize
-        self._locked = LOCKED_PAGES.lock(ctypes.addressof(self._pinned), KEY_BYTES)
+    def __init__(self) -> None:
+        """32 zero bytes, to be filled through `writable_view`. See `generate` and `adopt`."""
+        self._buffer: _LockedBuffer | None = _LockedBuffer()
 
     @classmethod
     def generate(cls) -> SecretKey:
         """32 fresh bytes from the kernel's generator, read straight into the locked buffer."""
-        secret = cls(bytearray(KEY_BYTES))
+        secret = cls()
         if hasattr(os, "getrandom"):
             os.getrandom(1)  # waits, once after boot, until the generator is seeded
         with open("/dev/urandom", "rb", buffering=0) as source:  # noqa: PTH123 (unbuffered: no copy)
-            if source.readinto(secret._buffer) != KEY_BYTES:
+            if source.readinto(secret.writable_view()) != KEY_BYTES:
                 raise OSError("/dev/urandom gave fewer bytes than asked for")
         return secret
 
     @classmethod
     def adopt(cls, buffer: bytearray) -> SecretKey:
-        """Take over 32 secret bytes without copying them; `buffer` is wiped with the secret."""
-        return cls(buffer)
+        """Take over 32 secret bytes: they move into locked memory, and `buffer` is overwritten with zeros."""
+        if not isinstance(buffer, bytearray) or len(buffer) != KEY_BYTES:
+            raise ValueError(f"a SecretKey takes over a bytearray of {KEY_BYTES} bytes")
+        secret = cls()
+        secret.writable_view()[:] = buffer
+        buffer[:] = bytes(KEY_BYTES)
+        return secret
 
     @property
     def locked(self) -> bool:
         """Whether the bytes are kept out of swap."""
-        return self._locked
+        return self._buffer is not None and self._buffer.locked
 
     @property
     def wiped(self) -> bool:
         """Whether the bytes are gone."""
-        return self._pinned is None
+        return self._buffer is None
 
     def view(self) -> memoryview:
         """The bytes, read-only and not copied; all views read zeros after `wipe`. Raises SecretWiped."""
-        self._require()
-        return memoryview(self._buffer).toreadonly()
+        return self.writable_view().toreadonly()
 
     def writable_view(self) -> memoryview:
         """The bytes for a derivation that fills them in place. Raises SecretWiped."""
-        self._require()
-        return memoryview(self._buffer)
-
-    def _require(self) -> None:
-        if self._pinned is None:
+        if self._buffer is None:
             raise SecretWiped("A secret key was used after it had been wiped.")
+        return memoryview(self._buffer)
 
     def wipe(self) -> None:
         """Overwrite the bytes with zeros and unlock their page. Doing it twice is allowed."""
-        if self._pinned is None:
-            return
-        self._buffer[:] = bytes(KEY_BYTES)
-        address = ctypes.addressof(self._pinned)
-        self._pinned = None
-        if self._locked:
-            self._locked = False
-            LOCKED_PAGES.unlock(address, KEY_BYTES)
+        buffer, self._buffer = self._buffer, None
+        if buffer is not None:
+            buffer.erase()
 
     def __enter__(self) -> SecretKey:
         return self
@@ -90,9 +107,6 @@ class SecretKey:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.wipe()
-
-    def __del__(self) -> None:
         self.wipe()
 
     def _refuse(self, *_: object) -> NoReturn:

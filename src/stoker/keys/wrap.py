@@ -9,7 +9,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 
 from stoker.keys.errors import WrongContext
-from stoker.keys.secret import KEY_BYTES, SecretKey
+from stoker.keys.secret import SecretKey
 
 WRAPPED_BYTES: Final = 66
 MAX_CONTEXT_BYTES: Final = 4096
@@ -30,11 +30,10 @@ def wrap_key(wrapping: SecretKey, key: SecretKey, context: bytes) -> bytes:
 def unwrap_key(wrapping: SecretKey, wrapped: bytes, context: bytes, place: str) -> SecretKey:
     """The key inside `wrapped`, opened into locked memory. Raises WrongContext, which names `place`."""
     check_wrapped(wrapped, place)
-    buffer = bytearray(KEY_BYTES)
     nonce = wrapped[len(_HEAD) : _BODY_OFFSET]
-    key = SecretKey.adopt(buffer)
+    key = SecretKey()
     try:
-        AESGCMSIV(wrapping.view()).decrypt_into(nonce, wrapped[_BODY_OFFSET:], context, buffer)
+        AESGCMSIV(wrapping.view()).decrypt_into(nonce, wrapped[_BODY_OFFSET:], context, key.writable_view())
     except InvalidTag as error:
         key.wipe()
         raise WrongContext(
