@@ -1,0 +1,171 @@
+"""The sealed objects of one run: names, labels, writing and reading them whole. See docs/design/train.md."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Final
+
+from stoker.keys.partition import KeySource
+from stoker.keys.refs import KekRef, Purpose
+from stoker.store.errors import ObjectMissing
+from stoker.store.header import StreamKind, StreamLabel
+from stoker.store.objects import ObjectStore
+from stoker.store.ranges import BytesLike, BytesSource
+from stoker.store.reader import StreamReader
+from stoker.store.sealed import PartitionSeal
+from stoker.train.checkpoint_errors import BadCheckpointPart, BadCommitLog
+from stoker.train.commit_record import MAX_RECORD_BYTES, Part, Record, decode_record, encode_record
+
+PART_SCHEMA: Final = 1
+RECORD_SCHEMA: Final = 1
+LOG_VERSION: Final = "0" * 32
+"""The version in a record's label: a run has one log, so there is nothing to tell apart."""
+
+_SEALED_OVERHEAD_BYTES: Final = 1024 * 1024
+
+
+class RunObjects:
+    """Everything that a run keeps in the store, sealed under the run's own KEK."""
+
+    def __init__(
+        self, store: ObjectStore, keys: KeySource, *, run: str, kek: KekRef, review_digest: bytes
+    ) -> None:
+        self.run = run
+        self._store = store
+        self._keys = keys
+        self._review_digest = review_digest
+        self._seal = PartitionSeal(keys, kek, Purpose.CHECKPOINT)
+
+    def __enter__(self) -> RunObjects:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._seal.close()
+
+    def prefix_of(self, sequence: int, version: str) -> str:
+        """Where the parts of one checkpoint lie: its expected place in the log, and a fresh version."""
+        return f"runs/{self.run}/checkpoints/{sequence:08d}-{version}"
+
+    def record_key(self, sequence: int) -> str:
+        """The object that holds record `sequence` of the commit log."""
+        return f"runs/{self.run}/log/{sequence:08d}.stk"
+
+    def write_part(self, prefix: str, version: str, rank: int, pieces: Iterable[BytesLike]) -> Part:
+        """Seal `pieces` as one rank's part. Raises DiskFull, and then nothing of it is left behind."""
+        sealed = io.BytesIO()
+        writer = self._seal.writer(self._part_label(version, rank), sealed)
+        for piece in pieces:
+            writer.write(piece)
+        facts = writer.finish()
+        key = f"{prefix}/part-{rank:05d}.stk"
+        self._store.create(key, sealed.getbuffer())
+        return Part(
+            key=key,
+            digest=facts.digest.hex(),
+            header_digest=facts.header_digest.hex(),
+            object_bytes=facts.object_bytes,
+            plaintext_bytes=facts.plaintext_bytes,
+        )
+
+    def read_part(self, part: Part, version: str, rank: int) -> bytearray:
+        """The whole plaintext of a part, after every byte of it was verified against the record.
+
+        Raises what the store's reader raises, naming the object, and BadCheckpointPart on another length.
+        """
+        reader = StreamReader.open(
+            self._store.source(part.key),
+            self._keys,
+            self._part_label(version, rank),
+            header_digest=bytes.fromhex(part.header_digest),
+            object_bytes=part.object_bytes,
+            place=part.key,
+        )
+        if reader.plaintext_bytes != part.plaintext_bytes:
+            raise BadCheckpointPart(
+                f"{part.key} holds {reader.plaintext_bytes} bytes; {part.plaintext_bytes} were recorded."
+            )
+        return reader.read_all(part.plaintext_bytes)
+
+    def write_record(self, record: Record) -> tuple[str, int]:
+        """Create the record under its number; says its digest and length. Raises ObjectExists when taken."""
+        sealed = self._seal.seal(self._record_label(record.sequence), encode_record(record))
+        self._store.create(self.record_key(record.sequence), sealed.data)
+        return sealed.facts.digest.hex(), sealed.facts.object_bytes
+
+    def read_record(self, sequence: int) -> tuple[Record, str] | None:
+        """Record `sequence` and the digest of its sealed bytes; None when there is none."""
+        key = self.record_key(sequence)
+        try:
+            sealed = self._store.get(key, max_bytes=MAX_RECORD_BYTES + _SEALED_OVERHEAD_BYTES)
+        except ObjectMissing:
+            return None
+        return self.open_record(sequence, sealed), hashlib.sha256(sealed).hexdigest()
+
+    def record_facts(self, sequence: int) -> tuple[str, int]:
+        """Digest and length of the sealed bytes of record `sequence`, which is there."""
+        sealed = self._store.get(
+            self.record_key(sequence), max_bytes=MAX_RECORD_BYTES + _SEALED_OVERHEAD_BYTES
+        )
+        return hashlib.sha256(sealed).hexdigest(), len(sealed)
+
+    def sealed_record(self, sequence: int, digest: str) -> bytes:
+        """The sealed bytes of record `sequence`, which must have `digest`. Raises BadCommitLog."""
+        key = self.record_key(sequence)
+        try:
+            sealed = self._store.get(key, max_bytes=MAX_RECORD_BYTES + _SEALED_OVERHEAD_BYTES)
+        except ObjectMissing as error:
+            raise BadCommitLog(
+                f"{key} is missing: the ledger knows a checkpoint that the store does not have.",
+                hint="The store was rolled back or is another one. Restore it from a copy you trust.",
+            ) from error
+        found = hashlib.sha256(sealed).hexdigest()
+        if found != digest:
+            raise BadCommitLog(
+                f"{key} has digest {found[:16]}…, where the ledger recorded {digest[:16]}….",
+                hint="The record was changed, replaced or rolled back. Restore it from a copy you trust.",
+            )
+        return sealed
+
+    def open_record(self, sequence: int, sealed: bytes) -> Record:
+        """The record inside `sealed`, which must be record `sequence` of this run."""
+        key = self.record_key(sequence)
+        reader = StreamReader.open(BytesSource(sealed), self._keys, self._record_label(sequence), place=key)
+        return decode_record(reader.read_all(MAX_RECORD_BYTES), key)
+
+    def checkpoint_prefixes(self) -> Iterator[str]:
+        """Every prefix under which parts lie, committed or not, each once."""
+        seen = set()
+        for key in self._store.list(f"runs/{self.run}/checkpoints"):
+            prefix = key.rpartition("/")[0]
+            if prefix not in seen:
+                seen.add(prefix)
+                yield prefix
+
+    def delete_parts(self, prefix: str) -> int:
+        """Remove every part under `prefix`; says how many."""
+        return self._store.delete_prefix(prefix)
+
+    def _part_label(self, version: str, rank: int) -> StreamLabel:
+        return StreamLabel(
+            kind=StreamKind.CHECKPOINT_PART,
+            subject=f"run/{self.run}",
+            version=version,
+            shard=rank,
+            schema=PART_SCHEMA,
+            review_digest=self._review_digest,
+        )
+
+    def _record_label(self, sequence: int) -> StreamLabel:
+        return StreamLabel(
+            kind=StreamKind.CHECKPOINT_RECORD,
+            subject=f"run/{self.run}",
+            version=LOG_VERSION,
+            shard=sequence,
+            schema=RECORD_SCHEMA,
+            review_digest=self._review_digest,
+        )
