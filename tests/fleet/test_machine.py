@@ -31,6 +31,7 @@ from stoker.fleet.run_state import (
     Phase,
     Policy,
     Ready,
+    Refused,
     ReportHang,
     RestartPlanned,
     RunState,
@@ -154,7 +155,7 @@ def test_the_waiting_never_shrinks_nor_passes_its_limit(failures: int) -> None:
     assert 0.0 <= delay_s <= back_off_s(POLICY, failures + 1) <= POLICY.backoff_limit_s
 
 
-@pytest.mark.parametrize("exit_code", [2, BadName.exit_code, 42, 118])
+@pytest.mark.parametrize("exit_code", [2, BadName.exit_code, 42, 121])
 def test_a_known_error_is_never_retried(exit_code: int) -> None:
     state, _ = drive(begin_state(), [Begin(0.0), *trained_until(1.0)])
     state, _ = drive(state, [Exited(5.0, 1, 0, exit_code, 0)])
@@ -170,8 +171,8 @@ def test_an_unknown_or_passing_error_is_retried(exit_code: int) -> None:
 def test_a_known_error_explains_what_it_did_to_the_other_ranks() -> None:
     """Rank 1 loses its peer and is reaped first; the error of rank 0 is the reason."""
     state, _ = drive(begin_state(), [Begin(0.0), *trained_until(1.0)])
-    state, end = drive(state, [Exited(5.0, 1, 1, 1, 0), Exited(5.0, 1, 0, 118, 0), Gone(5.0, 1)])
-    assert end[-1] == EndRun(Phase.FAILED, Cause(CauseKind.EXIT, 0, 118))
+    state, end = drive(state, [Exited(5.0, 1, 1, 1, 0), Exited(5.0, 1, 0, 121, 0), Gone(5.0, 1)])
+    assert end[-1] == EndRun(Phase.FAILED, Cause(CauseKind.EXIT, 0, 121))
 
 
 def test_a_rank_that_says_nothing_hangs() -> None:
@@ -226,6 +227,14 @@ def test_a_lost_agent_is_a_failure_of_the_attempt() -> None:
     state, _ = drive(begin_state(), [Begin(0.0), *trained_until(1.0)])
     _, instructions = drive(state, [Gone(5.0, 1)])
     assert instructions[1] == RestartPlanned(0.0, "the agent was lost")
+
+
+def test_an_attempt_that_may_not_be_started_ends_the_run() -> None:
+    state, _ = drive(begin_state(), [Begin(0.0)])
+    state, stop = drive(state, [Refused(0.0, 1)])
+    assert stop == [StopAttempt(1, 0.0)]
+    _, end = drive(state, [Gone(0.0, 1)])
+    assert end == [AttemptOver(1, "failed"), EndRun(Phase.FAILED, Cause(CauseKind.REFUSED, -1))]
 
 
 def test_cancel_stops_politely_then_at_once_and_never_restarts() -> None:
@@ -337,7 +346,7 @@ class AnyInterleaving(RuleBasedStateMachine):
     @precondition(lambda self: any(self.living.values()))
     @rule(
         data=st.data(),
-        code=st.sampled_from([0, 0, 0, 1, 2, 16, 42, 118]),
+        code=st.sampled_from([0, 0, 0, 1, 2, 16, 42, 121]),
         signal=st.sampled_from([0, 0, 9, 15]),
     )
     def a_rank_ends(self, data: st.DataObject, code: int, signal: int) -> None:
@@ -345,6 +354,10 @@ class AnyInterleaving(RuleBasedStateMachine):
         rank = data.draw(st.sampled_from(sorted(self.living[attempt])))
         self.living[attempt].discard(rank)
         self.feed(Exited(self.now_s, attempt, rank, 0 if signal else code, signal))
+
+    @rule()
+    def the_attempt_is_refused(self) -> None:
+        self.feed(Refused(self.now_s, self.attempt()))
 
     @precondition(lambda self: bool(self.agents))
     @rule()

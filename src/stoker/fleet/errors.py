@@ -17,37 +17,31 @@ class RankFailed(StokerError):
     exit_code = 131
 
 
-class UnknownRun(StokerError):
-    """No run of this id is in the runs folder."""
-
-    exit_code = 132
-
-
 class NotResumable(StokerError):
     """The run cannot go on: it is finished, or its key or dataset is gone."""
 
-    exit_code = 133
+    exit_code = 132
 
 
 class DatasetGone(StokerError):
     """The dataset that a run names is destroyed or has expired."""
 
-    exit_code = 134
+    exit_code = 133
 
 
 class IsolationRefused(StokerError):
     """The run asks for network isolation, and this machine does not give it."""
 
-    exit_code = 135
+    exit_code = 134
 
 
 class AgentFailed(StokerError):
     """The agent process could not be started or broke its protocol."""
 
-    exit_code = 136
+    exit_code = 135
 
 
 class BadRunFolder(StokerError):
     """A file in a run's folder is missing, of an unknown version, or malformed."""
 
-    exit_code = 137
+    exit_code = 136

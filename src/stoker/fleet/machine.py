@@ -30,6 +30,7 @@ from stoker.fleet.run_state import (
     Policy,
     RankView,
     Ready,
+    Refused,
     ReportHang,
     RestartPlanned,
     RunState,
@@ -59,7 +60,7 @@ def can_be_mended(policy: Policy, cause: Cause) -> bool:
     Known are the errors of rooms that a rank imports; codes from 130 up are signals as shells tell them.
     """
     if cause.kind is not CauseKind.EXIT:
-        return True
+        return cause.kind is not CauseKind.REFUSED
     known = any(cause.exit_code in ROOM_EXIT_CODES[room] for room in _RANK_ROOMS)
     return cause.exit_code in policy.retry_codes or not (known or cause.exit_code == EXIT_USAGE)
 
@@ -75,7 +76,10 @@ def back_off_s(policy: Policy, failures_in_row: int) -> float:
 def transition(policy: Policy, state: RunState, given: Input) -> Step:
     """The next state and what the shell must do. An input that the table does not name changes nothing."""
     state = _forgive_own_pause(state, given.now_s)
-    if isinstance(given, Heard | Ready | Exited | Gone | Committed) and given.attempt != state.attempt:
+    if (
+        isinstance(given, Heard | Ready | Exited | Refused | Gone | Committed)
+        and given.attempt != state.attempt
+    ):
         return state, []
     rule = TABLE.get((state.phase, type(given)))
     return (state, []) if rule is None else rule(policy, state, given)
@@ -148,6 +152,10 @@ def _exited(policy: Policy, state: RunState, given: Input) -> Step:
         return state, []
     kind = CauseKind.SIGNAL if given.signal else CauseKind.EXIT
     return _stop(state, Cause(kind, given.rank, given.exit_code, given.signal), given.now_s)
+
+
+def _refused(policy: Policy, state: RunState, given: Input) -> Step:
+    return _stop(state, Cause(CauseKind.REFUSED, -1), given.now_s)
 
 
 def _exited_while_stopping(policy: Policy, state: RunState, given: Input) -> Step:
@@ -274,6 +282,7 @@ TABLE: Final[Mapping[tuple[Phase, type[Input]], Rule]] = {
     (Phase.STARTING, Heard): _heard,
     (Phase.STARTING, Ready): _ready,
     (Phase.STARTING, Exited): _exited,
+    (Phase.STARTING, Refused): _refused,
     (Phase.STARTING, Committed): _committed,
     (Phase.STARTING, Gone): _gone,
     (Phase.STARTING, Cancel): _cancel_alive,

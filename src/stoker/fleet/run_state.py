@@ -38,6 +38,7 @@ class CauseKind(enum.StrEnum):
     HANG = "hang"
     START_LIMIT = "start_limit"
     AGENT_LOST = "agent_lost"
+    REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,8 @@ class Cause:
             return f"rank {self.rank} hung"
         if self.kind is CauseKind.START_LIMIT:
             return f"rank {self.rank} was not ready within the start-up limit"
+        if self.kind is CauseKind.REFUSED:
+            return "an attempt may not be started"
         return "the agent was lost"
 
 
@@ -148,6 +151,14 @@ class Exited:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """The attempt may not go on: a key, the dataset, the review or the isolation is not there."""
+
+    now_s: float
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class Gone:
     """No process of the attempt exists any more."""
 
@@ -178,7 +189,7 @@ class Tick:
     now_s: float
 
 
-Input: TypeAlias = Begin | Heard | Ready | Exited | Gone | Committed | Cancel | Tick
+Input: TypeAlias = Begin | Heard | Ready | Exited | Refused | Gone | Committed | Cancel | Tick
 
 
 @dataclass(frozen=True, slots=True)

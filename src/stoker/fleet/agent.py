@@ -1,0 +1,379 @@
+"""The agent of one attempt on one node: `python -m stoker.fleet.agent --control FD`.
+
+It spawns the ranks, reads their events, stamps and appends them, and forwards them to the supervisor. When
+the supervisor tells it to, or is gone, it kills every rank; it ends only when none is left. See
+docs/design/fleet.md, "The agent".
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from stoker.core.canonical import JsonValue
+from stoker.core.clock import Clock, SystemClock
+from stoker.core.errors import BadEvent, StokerError
+from stoker.core.events import MAX_LINE_BYTES, Event, EventKind, EventLog, Section, decode_event, encode_event
+from stoker.core.ids import RunId
+from stoker.fleet.agent_plan import (
+    MAX_PLAN_BYTES,
+    AgentPlan,
+    IsolationPolicy,
+    Kill,
+    Order,
+    Spawn,
+    Stop,
+    decode_order,
+    decode_plan,
+)
+from stoker.fleet.errors import AgentFailed
+from stoker.fleet.isolation import Isolation, IsolationState, isolate, probe
+from stoker.fleet.rank_process import (
+    RankProcess,
+    adopt_orphans,
+    ended_ranks,
+    kill_children,
+    refuse_core_files,
+    spawn_rank,
+)
+from stoker.fleet.signals import signals_as_bytes
+
+RANK_KINDS: Final = frozenset(
+    {
+        EventKind.RANK_STARTED,
+        EventKind.RANK_READY,
+        EventKind.HEARTBEAT,
+        EventKind.STEP,
+        EventKind.CHECKPOINT_STARTED,
+        EventKind.CHECKPOINT_COMMITTED,
+        EventKind.EVALUATION,
+        EventKind.SAMPLE,
+        EventKind.RANK_ERROR,
+    }
+)
+"""What a rank may tell; anything else it sends is dropped and counted."""
+
+_SIGNALS: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_WORKING: Final = frozenset({Section.DATA, Section.COMPUTE, Section.OPTIMIZER})
+_BEAT_APART_S: Final = 0.5
+_READ_BYTES: Final = 256 * 1024
+_MAX_UNSENT_BYTES: Final = 4 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class _Ear:
+    """What has been heard from one rank's event pipe."""
+
+    descriptor: int
+    partial: bytearray = field(default_factory=bytearray)
+    dropped: int = 0
+    kept_beat_s: float = -1e9
+    kept_section: str = ""
+
+
+class Agent:
+    """One attempt's ranks on this node, from spawn to the last one reaped."""
+
+    def __init__(self, control: socket.socket, plan: AgentPlan, log: EventLog, clock: Clock) -> None:
+        self._control = control
+        self._plan = plan
+        self._log = log
+        self._clock = clock
+        self._ranks: dict[int, RankProcess] = {}
+        self._ears: dict[int, _Ear] = {}
+        self._unsent = bytearray()
+        self._orders = bytearray()
+        self._selector = selectors.DefaultSelector()
+        self._stopping = False
+        self._spawned = False
+        self._kill_at_s: float | None = None
+        self._supervised = True
+
+    def run(self) -> None:
+        """Serve until every rank is gone and there is nothing more to do. Kills all ranks on any way out."""
+        try:
+            with signals_as_bytes(_SIGNALS) as wake_fd:
+                self._selector.register(self._control, selectors.EVENT_READ)
+                self._selector.register(wake_fd, selectors.EVENT_READ)
+                self._probe_isolation()
+                while not self._done():
+                    self._turn(wake_fd)
+                self._flush()
+        finally:
+            for rank in self._ranks.values():
+                rank.kill()
+            kill_children()
+
+    # -- one turn of the loop
+
+    def _done(self) -> bool:
+        return not self._ranks and (self._stopping or self._spawned)
+
+    def _turn(self, wake_fd: int) -> None:
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)
+        if self._supervised:
+            self._selector.modify(self._control, wanted)
+        for key, mask in self._selector.select(self._patience_s()):
+            if key.fileobj is self._control:
+                if mask & selectors.EVENT_WRITE:
+                    self._send()
+                if mask & selectors.EVENT_READ and self._supervised:
+                    self._listen()
+            elif key.fd == wake_fd:
+                self._take_signals(os.read(wake_fd, 4096))
+            else:
+                self._hear(key.data)
+        if self._kill_at_s is not None and self._clock.monotonic_s() >= self._kill_at_s:
+            self._kill_all()
+        self._reap()
+
+    def _patience_s(self) -> float | None:
+        if self._kill_at_s is None:
+            return None
+        return max(self._kill_at_s - self._clock.monotonic_s(), 0.0)
+
+    # -- the supervisor
+
+    def _listen(self) -> None:
+        try:
+            data = self._control.recv(65_536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._supervisor_gone()
+            return
+        self._orders += data
+        while (end := self._orders.find(b"\n")) >= 0:
+            line = bytes(self._orders[: end + 1])
+            del self._orders[: end + 1]
+            self._obey(decode_order(line))
+
+    def _obey(self, order: Order) -> None:
+        if isinstance(order, Spawn):
+            self._spawn_all()
+        elif isinstance(order, Kill):
+            if order.rank in self._ranks:
+                self._ranks[order.rank].kill()
+        else:
+            self._stop(order)
+
+    def _stop(self, order: Stop) -> None:
+        self._stopping = True
+        if order.grace_s <= 0:
+            self._kill_all()
+            return
+        self._kill_at_s = self._clock.monotonic_s() + order.grace_s
+        for rank in self._ranks.values():
+            rank.ask_to_end()
+
+    def _kill_all(self) -> None:
+        self._kill_at_s = None
+        for rank in self._ranks.values():
+            rank.kill()
+
+    def _supervisor_gone(self) -> None:
+        if self._supervised:
+            self._supervised = False
+            self._selector.unregister(self._control)
+        self._unsent.clear()
+        self._stopping = True
+        self._kill_all()
+
+    def _take_signals(self, numbers: bytes) -> None:
+        if set(numbers) & {signal.SIGTERM, signal.SIGHUP, signal.SIGINT}:
+            self._stopping = True
+            self._kill_all()
+
+    def _send(self) -> None:
+        try:
+            sent = self._control.send(self._unsent)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._supervisor_gone()
+            return
+        del self._unsent[:sent]
+
+    def _flush(self) -> None:
+        """Hand over what is left; the supervisor reads until the end of the socket."""
+        if self._supervised:
+            self._control.settimeout(5.0)
+            with contextlib.suppress(OSError):
+                self._control.sendall(self._unsent)
+
+    # -- the ranks
+
+    def _probe_isolation(self) -> None:
+        plan = self._plan
+        if plan.isolation is IsolationPolicy.OFF:
+            found = Isolation(IsolationState.OPEN, "isolation was not asked for")
+        else:
+            found = isolate()
+            if found.state is IsolationState.ISOLATED:
+                found = probe(plan.outside_port, plan.outside_name)
+        self._tell(EventKind.ISOLATION_PROBED, state=found.state.value, reason=found.reason)
+
+    def _spawn_all(self) -> None:
+        if self._spawned or self._stopping:
+            return
+        self._spawned = True
+        for rank, command in enumerate(self._plan.commands):
+            reader, writer = os.pipe()
+            os.set_blocking(reader, False)
+            ear = _Ear(reader)
+            self._selector.register(reader, selectors.EVENT_READ, ear)
+            key_fd = self._plan.key_fds[rank] if self._plan.key_fds else None
+            log_path = Path(self._plan.log_folder) / f"rank-{rank}.log"
+            process = spawn_rank(
+                command,
+                environment=self._plan.environment,
+                event_fd=writer,
+                key_fd=key_fd,
+                lock_fd=self._plan.lock_fd,
+                log_path=log_path,
+            )
+            os.close(writer)
+            if key_fd is not None:
+                os.close(key_fd)
+            self._ranks[rank], self._ears[rank] = process, ear
+            self._tell(EventKind.RANK_SPAWNED, rank=rank, pid=process.pid)
+
+    def _hear(self, ear: _Ear) -> None:
+        rank = next(rank for rank, each in self._ears.items() if each is ear)
+        try:
+            data = os.read(ear.descriptor, _READ_BYTES)
+        except BlockingIOError:
+            return
+        if not data:
+            self._selector.unregister(ear.descriptor)
+            return
+        self._take(rank, ear, data)
+
+    def _take(self, rank: int, ear: _Ear, data: bytes) -> None:
+        ear.partial += data
+        while (end := ear.partial.find(b"\n")) >= 0:
+            line = bytes(ear.partial[: end + 1])
+            del ear.partial[: end + 1]
+            self._pass_on(rank, ear, line)
+        if len(ear.partial) > MAX_LINE_BYTES:
+            ear.partial.clear()
+            ear.dropped += 1
+
+    def _pass_on(self, rank: int, ear: _Ear, line: bytes) -> None:
+        try:
+            event = decode_event(line, f"rank {rank}")
+        except BadEvent:
+            ear.dropped += 1
+            return
+        if event.kind not in RANK_KINDS:
+            ear.dropped += 1
+            return
+        if event.kind is EventKind.HEARTBEAT and not self._worth_keeping(ear, event):
+            return
+        plan = self._plan
+        stamped = replace(
+            event,
+            run=RunId(plan.run),
+            attempt=plan.attempt,
+            rank=rank,
+            node=plan.node,
+            mono_s=min(event.mono_s, self._clock.monotonic_s()),
+        )
+        self._record(stamped)
+
+    def _worth_keeping(self, ear: _Ear, event: Event) -> bool:
+        """Within steps the sections change several times a second; two heartbeats a second are enough."""
+        now_s, section = self._clock.monotonic_s(), event.text("section")
+        within_steps = section in _WORKING and ear.kept_section in _WORKING
+        if within_steps and now_s - ear.kept_beat_s < _BEAT_APART_S:
+            return False
+        ear.kept_beat_s, ear.kept_section = now_s, section
+        return True
+
+    def _reap(self) -> None:
+        for rank, status in ended_ranks(self._ranks):
+            del self._ranks[rank]
+            ear = self._ears.pop(rank)
+            self._drain(rank, ear)
+            exit_code, by_signal = max(status, 0), max(-status, 0)
+            self._tell(
+                EventKind.RANK_EXITED,
+                rank=rank,
+                exit_code=exit_code,
+                signal=by_signal,
+                dropped_lines=ear.dropped,
+            )
+
+    def _drain(self, rank: int, ear: _Ear) -> None:
+        """What a rank said before it ended is told before its end is."""
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(ear.descriptor, _READ_BYTES):
+                self._take(rank, ear, data)
+        ear.dropped += bool(ear.partial)
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(ear.descriptor)
+        os.close(ear.descriptor)
+
+    # -- telling
+
+    def _tell(self, kind: EventKind, *, rank: int = -1, **fields: JsonValue) -> None:
+        plan = self._plan
+        now_s, mono_s = self._clock.now_s(), self._clock.monotonic_s()
+        self._record(Event(now_s, mono_s, RunId(plan.run), plan.attempt, rank, plan.node, kind, fields))
+
+    def _record(self, event: Event) -> None:
+        self._log.append(event)
+        crowded = len(self._unsent) > _MAX_UNSENT_BYTES
+        if self._supervised and not (crowded and event.kind is EventKind.HEARTBEAT):
+            self._unsent += encode_event(event)
+
+
+def main(arguments: list[str]) -> int:
+    """Take the plan from the control socket and serve it. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m stoker.fleet.agent")
+    parser.add_argument("--control", type=int, required=True, help="descriptor of the control socket")
+    control = socket.socket(fileno=parser.parse_args(arguments).control)
+    os.set_inheritable(control.fileno(), False)
+    refuse_core_files()
+    adopt_orphans()
+    try:
+        plan = decode_plan(_first_line(control))
+        control.setblocking(False)
+        log = EventLog(Path(plan.events_path))
+        try:
+            Agent(control, plan, log, SystemClock()).run()
+        finally:
+            log.close()
+    except StokerError as error:
+        print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _first_line(control: socket.socket) -> bytes:
+    """The plan, byte by byte at its end, so that no order behind it is swallowed."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        seen = control.recv(65_536, socket.MSG_PEEK)
+        end = seen.find(b"\n") + 1
+        line += control.recv(end or len(seen))
+        if not seen or len(line) > MAX_PLAN_BYTES:
+            raise AgentFailed(
+                "The control socket closed before the plan was whole, or the plan is too long.",
+                hint="The supervisor ended while it started this agent; look at its own messages.",
+            )
+    return bytes(line)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,103 @@
+"""What supervisor and agent say to each other over the control socket. See docs/design/fleet.md, "The agent".
+
+From the supervisor: one plan, then orders, each one line of JSON. From the agent: event lines, and nothing
+else. Descriptors are inherited; the plan names their numbers. No secret is in any of it.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from stoker.core.config import from_plain
+from stoker.core.result import plain
+
+MAX_PLAN_BYTES: Final = 4 * 1024 * 1024
+
+
+class IsolationPolicy(enum.StrEnum):
+    """Whether ranks run in a network of their own, where only their peers are."""
+
+    OFF = "off"
+    WHEN_POSSIBLE = "when_possible"
+    REQUIRED = "required"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentPlan:
+    """One attempt on one node. `key_fds` has one descriptor a rank; empty where ranks need no keys.
+
+    `outside_port` and `outside_name` are a TCP port and an abstract socket on which the supervisor listens:
+    the isolation probe must not reach them.
+    """
+
+    run: str
+    attempt: int
+    node: str
+    commands: tuple[tuple[str, ...], ...]
+    environment: Mapping[str, str]
+    key_fds: tuple[int, ...]
+    lock_fd: int
+    events_path: str
+    log_folder: str
+    isolation: IsolationPolicy
+    outside_port: int
+    outside_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Start every rank. Comes after the isolation was probed and the lease was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """SIGKILL one rank: an injected fault."""
+
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End every rank: SIGTERM first when `grace_s` is more than zero, SIGKILL after it; then end."""
+
+    grace_s: float
+
+
+Order: TypeAlias = Spawn | Kill | Stop
+
+
+def encode_plan(plan: AgentPlan) -> bytes:
+    return _line(plan)
+
+
+def decode_plan(line: bytes) -> AgentPlan:
+    """Raises ConfigError on anything that `encode_plan` did not write."""
+    return from_plain(AgentPlan, json.loads(line), "the plan from the supervisor")
+
+
+def encode_order(order: Order) -> bytes:
+    name = type(order).__name__.lower()
+    body = plain(order)
+    assert isinstance(body, dict)
+    return json.dumps({"order": name, **body}).encode() + b"\n"
+
+
+def decode_order(line: bytes) -> Order:
+    """Raises ValueError or KeyError on anything that `encode_order` did not write."""
+    body = json.loads(line)
+    name = body["order"]
+    if name == "spawn":
+        return Spawn()
+    if name == "kill":
+        return Kill(int(body["rank"]))
+    if name == "stop":
+        return Stop(float(body["grace_s"]))
+    raise ValueError(f"unknown order {name!a}")
+
+
+def _line(value: AgentPlan) -> bytes:
+    return json.dumps(plain(value)).encode() + b"\n"

@@ -1,0 +1,291 @@
+"""One attempt as the supervisor holds it: the agent process, its control socket, the key threads, the lock.
+
+See docs/design/fleet.md, "The agent". The supervisor decides; this module only does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from stoker.core.atomic import naming_full_disk
+from stoker.core.clock import Clock
+from stoker.core.errors import Busy
+from stoker.core.events import MAX_LINE_BYTES, Event, decode_event
+from stoker.fleet.agent_plan import (
+    AgentPlan,
+    IsolationPolicy,
+    Kill,
+    Order,
+    Spawn,
+    Stop,
+    encode_order,
+    encode_plan,
+)
+from stoker.fleet.errors import AgentFailed
+from stoker.fleet.rank_process import kill_group
+from stoker.fleet.run_folder import RunFolder
+
+_PATIENCE_S: Final = 5.0
+_READ_BYTES: Final = 256 * 1024
+
+ENVIRONMENT_KEPT: Final = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+)
+"""The only variables of the supervisor that a rank gets to see."""
+
+
+def rank_environment(environment: Mapping[str, str], threads_per_rank: int) -> dict[str, str]:
+    """The short list of `environment` that ranks need, and what keeps them on loopback and in their cores."""
+    kept = {name: environment[name] for name in ENVIRONMENT_KEPT if name in environment}
+    threads = str(threads_per_rank)
+    return {
+        **kept,
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "GLOO_SOCKET_IFNAME": "lo",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptOrder:
+    """What an attempt is made of."""
+
+    folder: RunFolder
+    run: str
+    attempt: int
+    node: str
+    commands: tuple[tuple[str, ...], ...]
+    environment: Mapping[str, str]
+    isolation: IsolationPolicy
+    outside_port: int
+    outside_name: str
+
+
+class Attempt:
+    """A started agent. Every method may be called when the agent has died."""
+
+    def __init__(
+        self,
+        agent: subprocess.Popen[bytes],
+        control: socket.socket,
+        key_ends: Sequence[socket.socket],
+        folder: RunFolder,
+        number: int,
+    ) -> None:
+        self._agent = agent
+        self._control = control
+        self._key_ends = list(key_ends)
+        self._key_threads: list[threading.Thread] = []
+        self._folder = folder
+        self._groups: list[int] = []
+        self._partial = bytearray()
+        self._closed = False
+        self.number = number
+
+    @classmethod
+    def start(cls, order: AttemptOrder, *, with_keys: bool) -> Attempt:
+        """Start the agent; it probes its isolation and waits for `spawn`.
+
+        Raises Busy when processes of an earlier attempt still exist, AgentFailed when no agent starts.
+        """
+        attempt_folder = order.folder.attempt(order.attempt)
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            lock_fd = _take_lock(order.folder.attempt_lock)
+            theirs.callback(os.close, lock_fd)
+            control, agent_control = socket.socketpair()
+            ours.callback(control.close)
+            theirs.callback(agent_control.close)
+            key_ends, rank_ends = [], []
+            for _ in order.commands if with_keys else ():
+                key_end, rank_end = socket.socketpair()
+                ours.callback(key_end.close)
+                theirs.callback(rank_end.close)
+                key_ends.append(key_end)
+                rank_ends.append(rank_end)
+            plan = AgentPlan(
+                run=order.run,
+                attempt=order.attempt,
+                node=order.node,
+                commands=order.commands,
+                environment=order.environment,
+                key_fds=tuple(each.fileno() for each in rank_ends),
+                lock_fd=lock_fd,
+                events_path=str(order.folder.events),
+                log_folder=str(attempt_folder),
+                isolation=order.isolation,
+                outside_port=order.outside_port,
+                outside_name=order.outside_name,
+            )
+            log_path = order.folder.agent_log(order.attempt)
+            agent = _spawn_agent(agent_control, (lock_fd, *plan.key_fds), order.environment, log_path)
+            ours.pop_all()
+        attempt = cls(agent, control, key_ends, order.folder, order.attempt)
+        with contextlib.suppress(OSError):  # an agent that has died already shows as the end of the socket
+            control.sendall(encode_plan(plan))
+        control.setblocking(False)
+        return attempt
+
+    def fileno(self) -> int:
+        """For a selector: readable when the agent has told something, or is gone."""
+        return self._control.fileno()
+
+    def serve_keys(self, serve: Callable[[socket.socket], object]) -> None:
+        """Answer each rank's key requests in a thread of its own, from now on."""
+        for number, key_end in enumerate(self._key_ends):
+            name = f"keys-{self.number}-{number}"
+            thread = threading.Thread(target=serve, args=(key_end,), name=name, daemon=True)
+            thread.start()
+            self._key_threads.append(thread)
+        self._key_ends.clear()
+
+    def spawn(self) -> None:
+        self._order(Spawn())
+
+    def kill_rank(self, rank: int) -> None:
+        self._order(Kill(rank))
+
+    def stop(self, grace_s: float) -> None:
+        """Tell the agent to end its ranks; an agent that does not listen any more is ended itself."""
+        if not self._order(Stop(grace_s)) and grace_s <= 0:
+            self._agent.kill()
+
+    def note_group(self, group: int) -> None:
+        """Remember the process group of a rank, in case its agent dies before it."""
+        self._groups.append(group)
+
+    def read(self) -> tuple[list[Event], bool]:
+        """What the agent has told since the last call, and whether its socket has ended.
+
+        Raises AgentFailed when it breaks the protocol.
+        """
+        try:
+            data = self._control.recv(_READ_BYTES)
+        except BlockingIOError:
+            return [], False
+        except OSError:
+            data = b""
+        if not data:
+            return [], True
+        self._partial += data
+        events = []
+        while (end := self._partial.find(b"\n")) >= 0:
+            line = bytes(self._partial[: end + 1])
+            del self._partial[: end + 1]
+            events.append(decode_event(line, "the agent"))
+        if len(self._partial) > MAX_LINE_BYTES:
+            raise AgentFailed("The agent sent a line that does not end.", hint="Start the run again.")
+        return events, False
+
+    def gone(self) -> bool:
+        """Whether no process of this attempt exists any more; ranks that outlived their agent are killed."""
+        if self._agent.poll() is None:
+            return False
+        if lock_is_free(self._folder.attempt_lock):
+            self._close()
+            return True
+        for group in self._groups:
+            kill_group(group)
+        return False
+
+    def end_now(self, clock: Clock) -> None:
+        """Kill everything and wait until it is gone: the way out of a supervisor that fails itself.
+
+        Raises AgentFailed when a process does not go even so.
+        """
+        if not self._closed:
+            self._control.close()  # the agent kills its ranks, then ends
+        deadline_s = clock.monotonic_s() + _PATIENCE_S
+        while not self.gone():
+            if clock.monotonic_s() > deadline_s:
+                self._agent.kill()
+            if clock.monotonic_s() > deadline_s + _PATIENCE_S:
+                raise AgentFailed(
+                    f"Processes of attempt {self.number} do not end even when they are killed.",
+                    hint=f"See which hold {self._folder.attempt_lock} open; a broken device may block them.",
+                )
+            clock.sleep(0.01)
+
+    def _order(self, order: Order) -> bool:
+        try:
+            self._control.sendall(encode_order(order))
+        except OSError:
+            return False
+        return True
+
+    def _close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._control.close()
+        for key_end in self._key_ends:
+            key_end.close()
+        for thread in self._key_threads:
+            thread.join(_PATIENCE_S)
+
+
+def lock_is_free(path: Path) -> bool:
+    """Whether no process of any attempt of the run exists."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _take_lock(path: Path) -> int:
+    with naming_full_disk(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise Busy(
+            f"Processes of an earlier attempt of this run still exist: {path} is locked.",
+            hint="They end within seconds once their supervisor is gone. Run it again then.",
+        ) from error
+    return descriptor
+
+
+def _spawn_agent(
+    control: socket.socket, inherited: tuple[int, ...], environment: Mapping[str, str], log_path: Path
+) -> subprocess.Popen[bytes]:
+    """The agent leads a session of its own, so that Ctrl-C at the terminal reaches the supervisor alone."""
+    with naming_full_disk(log_path):
+        descriptor = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    command = [sys.executable, "-P", "-m", "stoker.fleet.agent", "--control", str(control.fileno())]
+    try:
+        return subprocess.Popen(
+            command,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=descriptor,
+            stderr=descriptor,
+            pass_fds=(control.fileno(), *inherited),
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise AgentFailed(f"No agent could be started: {error.strerror}.") from error
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,151 @@
+"""One rank as a process: started with little, killed with everything it started, reaped once.
+
+Linux gives the strongest ties: a rank dies with its agent (PR_SET_PDEATHSIG), and what a rank leaves behind
+becomes a child of the agent (PR_SET_CHILD_SUBREAPER). See docs/design/fleet.md, "No process stays behind".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+EVENT_FD_NAME: Final = "STOKER_EVENT_FD"
+KEY_FD_NAME: Final = "STOKER_KEY_FD"
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_PR_SET_NO_NEW_PRIVS: Final = 38
+_LOST_PARENT: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RankProcess:
+    """A rank and its process group."""
+
+    process: subprocess.Popen[bytes]
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def kill(self) -> None:
+        """SIGKILL to the rank and everything in its process group."""
+        kill_group(self.pid)
+
+    def ask_to_end(self) -> None:
+        """SIGTERM to the rank alone, which may commit what it has."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
+
+
+def spawn_rank(
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    event_fd: int,
+    key_fd: int | None,
+    lock_fd: int,
+    log_path: Path,
+) -> RankProcess:
+    """Start one rank: its own process group, no standard input, output and error into `log_path` (0600).
+
+    It inherits the event pipe, the key socket and the attempt's lock, and no other descriptor.
+    """
+    names = {EVENT_FD_NAME: str(event_fd)}
+    inherited = [event_fd, lock_fd]
+    if key_fd is not None:
+        names[KEY_FD_NAME] = str(key_fd)
+        inherited.append(key_fd)
+    agent = os.getpid()
+    prctl = _prctl()  # looked up before the fork: the agent has one thread, and the child does the least
+
+    def tie_to_agent() -> None:
+        if prctl is None:
+            return
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        if os.getppid() != agent:
+            os._exit(_LOST_PARENT)
+
+    descriptor = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        process = subprocess.Popen(
+            command,
+            env={**environment, **names},
+            stdin=subprocess.DEVNULL,
+            stdout=descriptor,
+            stderr=descriptor,
+            pass_fds=inherited,
+            process_group=0,
+            preexec_fn=tie_to_agent,
+        )
+    finally:
+        os.close(descriptor)
+    return RankProcess(process)
+
+
+def ended_ranks(ranks: Mapping[int, RankProcess]) -> list[tuple[int, int]]:
+    """Ranks that have ended, with exit code or -signal; each is reaped, and its group is killed before.
+
+    While a rank is not reaped its number cannot be given to another process, so the group is surely its own.
+    """
+    ended = []
+    for rank, each in ranks.items():
+        if os.waitid(os.P_PID, each.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            each.kill()
+            ended.append((rank, each.process.wait()))
+    return ended
+
+
+def kill_group(group: int) -> None:
+    """SIGKILL to every process of a process group that there is."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def refuse_core_files() -> None:
+    """No process from here on writes a core file."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def adopt_orphans() -> None:
+    """What ranks leave behind becomes a child of this process instead of the machine's first."""
+    prctl = _prctl()
+    if prctl is not None:
+        prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def kill_children() -> None:
+    """SIGKILL and reap every child of this process, adopted ones too, until there is none."""
+    while children := list(_children()):
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for pid in children:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+
+def _children() -> Iterator[int]:
+    path = Path(f"/proc/self/task/{os.getpid()}/children")
+    with contextlib.suppress(OSError):
+        yield from (int(pid) for pid in path.read_text().split())
+
+
+def _prctl() -> Callable[[int, int, int, int, int], int] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    function = ctypes.CDLL(None).prctl
+    function.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
+    function.restype = ctypes.c_int
+    call: Callable[[int, int, int, int, int], int] = function
+    return call

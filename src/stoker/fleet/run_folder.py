@@ -1,0 +1,54 @@
+"""Names every file in the folder of one run. See docs/design/fleet.md, "The run's folder"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from stoker.core.ids import RunId
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """`runs/ID` and what lies in it; nothing here is secret, and all of it is only for its owner."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, runs_dir: Path, run: RunId) -> RunFolder:
+        return cls(runs_dir / run)
+
+    @property
+    def run_file(self) -> Path:
+        """The merged run file, its digest and where each value came from."""
+        return self.path / "run.json"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def attempt_lock(self) -> Path:
+        """Locked by every process of the attempt that is alive, so that it is free only when all are gone."""
+        return self.path / "attempt.lock"
+
+    def attempt(self, attempt: int) -> Path:
+        return self.path / f"attempt-{attempt}"
+
+    def job(self, attempt: int) -> Path:
+        return self.attempt(attempt) / "job.json"
+
+    def rendezvous(self, attempt: int) -> Path:
+        return self.attempt(attempt) / "rendezvous"
+
+    def rank_log(self, attempt: int, rank: int) -> Path:
+        """What a rank wrote to its standard output and error."""
+        return self.attempt(attempt) / f"rank-{rank}.log"
+
+    def agent_log(self, attempt: int) -> Path:
+        return self.attempt(attempt) / "agent.log"
+
+    def attempts_so_far(self) -> int:
+        """The highest attempt number that has a folder here; 0 when there is none."""
+        numbers = (path.name.removeprefix("attempt-") for path in self.path.glob("attempt-*"))
+        return max((int(number) for number in numbers if number.isdecimal()), default=0)
