@@ -1,22 +1,34 @@
-"""The optimizer and its parameter groups. See docs/design/train-model.md."""
+"""The optimizer of a run and its parameter groups. See docs/design/train-model.md."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stoker.spec.run import TrainSpec
+from stoker.train.muon import Muon
 
 
 def build_optimizer(model: nn.Module, spec: TrainSpec) -> torch.optim.Optimizer:
-    """AdamW over the model's parameters; vectors (the norms' gains) have no weight decay."""
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
-    vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
-    groups = [
-        {"params": matrices, "weight_decay": spec.weight_decay, "rate_scale": 1.0},
-        {"params": vectors, "weight_decay": 0.0, "rate_scale": 1.0},
+    """Muon on the blocks' matrices, AdamW on embedding, head and norms; norms have no weight decay."""
+    hidden: list[Tensor] = []
+    tables: list[Tensor] = []
+    gains: list[Tensor] = []
+    for name, parameter in model.named_parameters():
+        if parameter.dim() < 2:
+            gains.append(parameter)
+        elif name.startswith("blocks."):
+            hidden.append(parameter)
+        else:
+            tables.append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": hidden, "weight_decay": spec.weight_decay, "rate_scale": 1.0, "orthogonalise": True},
+        {"params": tables, "weight_decay": spec.weight_decay, "rate_scale": 1.0},
+        {"params": gains, "weight_decay": 0.0, "rate_scale": 1.0},
     ]
-    return torch.optim.AdamW(groups, lr=spec.learning_rate, betas=(spec.beta1, spec.beta2), eps=1e-8)
+    return Muon(groups, lr=spec.learning_rate, betas=(spec.beta1, spec.beta2), momentum=0.95)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

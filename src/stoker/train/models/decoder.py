@@ -73,14 +73,7 @@ class Attention(nn.Module):
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         query, key = rotate(query, cosine, sine), rotate(key, cosine, sine)
-        mixed = functional.scaled_dot_product_attention(
-            query.transpose(1, 2),
-            key.transpose(1, 2),
-            value.transpose(1, 2),
-            is_causal=True,
-            enable_gqa=self.heads != self.kv_heads,
-        )
-        joined: Tensor = self.output(mixed.transpose(1, 2).reshape(batch, length, -1))
+        joined: Tensor = self.output(attend(query, key, value).reshape(batch, length, -1))
         return joined
 
 
@@ -148,6 +141,40 @@ def rotation(length: int, head_width: int, base: float, device: torch.device) ->
     exponents = torch.arange(0, head_width, 2, device=device, dtype=torch.float32) / head_width
     angles = torch.outer(torch.arange(length, device=device, dtype=torch.float32), base**-exponents)
     return angles.cos().unsqueeze(1), angles.sin().unsqueeze(1)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Causal attention of `[batch, length, heads, head_width]` over fewer key and value heads."""
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+        return _attend_by_products(query, key, value)
+    mixed = functional.scaled_dot_product_attention(
+        query.transpose(1, 2),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
+        is_causal=True,
+        enable_gqa=query.shape[2] != key.shape[2],
+    )
+    return mixed.transpose(1, 2)
+
+
+def _attend_by_products(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """The same as two batched products around a softmax.
+
+    torch's fused kernel for CPUs keeps its products in fp32 units; with bf16 ones this takes half its time
+    (docs/decisions/0602-attention-on-cpu.md). The query heads of one key head are rows of one product.
+    """
+    batch, length, heads, width = query.shape
+    kv_heads = key.shape[2]
+    group = heads // kv_heads
+    query = (query * width**-0.5).view(batch, length, kv_heads, group, width).permute(0, 2, 3, 1, 4)
+    query = query.reshape(batch * kv_heads, group * length, width)
+    key = key.permute(0, 2, 3, 1).reshape(batch * kv_heads, width, length)
+    value = value.transpose(1, 2).reshape(batch * kv_heads, length, width)
+    future = torch.full((length, length), -torch.inf, dtype=query.dtype, device=query.device).triu(1)
+    scores = torch.bmm(query, key).view(batch * kv_heads, group, length, length) + future
+    weights = torch.softmax(scores, dim=-1).view(batch * kv_heads, group * length, length)
+    mixed = torch.bmm(weights, value).view(batch, kv_heads, group, length, width)
+    return mixed.permute(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
 
 
 def rotate(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

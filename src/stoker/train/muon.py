@@ -1,0 +1,205 @@
+"""Muon for matrices, AdamW for the rest, in one optimizer, on shards. See docs/design/train-model.md.
+
+Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) replaces a matrix's momentum by a nearly
+orthogonal matrix of the same singular vectors. That needs the whole matrix, and a rank has some of its rows:
+all ranks' rows of all matrices are gathered in one collective, each rank orthogonalises the matrices that it
+owns, and a second collective hands the results round. A matrix goes through products of the same shapes on
+whichever rank, so the world size changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Shard
+from torch.optim.adamw import adamw
+
+NEWTON_SCHULZ: Final = (3.4445, -4.7750, 2.0315)
+"""Jordan's coefficients of the quintic iteration: singular values end near one, fast."""
+
+
+class Muon(torch.optim.Optimizer):
+    """Groups with `orthogonalise` take Muon's update, the others AdamW's; weight decay is decoupled in both.
+
+    Muon's update is scaled by 0.2 · sqrt(longer side), the size of AdamW's usual update (Liu et al. 2025,
+    arXiv:2502.16982), so that one learning rate fits both.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        momentum: float,
+        iterations: int = 5,
+        eps: float = 1e-8,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "momentum": momentum,
+            "iterations": iterations,
+            "eps": eps,
+            "weight_decay": 0.0,
+            "orthogonalise": False,
+        }
+        super().__init__(list(groups), defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        assert closure is None, "Stoker's step computes its loss itself."
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if group["orthogonalise"]:
+                self._orthogonal_step(parameters, group)
+            else:
+                self._adam_step(parameters, group)
+
+    def _adam_step(self, parameters: Sequence[Tensor], group: dict[str, Any]) -> None:
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter] = {
+                    "step": torch.zeros((), dtype=torch.float32),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
+        states = [self.state[parameter] for parameter in parameters]
+        # AdamW is element by element, so a rank updates its own shards and nothing needs the whole.
+        adamw(
+            [_local(parameter) for parameter in parameters],
+            [_local(_gradient(parameter)) for parameter in parameters],
+            [_local(state["exp_avg"]) for state in states],
+            [_local(state["exp_avg_sq"]) for state in states],
+            [],
+            [state["step"] for state in states],
+            fused=True,
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+
+    def _orthogonal_step(self, parameters: Sequence[Tensor], group: dict[str, Any]) -> None:
+        updates = []
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter] = {"momentum": torch.zeros_like(parameter)}
+            momentum = _local(self.state[parameter]["momentum"])
+            gradient = _local(_gradient(parameter))
+            momentum.lerp_(gradient, 1.0 - group["momentum"])
+            # Nesterov's look-ahead, in the type of the products that follow.
+            updates.append(gradient.lerp(momentum, group["momentum"]).bfloat16())
+        shares = orthogonalise_shards(parameters, updates, group["iterations"])
+        for parameter, share in zip(parameters, shares, strict=True):
+            local = _local(parameter)
+            local.mul_(1.0 - group["lr"] * group["weight_decay"])
+            local.add_(share, alpha=-group["lr"] * 0.2 * max(parameter.shape) ** 0.5)
+
+
+def orthogonalise_shards(
+    parameters: Sequence[Tensor], updates: Sequence[Tensor], iterations: int
+) -> list[Tensor]:
+    """This rank's rows of every orthogonalised matrix, given its rows of each (`updates`)."""
+    world_size, rank = _layout(parameters)
+    if world_size == 1:
+        return [newton_schulz(update, iterations) for update in updates]
+    shapes = [(int(parameter.shape[0]), int(parameter.shape[1])) for parameter in parameters]
+    padded = [(-(-rows // world_size), columns) for rows, columns in shapes]
+    owners = assign_owners(shapes, world_size)
+
+    sending = torch.zeros(sum(rows * columns for rows, columns in padded), dtype=torch.bfloat16)
+    for part, update in zip(_parts(sending, padded), updates, strict=True):
+        part[: len(update)] = update
+    by_rank = [_parts(buffer, padded) for buffer in _gather(sending, world_size)]
+
+    results: list[Tensor] = []
+    for index, (rows, _) in enumerate(shapes):
+        if owners[index] == rank:
+            whole = torch.cat([parts[index] for parts in by_rank])[:rows]
+            results.append(newton_schulz(whole, iterations))
+    loads = [
+        sum(rows * columns for index, (rows, columns) in enumerate(shapes) if owners[index] == owner)
+        for owner in range(world_size)
+    ]
+    sending = torch.zeros(max(loads), dtype=torch.bfloat16)
+    sending[: loads[rank]] = torch.cat([result.reshape(-1) for result in results] or [sending[:0]])
+    gathered = _gather(sending, world_size)
+
+    shares: list[Tensor] = []
+    offsets = [0] * world_size
+    for (rows, columns), (rows_each, _), owner, update in zip(shapes, padded, owners, updates, strict=True):
+        first = rank * rows_each
+        start = offsets[owner] + first * columns
+        shares.append(gathered[owner][start : start + update.numel()].view(update.shape))
+        offsets[owner] += rows * columns
+    return shares
+
+
+def assign_owners(shapes: Sequence[tuple[int, int]], world_size: int) -> list[int]:
+    """The rank that orthogonalises each matrix: dearest first, to the rank with the least work so far."""
+    loads = [0] * world_size
+    owners = [0] * len(shapes)
+    for index in sorted(range(len(shapes)), key=lambda index: (-_cost(shapes[index]), index)):
+        owner = loads.index(min(loads))
+        owners[index] = owner
+        loads[owner] += _cost(shapes[index])
+    return owners
+
+
+def newton_schulz(matrix: Tensor, iterations: int) -> Tensor:
+    """A matrix with `matrix`'s singular vectors and singular values near one, in bf16."""
+    first, second, third = NEWTON_SCHULZ
+    tall = matrix.shape[0] > matrix.shape[1]
+    current = matrix.bfloat16()
+    current = current.T.contiguous() if tall else current
+    current = current / (current.float().norm() + 1e-7)
+    for _ in range(iterations):
+        gram = current @ current.T
+        current = torch.addmm(
+            current, torch.addmm(gram, gram, gram, beta=second, alpha=third), current, beta=first
+        )
+    return current.T.contiguous() if tall else current
+
+
+def _cost(shape: tuple[int, int]) -> int:
+    short, long = min(shape), max(shape)
+    return short * short * (2 * long + short)
+
+
+def _layout(parameters: Sequence[Tensor]) -> tuple[int, int]:
+    """World size and rank of the mesh that shards the rows; (1, 0) for plain tensors."""
+    first = parameters[0]
+    if not isinstance(first, DTensor):
+        return 1, 0
+    for parameter in parameters:
+        assert isinstance(parameter, DTensor) and parameter.placements == (Shard(0),), "one axis, by rows"
+    return first.device_mesh.size(), first.device_mesh.get_local_rank()
+
+
+def _gather(sending: Tensor, world_size: int) -> list[Tensor]:
+    buffers = [torch.empty_like(sending) for _ in range(world_size)]
+    distributed.all_gather(buffers, sending)
+    return buffers
+
+
+def _parts(buffer: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    pieces = torch.split(buffer, [rows * columns for rows, columns in shapes])
+    return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad

@@ -1,0 +1,117 @@
+"""The decoder is what its specification says, wherever and however it is built."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+
+from stoker.spec.model import ModelSpec
+from stoker.spec.run import RunSpec
+from stoker.train.models import ModelShape, build_model, materialise
+from stoker.train.models.decoder import attend, rotate, rotation
+from stoker.train.parallelize import parallelize
+from support.ranks import run_ranks
+
+SPEC = ModelSpec(layers=2, width=24, heads=6, kv_heads=2, ffn_width=40)
+CPU = torch.device("cpu")
+
+
+def test_building_takes_no_memory() -> None:
+    model = build_model(replace(SPEC, layers=3, width=8192, heads=64, kv_heads=8, ffn_width=28672), 128_256)
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
+def test_a_tied_head_is_one_parameter_and_an_untied_one_is_another() -> None:
+    tied = dict(build_model(SPEC, 50).named_parameters())
+    untied = dict(build_model(replace(SPEC, tied_embeddings=False), 50).named_parameters())
+    assert set(untied) - set(tied) == {"head.weight"}
+    assert untied["head.weight"].shape == (50, 24)
+
+
+def test_without_qk_norm_there_are_no_such_weights() -> None:
+    with_norms = dict(build_model(SPEC, 50).named_parameters())
+    without = dict(build_model(replace(SPEC, qk_norm=False), 50).named_parameters())
+    assert {name.rsplit(".", 2)[1] for name in set(with_norms) - set(without)} == {"query_norm", "key_norm"}
+
+
+@pytest.mark.parametrize(
+    ("change", "vocabulary", "message"),
+    [
+        ({"width": 25}, 50, "width 25 is not a multiple of heads 6"),
+        ({"width": 18}, 50, "width 18 / heads 6 is odd"),
+        ({"kv_heads": 4}, 50, "heads 6 is not a multiple of kv_heads 4"),
+        ({"layers": 0, "ffn_width": -1}, 0, "layers is 0.*ffn_width is -1.*vocabulary is 0"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_all_named(change: dict[str, int], vocabulary: int, message: str) -> None:
+    with pytest.raises(ModelShape, match=message):
+        build_model(replace(SPEC, **change), vocabulary)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_first_weights_are_the_same_whatever_the_sharding(world_size: int) -> None:
+    def weights(rank: int, sharded: bool) -> dict[str, torch.Tensor]:
+        model = build_model(SPEC, 50)
+        if sharded:
+            mesh = init_device_mesh("cpu", (world_size,), mesh_dim_names=("dp_shard",))
+            parallelize(model, mesh, RunSpec(dataset="none", model=SPEC))
+        materialise(model, 9, CPU)
+        return {
+            name: (value.full_tensor() if isinstance(value, DTensor) else value).detach().clone()
+            for name, value in model.named_parameters()
+        }
+
+    plain = run_ranks(1, lambda rank: weights(rank, False))[0]
+    for found in run_ranks(world_size, lambda rank: weights(rank, True)):
+        assert set(found) == set(plain)
+        assert all(torch.equal(found[name], plain[name]) for name in plain)
+
+
+def test_another_seed_gives_other_weights_and_no_two_matrices_are_alike() -> None:
+    first = dict(materialise(build_model(SPEC, 50), 1, CPU).named_parameters())
+    second = dict(materialise(build_model(SPEC, 50), 2, CPU).named_parameters())
+    gate, up = "blocks.0.feed_forward.gate.weight", "blocks.0.feed_forward.up.weight"
+    assert not torch.equal(first[gate], second[gate])
+    assert not torch.equal(first[gate], first[up])
+    assert not torch.equal(first[gate], first[gate.replace("0", "1")])
+
+
+def test_a_position_sees_nothing_after_it() -> None:
+    with torch.no_grad():
+        model = materialise(build_model(SPEC, 50), 1, CPU)
+        tokens = torch.arange(12).view(1, 12)
+        changed = tokens.clone()
+        changed[0, 8] = 40
+        before, after = model(tokens), model(changed)
+    torch.testing.assert_close(before[:, :8], after[:, :8])
+    assert (before[:, 8:] - after[:, 8:]).abs().amax(dim=-1).min() > 0
+
+
+def test_rotated_products_depend_on_the_distance_alone() -> None:
+    cosine, sine = rotation(20, 8, 10_000.0, CPU)
+    query, key = torch.randn(2, 8, generator=torch.Generator().manual_seed(1))
+
+    def product(query_place: int, key_place: int) -> float:
+        turned = [
+            rotate(vector.view(1, 1, 1, 8), cosine[place : place + 1], sine[place : place + 1]).flatten()
+            for vector, place in ((query, query_place), (key, key_place))
+        ]
+        return float(turned[0] @ turned[1])
+
+    assert product(5, 2) == pytest.approx(product(17, 14), abs=1e-4)
+    assert product(5, 2) != pytest.approx(product(5, 3), abs=1e-4)
+
+
+def test_both_ways_of_attending_agree() -> None:
+    generator = torch.Generator().manual_seed(1)
+    query = torch.randn(2, 33, 6, 8, generator=generator)
+    key, value = torch.randn(2, 2, 33, 2, 8, generator=generator)
+    with torch.no_grad():
+        fused = attend(query, key, value)
+        products = attend(query.bfloat16(), key.bfloat16(), value.bfloat16())
+    assert fused.shape == products.shape == (2, 33, 6, 8)
+    torch.testing.assert_close(products.float(), fused, rtol=0.05, atol=0.03)
