@@ -135,7 +135,7 @@ class AuditLog:
                 return make(node_lookup(connection))
             except ValueError as error:
                 raise LedgerRefused(
-                    f"There is no such proof: {error}.", hint="See the sizes with: stoker audit show"
+                    f"There is no such proof: {error}.", hint="See the size with: stoker audit log"
                 ) from error
             except MissingNode as error:
                 raise LedgerUnusable(

@@ -117,7 +117,7 @@ class Catalogue:
         if row is None:
             raise UnknownIdentity(
                 f"There is no identity {name[:80]!a}.",
-                hint=nearest_hint(name, self._column(schema.identity.c.name), "stoker identity list"),
+                hint=nearest_hint(name, self._column(schema.identity.c.name), "stoker identity ls"),
             )
         return self._record(rows.identity_of, row)
 
@@ -143,7 +143,7 @@ class Catalogue:
         if not found:
             raise UnknownSource(
                 f"There is no source {name[:80]!a}.",
-                hint=nearest_hint(name, self._column(schema.source.c.name), "stoker source list"),
+                hint=nearest_hint(name, self._column(schema.source.c.name), "stoker source ls"),
             )
         return found[-1]
 
@@ -181,7 +181,7 @@ class Catalogue:
         if row is None:
             raise UnknownReview(
                 f"There is no review {id[:80]!a}.",
-                hint=nearest_hint(id, self._column(schema.review.c.id), "stoker review list"),
+                hint=nearest_hint(id, self._column(schema.review.c.id), "stoker review ls"),
             )
         return self._record(rows.review_of, row)
 
@@ -225,7 +225,7 @@ class Catalogue:
         if not found:
             raise UnknownDataset(
                 f"There is no dataset {name[:80]!a}.",
-                hint=nearest_hint(name, self._column(schema.dataset.c.name), "stoker dataset list"),
+                hint=nearest_hint(name, self._column(schema.dataset.c.name), "stoker dataset ls"),
             )
         return found[-1]
 
@@ -235,7 +235,7 @@ class Catalogue:
         if row is None:
             raise UnknownDataset(
                 f"There is no dataset with root {root[:80]!a}.",
-                hint=nearest_hint(root, self._column(schema.dataset.c.root), "stoker dataset list"),
+                hint=nearest_hint(root, self._column(schema.dataset.c.root), "stoker dataset ls"),
             )
         return self._record(rows.dataset_of, row)
 
@@ -274,7 +274,7 @@ class Catalogue:
         if row is None:
             raise UnknownRun(
                 f"There is no run {id[:80]!a}.",
-                hint=nearest_hint(id, self._column(schema.run.c.id), "stoker run list"),
+                hint=nearest_hint(id, self._column(schema.run.c.id), "stoker run ls"),
             )
         return self._record(rows.run_of, row)
 

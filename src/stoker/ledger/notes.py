@@ -15,7 +15,7 @@ from stoker.core.errors import BadSignature
 from stoker.core.signing import Signer, verify_signature
 from stoker.ledger.merkle import HASH_BYTES
 
-MAX_NOTE_BYTES: Final = 65_536
+MAX_NOTE_BYTES: Final = 131_072
 _ED25519: Final = b"\x01"
 _DASH: Final = "\u2014 "
 
@@ -66,9 +66,9 @@ def sign_checkpoint(size: int, root: bytes, signer: Signer) -> SignedCheckpoint:
 def parse_checkpoint(text: str) -> SignedCheckpoint:
     """The fields of a checkpoint, without judging its signatures. Raises MalformedNote."""
     body, _ = split_note(text)
-    lines = body.split("\n")
-    if len(lines) < 4 or not lines[0]:
-        raise MalformedNote("expected an origin, a size and a root, each on its line")
+    lines = body.removesuffix("\n").split("\n")
+    if len(lines) < 3 or not all(lines):
+        raise MalformedNote("expected an origin, a size and a root, each on its line, and no empty line")
     origin, size_text, root_text = lines[0], lines[1], lines[2]
     if not (size_text.isascii() and size_text.isdigit()) or len(size_text) > 20:
         raise MalformedNote("the size is not a decimal number")
@@ -96,7 +96,7 @@ def split_note(text: str) -> tuple[str, list[tuple[str, bytes]]]:
     signatures: list[tuple[str, bytes]] = []
     for line in tail[:-1].split("\n"):
         parts = line.removeprefix(_DASH).split(" ")
-        if not line.startswith(_DASH) or len(parts) != 2 or not parts[0] or "+" in parts[0]:
+        if not line.startswith(_DASH) or len(parts) != 2 or not _is_key_name(parts[0]):
             raise MalformedNote("a signature line is not '— name base64'")
         signature = _from_base64(parts[1], "a signature")
         if len(signature) < 5:
@@ -113,14 +113,15 @@ def verify_note(text: str, name: str, public_key: bytes) -> str:
     """
     body, signatures = split_note(text)
     wanted = key_hash(name, public_key)
-    for signer_name, signature in signatures:
-        if signer_name == name and signature[:4] == wanted:
-            verify_signature(public_key, signature[4:], body.encode(), "the signed note")
-            return body
-    raise BadSignature(
-        f"The note bears no signature of {name}.",
-        hint="It was made by another ledger, or its signature was removed.",
-    )
+    ours = [signature for signer, signature in signatures if (signer, signature[:4]) == (name, wanted)]
+    if not ours:
+        raise BadSignature(
+            f"The note bears no signature of {name}.",
+            hint="It was made by another ledger, or its signature was removed.",
+        )
+    for signature in ours:
+        verify_signature(public_key, signature[4:], body.encode(), "the signed note")
+    return body
 
 
 def verify_checkpoint(text: str, public_key: bytes) -> SignedCheckpoint:
@@ -137,6 +138,10 @@ def verify_checkpoint(text: str, public_key: bytes) -> SignedCheckpoint:
             hint="Use the checkpoint of this ledger.",
         )
     return checkpoint
+
+
+def _is_key_name(text: str) -> bool:
+    return bool(text) and "+" not in text and not any(character.isspace() for character in text)
 
 
 def _base64(data: bytes) -> str:

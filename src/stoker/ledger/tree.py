@@ -97,8 +97,8 @@ class TreeWriter:
     def check_head(self, head: HeadFile) -> None:
         """Raise LedgerRolledBack unless the log still contains what the head file says was signed."""
         hint = (
-            "Restore the newer ledger. If the loss is known and accepted, "
-            "run: stoker audit accept — it is recorded."
+            "Restore the newer ledger with its key and head. If the loss is known, take the log as it is "
+            "with Ledger.accept_log: the break is then recorded."
         )
         try:
             seen = head.read(self._signer.public_key)

@@ -57,6 +57,9 @@ class AuditFinding:
     index: int
     message: str
 
+    def __str__(self) -> str:
+        return f"entry {self.index}, {self.kind}: {self.message}"
+
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
