@@ -1,1 +1,1 @@
-"""A room being opened."""
+"""A dataset becomes batches: order, reader, state. See docs/design/feed.md."""

@@ -213,15 +213,9 @@ class Order:
         low, high = self._window_rows(np.array([lane]), np.array([window]))
         start = int(self._lane_start(np.array([lane]))[0])
         first, last = start + int(low[0]), start + int(high[0]) - 1
-        place, size = self._short_block(epoch)
-        first_place, last_place = (
-            (x if x < place * self.block_samples + size else x + self.block_samples - size)
-            // self.block_samples
-            for x in (first, last)
-        )
-        keys = round_keys(self.seed, epoch, Purpose.BLOCKS)
-        places = np.arange(first_place, last_place + 1, dtype=np.int64)
-        return tuple(permute(places, self.blocks, keys).tolist())
+        keys, places, _ = self._line_places(np.array([epoch, epoch]), np.array([first, last]))
+        between = np.arange(places[0], places[1] + 1, dtype=np.int64)
+        return tuple(permute(between, self.blocks, keys[:, 0]).tolist())
 
     def _lane_start(self, lane: Integers) -> Integers:
         """Lanes are consecutive pieces of the line; the first `samples mod lanes` are one sample longer."""
@@ -249,31 +243,34 @@ class Order:
         keys = [round_keys(self.seed, e, Purpose.WINDOW, n, w) for e, n, w in named]
         return np.stack(keys, axis=1)[:, which]
 
-    def _short_block(self, epoch: int) -> tuple[int, int]:
-        """The place in the line and the size of the last block, the only one that may be short."""
-        last = np.array([self.blocks - 1], dtype=np.int64)
-        place = int(unpermute(last, self.blocks, round_keys(self.seed, epoch, Purpose.BLOCKS))[0])
-        return place, self.samples - (self.blocks - 1) * self.block_samples
+    @property
+    def _short_block_samples(self) -> int:
+        """The size of the last block, the only one that may be short."""
+        return self.samples - (self.blocks - 1) * self.block_samples
 
-    def _short_blocks(self, epoch: Integers) -> tuple[Words, Integers, int]:
-        """For each epoch: its block keys and where its line has the short block; and that block's size."""
+    def _lines(self, epoch: Integers) -> tuple[Words, Integers]:
+        """For each epoch: the keys of its line, and where in the line the short block stands."""
         distinct, which = np.unique(epoch, return_inverse=True)
-        epochs = distinct.tolist()
-        keys = np.stack([round_keys(self.seed, e, Purpose.BLOCKS) for e in epochs], axis=1)
-        places = np.array([self._short_block(e)[0] for e in epochs], dtype=np.int64)
-        size = self.samples - (self.blocks - 1) * self.block_samples
-        return keys[:, which], places[which], size
+        keys = np.stack([round_keys(self.seed, e, Purpose.BLOCKS) for e in distinct.tolist()], axis=1)
+        places = unpermute(np.full(distinct.shape, self.blocks - 1, dtype=np.int64), self.blocks, keys)
+        return keys[:, which], places[which]
+
+    def _line_places(self, epoch: Integers, line: Integers) -> tuple[Words, Integers, Integers]:
+        """The line's keys, and for each sample of it the place of its block in the line and its row there.
+
+        Behind the short block everything moves up by what that block lacks.
+        """
+        keys, short_place = self._lines(epoch)
+        size = self._short_block_samples
+        behind = line >= short_place * self.block_samples + size
+        return keys, *np.divmod(line + np.where(behind, self.block_samples - size, 0), self.block_samples)
 
     def _line_to_block(self, epoch: Integers, line: Integers) -> tuple[Integers, Integers]:
-        """Blocks stand in the line in permuted order; behind the short one everything moves up."""
-        keys, short_place, size = self._short_blocks(epoch)
-        gap = self.block_samples - size
-        behind = line >= short_place * self.block_samples + size
-        place, offset = np.divmod(line + np.where(behind, gap, 0), self.block_samples)
+        keys, place, offset = self._line_places(epoch, line)
         return permute(place, self.blocks, keys), offset
 
     def _block_to_line(self, epoch: Integers, block: Integers, offset: Integers) -> Integers:
-        keys, short_place, size = self._short_blocks(epoch)
-        gap = self.block_samples - size
+        keys, short_place = self._lines(epoch)
         place = unpermute(block, self.blocks, keys)
+        gap = self.block_samples - self._short_block_samples
         return place * self.block_samples + offset - np.where(place > short_place, gap, 0)

@@ -1,0 +1,128 @@
+"""A prepared dataset, opened for reading: its splits and its artefacts. See docs/design/feed.md."""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+from stoker.core.clock import Clock, SystemClock
+from stoker.feed.errors import NotSamples, UnknownArtefact, UnknownSplit, WrongDataset
+from stoker.feed.split_reader import SplitReader
+from stoker.keys.partition import KeySource
+from stoker.store.cache import NodeCache
+from stoker.store.header import StreamKind
+from stoker.store.manifest import Manifest
+from stoker.store.objects import ObjectStore
+from stoker.store.superblock import Superblock
+
+ARTEFACT_SCHEMA: Final = 1
+"""The schema version in the header of every artefact."""
+
+MAX_ARTEFACT_BYTES: Final = 256 * 1024 * 1024
+
+
+class Dataset:
+    """One version of a dataset under its verified manifest. For many threads; each split reader for one."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        store: ObjectStore,
+        cache: NodeCache | None,
+        keys: KeySource,
+        clock: Clock | None = None,
+    ) -> None:
+        """Use `open`."""
+        self._manifest = manifest
+        self._store = store
+        self._cache = cache
+        self._keys = keys
+        self._clock = clock or SystemClock()
+        self._lock = threading.Lock()  # the manifest caches pages and is not for several threads at once
+
+    @classmethod
+    def open(
+        cls,
+        store: ObjectStore,
+        cache: NodeCache | None,
+        *,
+        name: str,
+        version: str,
+        root: str,
+        public_key: bytes,
+        keys: KeySource,
+        review_digest: bytes,
+        clock: Clock | None = None,
+    ) -> Dataset:
+        """The dataset `name` whose manifest has the recorded `root`, signed by `public_key`.
+
+        Reads a fixed number of small objects, whatever its size, and no key. Raises WrongDataset when
+        the manifest names another dataset, version or review, and what Manifest.open raises.
+        """
+        prefix = f"datasets/{name}/{version}"
+        manifest = Manifest.open(store, prefix, root, public_key)
+        block = manifest.superblock
+        found = (block.subject, block.version, block.review_digest.hex())
+        expected = (f"dataset/{name}", version, review_digest.hex())
+        wrong = [
+            f"{what} is {it}, not {that}"
+            for what, it, that in zip(("subject", "version", "review"), found, expected, strict=True)
+            if it != that
+        ]
+        if wrong:
+            raise WrongDataset(
+                f"The manifest {prefix} with root {root} is another one than was asked for: "
+                f"{'; '.join(wrong)}.",
+                hint="Name, version, root and review belong together: take all four from one record.",
+            )
+        return cls(manifest, store, cache, keys, clock)
+
+    @property
+    def root(self) -> str:
+        """The manifest root that names this version, 64 hexadecimal digits."""
+        return self._manifest.root
+
+    @property
+    def superblock(self) -> Superblock:
+        """What the manifest says of the whole dataset."""
+        return self._manifest.superblock
+
+    def split(self, name: str) -> SplitReader:
+        """A reader of its own of one split. Raises UnknownSplit, NotSamples."""
+        block = self._manifest.superblock
+        split = block.split(name)
+        if split is None:
+            names = ", ".join(repr(each.name) for each in block.splits) or "none"
+            raise UnknownSplit(
+                f"{block.subject} has no split {name[:80]!r}; it has {names}.", hint="Choose one of these."
+            )
+        if block.schema is None:
+            raise NotSamples(
+                f"{block.subject} has no schema of samples, so split {name!r} cannot be read.",
+                hint="This is no prepared dataset of fixed-length samples.",
+            )
+        return SplitReader(
+            self._manifest,
+            split,
+            block.schema,
+            store=self._store,
+            cache=self._cache,
+            keys=self._keys,
+            clock=self._clock,
+            lock=self._lock,
+        )
+
+    def artefact(self, name: str) -> bytearray:
+        """The whole artefact, such as "tokenizer". Raises UnknownArtefact, and what opening it raises."""
+        block = self._manifest.superblock
+        artefact = block.artefact(name)
+        if artefact is None:
+            names = ", ".join(repr(each.name) for each in block.artefacts) or "none"
+            raise UnknownArtefact(
+                f"{block.subject} has no artefact {name[:80]!r}; it has {names}.", hint="Choose one of these."
+            )
+        with self._lock:
+            stream = self._manifest.open_stream(
+                artefact.shard, self._keys, StreamKind.ARTEFACT, ARTEFACT_SCHEMA
+            )
+        return stream.read_all(MAX_ARTEFACT_BYTES)

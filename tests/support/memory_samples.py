@@ -1,0 +1,61 @@
+"""A dataset in memory, shaped as the feed room's SampleDataset, that counts what is opened and can fail."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from stoker.core.errors import StokerError
+from stoker.feed.errors import UnknownSplit
+from stoker.feed.source import Samples
+
+
+@dataclass
+class MemorySplit:
+    """Sample n holds the tokens n, n + 1, …: so that a batch's first column names its samples."""
+
+    samples: int
+    chunk_samples: int
+    sample_tokens: int = 3
+    failing: dict[int, StokerError] = field(default_factory=dict)
+    opened: Counter[int] = field(default_factory=Counter)
+    handed_out: list[Samples] = field(default_factory=list)
+    wipes: int = 0
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.samples // self.chunk_samples)
+
+    def read_chunk(self, chunk: int) -> Samples:
+        if chunk in self.failing:
+            raise self.failing[chunk]
+        self.opened[chunk] += 1
+        first = chunk * self.chunk_samples
+        rows = np.arange(first, min(first + self.chunk_samples, self.samples), dtype=np.uint32)
+        assert rows.size, f"chunk {chunk} is not one of {self.chunks}"
+        samples = rows[:, None] + np.arange(self.sample_tokens, dtype=np.uint32)
+        self.handed_out.append(samples)
+        return samples
+
+    def wipe(self) -> None:
+        self.wipes += 1
+
+
+@dataclass
+class MemoryDataset:
+    """One split named "train" under a made-up root."""
+
+    train: MemorySplit
+    root: str = "ab" * 32
+
+    def split(self, name: str) -> MemorySplit:
+        if name != "train":
+            raise UnknownSplit(f"no split {name}")
+        return self.train
+
+
+def memory_dataset(samples: int, chunk_samples: int = 8, sample_tokens: int = 3) -> MemoryDataset:
+    """A dataset of `samples` samples in chunks of `chunk_samples`."""
+    return MemoryDataset(MemorySplit(samples, chunk_samples, sample_tokens))
