@@ -100,17 +100,24 @@ def load_checkpoint(
     *,
     rank: int,
     world_size: int,
+    shape: JsonValue = None,
 ) -> Commit:
     """Fill `model` and `optimizer` from the checkpoint that the ledger recorded; all ranks call it.
 
-    The world size may differ from the one that saved. Returns the record, whose `extra` the caller needs.
-    Raises BadCommitLog, BadCheckpointPart or a store error naming the object, before any tensor of a changed
-    part is used, and CheckpointUnfit when it is of another model.
+    The world size may differ from the one that saved. `shape`, when given, must be what the saved `extra`
+    calls so: two models may have the same tensors and still compute something else. Returns the record,
+    whose `extra` the caller needs. Raises BadCommitLog, BadCheckpointPart or a store error naming the object,
+    before any tensor of a changed part is used, and CheckpointUnfit when it is of another model.
     """
     with _one_error("loading", reference.step):
         record = read_commit(objects, reference)
         reader = CheckpointReader(objects, record, rank, world_size)
         place = objects.record_key(reference.sequence)
+        if shape is not None and record.extra.get("shape") != shape:
+            raise CheckpointUnfit(
+                f"{place} is of a model {record.extra.get('shape')}, this run's is {shape}.",
+                hint="Resume with the model and the tokenizer that the run began with.",
+            )
         flat = _flat(model, optimizer)
         _compare(flat, reader, place)
         load(flat, storage_reader=reader, planner=_loading())

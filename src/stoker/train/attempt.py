@@ -1,0 +1,243 @@
+"""One life of a run inside one rank: build, resume, step, save, evaluate. See docs/design/train.md.
+
+Everything that touches the world comes in as an argument, so the same code runs under a launcher and, with
+several ranks forked, in a test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import torch
+import torch.distributed as distributed
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.utils import deterministic
+
+from stoker.core.canonical import JsonValue
+from stoker.core.clock import Clock
+from stoker.core.events import EventKind, Section
+from stoker.core.result import plain
+from stoker.feed.feed import Feed
+from stoker.feed.source import SampleDataset
+from stoker.spec.job import Job
+from stoker.train.checkpoint import load_checkpoint, save_checkpoint
+from stoker.train.checkpoint_errors import CheckpointUnfit
+from stoker.train.commit_record import Commit
+from stoker.train.commit_store import CommitLog
+from stoker.train.ending import end_run
+from stoker.train.models.decoder import build_model
+from stoker.train.models.initialise import materialise
+from stoker.train.optimizer import build_optimizer
+from stoker.train.parallelize import parallelize
+from stoker.train.run_objects import RunObjects
+from stoker.train.schedule import learning_rate_at
+from stoker.train.step import train_step
+from stoker.train.telemetry import Telemetry, step_fields
+from stoker.train.token_bytes import TokenBytes
+
+TOKENIZER: Final = "tokenizer"
+
+
+class TrainingDataset(SampleDataset, Protocol):
+    """What an attempt needs of a dataset beside its splits."""
+
+    def artefact(self, name: str) -> bytearray:
+        """A sealed artefact of the dataset, opened whole."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RankPlace:
+    """Which of how many ranks this is."""
+
+    rank: int
+    world_size: int
+
+    @property
+    def leads(self) -> bool:
+        """Rank 0 alone writes the commit log and tells of steps."""
+        return self.rank == 0
+
+
+def run_attempt(
+    job: Job,
+    place: RankPlace,
+    *,
+    objects: RunObjects,
+    dataset: TrainingDataset,
+    telemetry: Telemetry,
+    clock: Clock,
+) -> None:
+    """Take the run from where `job.resume` says to its last step, and evaluate it.
+
+    All ranks call it, with a process group in place. Raises NonFiniteLoss, Fenced, and what the store, the
+    keys, the feed and the checkpoints raise; checkpoints committed before an error stay.
+    """
+    telemetry.enter(Section.START_UP)
+    make_deterministic(job.spec.train.seed, job.spec.launch.threads_per_rank)
+    tokenizer = dataset.artefact(TOKENIZER)
+    token_bytes = TokenBytes.parse(tokenizer)
+    # Fenced before the checkpoint is read: from here on no older attempt can commit or delete anything.
+    log = CommitLog.begin(objects, job.attempt, job.resume) if place.leads else None
+    model, optimizer = _build(job, place, len(token_bytes.table))
+    with Feed(
+        dataset,
+        global_batch=job.spec.train.global_batch,
+        seed=job.spec.train.seed,
+        rank=place.rank,
+        world_size=place.world_size,
+        clock=clock,
+    ) as feed:
+        state = _RunState(job, place, objects, log, model, optimizer, feed, len(token_bytes.table))
+        done = state.resume() if job.resume is not None else 0
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        telemetry.emit(EventKind.RANK_READY, resume_step=done, parameters=parameters)
+        for step in range(done + 1, job.spec.train.steps + 1):
+            state.step(step, telemetry, clock)
+            if step % job.spec.train.checkpoint_every_steps == 0 or step == job.spec.train.steps:
+                state.save(step, telemetry, clock)
+    end_run(
+        model,
+        dataset,
+        tokenizer,
+        token_bytes,
+        spec=job.spec,
+        rows=max(1, job.spec.train.global_batch // place.world_size),
+        leads=place.leads,
+        telemetry=telemetry,
+        clock=clock,
+    )
+    telemetry.enter(Section.DONE)
+
+
+def make_deterministic(seed: int, threads: int) -> None:
+    """The same bits on every run: fixed threads, no nondeterministic kernel, a known random state."""
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    # Only debugging needs memory to be filled before it is written.
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property
+    torch.manual_seed(seed)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Put torch's generators where step `step` finds them in every life of the run, on this rank.
+
+    The state of a generator is thus a function of three numbers and needs no place in a checkpoint.
+    """
+    digest = hashlib.sha256(f"stoker step {seed}/{step}/{rank}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def _build(job: Job, place: RankPlace, vocabulary: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+    mesh = init_device_mesh("cpu", (place.world_size,), mesh_dim_names=("dp_shard",))
+    model = parallelize(build_model(job.spec.model, vocabulary), mesh, job.spec)
+    materialise(model, job.spec.train.seed, torch.device("cpu"))
+    return model, build_optimizer(model, job.spec.train)
+
+
+class _RunState:
+    """What a step changes and a checkpoint holds."""
+
+    def __init__(
+        self,
+        job: Job,
+        place: RankPlace,
+        objects: RunObjects,
+        log: CommitLog | None,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        feed: Feed,
+        vocabulary: int,
+    ) -> None:
+        self._job = job
+        self._place = place
+        self._objects = objects
+        self._log = log
+        self._model = model
+        self._optimizer = optimizer
+        self._feed = feed
+        self._shape: JsonValue = {"model": plain(job.spec.model), "vocabulary": vocabulary}
+
+    def resume(self) -> int:
+        """Load the checkpoint that the ledger recorded; the step it was saved after."""
+        reference = self._job.resume
+        assert reference is not None
+        record = load_checkpoint(
+            self._model,
+            self._optimizer,
+            self._objects,
+            reference,
+            rank=self._place.rank,
+            world_size=self._place.world_size,
+            shape=self._shape,
+        )
+        self._feed.load_state_dict(_feed_state(record, self._objects.record_key(record.sequence)))
+        return record.step
+
+    def step(self, step: int, telemetry: Telemetry, clock: Clock) -> None:
+        """Draw a batch and train on it."""
+        begun_s = clock.monotonic_s()
+        telemetry.enter(Section.DATA, step)
+        seed_step(self._job.spec.train.seed, step, self._place.rank)
+        batch = next(self._feed)
+        spec = self._job.spec.train
+        figures = train_step(self._model, self._optimizer, batch, spec, step, section=telemetry.enter)
+        if self._place.leads:
+            fields = step_fields(
+                step=step,
+                loss=figures.loss,
+                lr=learning_rate_at(step, spec),
+                grad_norm=figures.grad_norm,
+                tokens=spec.global_batch * (batch.shape[1] - 1),
+                step_s=clock.monotonic_s() - begun_s,
+                data_wait_s=self._feed.last_wait_s,
+            )
+            telemetry.emit(EventKind.STEP, **fields)
+
+    def save(self, step: int, telemetry: Telemetry, clock: Clock) -> None:
+        """Commit a checkpoint and remove those that are no longer kept; training stands still meanwhile."""
+        begun_s = clock.monotonic_s()
+        telemetry.enter(Section.CHECKPOINT)
+        if self._place.leads:
+            telemetry.emit(EventKind.CHECKPOINT_STARTED, step=step)
+        committed = save_checkpoint(
+            self._model,
+            self._optimizer,
+            self._objects,
+            rank=self._place.rank,
+            log=self._log,
+            attempt=self._job.attempt,
+            step=step,
+            keep=self._job.spec.train.keep_checkpoints,
+            extra={"shape": self._shape, "feed": self._feed.state_dict()},
+        )
+        if committed is None or self._log is None:
+            return
+        try:
+            self._log.sweep()
+        finally:
+            telemetry.emit(
+                EventKind.CHECKPOINT_COMMITTED,
+                step=step,
+                sequence=committed.reference.sequence,
+                digest=committed.reference.digest,
+                stall_s=round(clock.monotonic_s() - begun_s, 6),
+                bytes=committed.sealed_bytes,
+            )
+
+
+def _feed_state(record: Commit, place: str) -> Mapping[str, JsonValue]:
+    state = record.extra.get("feed")
+    if not isinstance(state, Mapping):
+        raise CheckpointUnfit(f"{place} holds no state of the feed.")
+    return state
+
+
+def leave_process_group() -> None:
+    """End the process group, if there is one; peers that are still working would see a lost connection."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()

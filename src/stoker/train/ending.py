@@ -1,0 +1,109 @@
+"""What a run shows at its end: bits per byte beside its baselines, and a redacted sample.
+
+See docs/design/train.md. All ranks call this, since the model is spread over them; rank 0 tells.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from torch import nn
+
+from stoker.core.clock import Clock
+from stoker.core.events import EventKind, Section
+from stoker.feed.source import SampleDataset
+from stoker.spec.recipe import Kind
+from stoker.spec.run import RunSpec
+from stoker.train.baselines import BigramModel, evaluate_compressors
+from stoker.train.evaluate import Evaluation, evaluate_model
+from stoker.train.generate import generate
+from stoker.train.telemetry import Telemetry
+from stoker.train.token_bytes import TokenBytes
+
+END_OF_TEXT: Final = 0
+MAX_SAMPLE_CHARACTERS: Final = 8000
+
+
+def end_run(
+    model: nn.Module,
+    dataset: SampleDataset,
+    tokenizer: bytearray,
+    token_bytes: TokenBytes,
+    *,
+    spec: RunSpec,
+    rows: int,
+    leads: bool,
+    telemetry: Telemetry,
+    clock: Clock,
+) -> None:
+    """Evaluate and write a sample, as far as `spec.evaluate` asks for it."""
+    telemetry.enter(Section.EVALUATE)
+    found: list[Evaluation] = []
+    if spec.evaluate.heldout:
+        heldout = dataset.split("heldout")
+        found.append(
+            evaluate_model(model, heldout, token_bytes, rows=rows, clock=clock, section=telemetry.enter)
+        )
+        if spec.evaluate.baselines:
+            vocabulary = len(token_bytes.table)
+            counted = dataset.split("train")
+            bigram = BigramModel.count(counted, vocabulary, section=telemetry.enter)
+            counted.wipe()
+            found.append(bigram.evaluate(heldout, token_bytes, clock=clock, section=telemetry.enter))
+            found.extend(evaluate_compressors(heldout, token_bytes, clock=clock, section=telemetry.enter))
+        heldout.wipe()
+    if leads:
+        for evaluation in found:
+            _tell(evaluation, telemetry)
+    if spec.evaluate.sample_tokens > 0:
+        text = _sample(model, dataset, tokenizer, token_bytes, spec, telemetry)
+        if leads:
+            telemetry.emit(EventKind.SAMPLE, text=text[:MAX_SAMPLE_CHARACTERS])
+
+
+def _tell(evaluation: Evaluation, telemetry: Telemetry) -> None:
+    telemetry.emit(
+        EventKind.EVALUATION,
+        name=evaluation.name,
+        bits_per_byte=evaluation.bits_per_byte,
+        bytes=evaluation.bytes,
+        tokens=evaluation.tokens,
+        seconds=round(evaluation.seconds, 6),
+    )
+
+
+def _sample(
+    model: nn.Module,
+    dataset: SampleDataset,
+    tokenizer: bytearray,
+    token_bytes: TokenBytes,
+    spec: RunSpec,
+    telemetry: Telemetry,
+) -> str:
+    prompt = encode(tokenizer, spec.evaluate.sample_prompt) or [END_OF_TEXT]
+    written = generate(
+        model,
+        prompt,
+        tokens=spec.evaluate.sample_tokens,
+        context_tokens=dataset.split("train").sample_tokens - 1,
+        seed=spec.train.seed,
+        section=telemetry.enter,
+    )
+    return redacted(token_bytes.decode(np.array(written)))
+
+
+def encode(tokenizer: bytearray, text: str) -> list[int]:
+    """The tokens of `text`, by the dataset's own tokenizer."""
+    from tokenizers import Tokenizer
+
+    ids: list[int] = Tokenizer.from_buffer(bytes(tokenizer)).encode(text, add_special_tokens=False).ids
+    return ids
+
+
+def redacted(text: bytes) -> str:
+    """What may be shown of a model's own words: it may have learnt what a policy let through."""
+    from stoker.intake.scan import redact
+
+    shown, _ = redact(text, tuple(Kind))
+    return shown.decode(errors="replace")
