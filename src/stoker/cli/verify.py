@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from stoker.cli.command import House, command
-from stoker.cli.table import human_seconds, printable
+from stoker.cli.main import printable
+from stoker.cli.table import human_seconds
 from stoker.promises.promise import PromiseReport, Standing, VerifyReport
 
 _SIGNS = {Standing.KEPT: "kept", Standing.NOT_KEPT: "NOT KEPT", Standing.UNTRIED: "untried"}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import mmap
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,15 +53,17 @@ class Searched:
     unreadable: tuple[Path, ...]
 
 
-def search(folders: Iterable[Path], needles: Mapping[str, Mapping[str, bytes]]) -> Searched:
-    """Every regular file below `folders`, and every file name, for every form of every needle.
+def search(
+    folders: Iterable[Path], needles: Mapping[str, Mapping[str, bytes]], *, newer_s: float = 0.0
+) -> Searched:
+    """Every file below `folders` changed since `newer_s`, and its name, for every form of every needle.
 
     Symbolic links are not followed; a file that vanishes meanwhile is skipped, an unreadable one is named.
     """
     files = content_bytes = 0
     hits: list[Hit] = []
     unreadable: list[Path] = []
-    for path in _regular_files(folders):
+    for path in _regular_files(folders, newer_s):
         hits.extend(_in_bytes(path, os.fsencode(path.name), needles, "file name, "))
         try:
             with path.open("rb") as file:
@@ -85,11 +89,13 @@ def _in_bytes(
                 yield Hit(path, name, prefix + form, offset)
 
 
-def _regular_files(folders: Iterable[Path]) -> Iterator[Path]:
+def _regular_files(folders: Iterable[Path], newer_s: float) -> Iterator[Path]:
     for folder in folders:
         for base, names, leaves in os.walk(folder):
             names.sort()
             for leaf in sorted(leaves):
                 path = Path(base, leaf)
-                if path.is_file() and not path.is_symlink():
-                    yield path
+                with contextlib.suppress(OSError):
+                    status = path.lstat()
+                    if stat.S_ISREG(status.st_mode) and status.st_mtime >= newer_s:
+                        yield path

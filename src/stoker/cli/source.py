@@ -1,0 +1,157 @@
+"""`stoker import` and `stoker source`: raw data comes in, sealed from the first byte."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import click
+
+from stoker.cli.command import House, command
+from stoker.cli.table import day, human_bytes, pairs, short, table
+from stoker.core.config import Layer, load, read_layer
+from stoker.intake.importing import ImportReport, import_source
+from stoker.ledger.records import SourceRecord
+from stoker.spec.recipe import ImportSpec
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRow:
+    """One version of a source. Times are seconds since the Unix epoch."""
+
+    name: str
+    version: str
+    manifest_root: str
+    kek: str
+    files: int
+    content_bytes: int
+    left_out: Mapping[str, int]
+    imported_by: str
+    imported_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Source versions, newest last."""
+
+    kind: ClassVar[str] = "sources"
+    version: ClassVar[int] = 1
+    sources: tuple[SourceRow, ...]
+
+
+def _row(record: SourceRecord) -> SourceRow:
+    return SourceRow(
+        record.name,
+        record.version,
+        record.manifest_root,
+        record.kek,
+        record.files,
+        record.content_bytes,
+        record.left_out,
+        record.imported_by,
+        record.imported_s,
+    )
+
+
+def import_text(report: ImportReport) -> str:
+    """What was taken, its digest, and what was left out and why."""
+    record = report.record
+    lines = [
+        pairs(
+            [
+                ("source", f"{record.name}, version {record.version[:8]}"),
+                ("taken", f"{record.files:,} files, {human_bytes(record.content_bytes)}"),
+                ("sealed", f"{report.shards} shards, {human_bytes(report.object_bytes)}"),
+                ("manifest", record.manifest_root),
+            ]
+        )
+    ]
+    if report.left_out:
+        rows = [(each.reason, each.entries, ", ".join(each.examples)) for each in report.left_out]
+        lines.append(table(("left out because", "count", "such as"), rows, indent="  "))
+    else:
+        lines.append("left out   nothing")
+    if report.unfinished_removed:
+        lines.append(f"cleaned    {report.unfinished_removed} objects of an import that did not finish")
+    return "\n".join(lines)
+
+
+def _sources_text(result: Sources) -> str:
+    rows = [
+        (
+            row.name,
+            row.version[:8],
+            row.files,
+            human_bytes(row.content_bytes),
+            short(row.manifest_root),
+            row.imported_by,
+        )
+        for row in result.sources
+    ]
+    return table(("name", "version", "files", "size", "manifest", "imported by"), rows)
+
+
+def _one_text(result: Sources) -> str:
+    (row,) = result.sources
+    left_out = ", ".join(f"{count} {reason}" for reason, count in row.left_out.items()) or "nothing"
+    return pairs(
+        [
+            ("source", row.name),
+            ("version", row.version),
+            ("manifest", row.manifest_root),
+            ("key", row.kek),
+            ("taken", f"{row.files:,} files, {human_bytes(row.content_bytes)}"),
+            ("left out", left_out),
+            ("imported", f"{day(row.imported_s)} by {row.imported_by}"),
+        ]
+    )
+
+
+@command("import", text=import_text)
+@click.argument("name")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--settings", type=click.Path(path_type=Path), help="A TOML file with import settings.")
+@click.argument("overrides", nargs=-1)
+def import_(
+    house: House, name: str, folder: Path, settings: Path | None, overrides: tuple[str, ...]
+) -> ImportReport:
+    """Bring the text files of FOLDER into quarantine as source NAME. OVERRIDES are settings such as
+    'include=["*.md"]'."""
+    layers: list[Layer] = [] if settings is None else [read_layer(settings)]
+    spec = load(ImportSpec, layers, overrides).value
+    return import_source(
+        name,
+        folder,
+        spec,
+        actor=house.actor,
+        ledger=house.ledger,
+        backend=house.backend,
+        store=house.store,
+        progress=house.progress,
+        clock=house.clock,
+        locks=house.home.locks_dir,
+    )
+
+
+@click.group()
+def source() -> None:
+    """What has been imported."""
+
+
+@command("ls", text=_sources_text)
+def ls(house: House) -> Sources:
+    """Every source version, newest last."""
+    return Sources(tuple(_row(record) for record in house.ledger.catalogue.sources()))
+
+
+@command("show", text=_one_text)
+@click.argument("name")
+def show(house: House, name: str) -> Sources:
+    """The newest version of source NAME."""
+    return Sources((_row(house.ledger.catalogue.latest_source(name)),))
+
+
+source.add_command(ls)
+source.add_command(show)

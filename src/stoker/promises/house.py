@@ -1,0 +1,70 @@
+"""What a check may look at: the open house, and every sealed thing that its ledger knows of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from stoker.core.clock import Clock
+from stoker.core.home import Home
+from stoker.keys.backend import KeyBackend
+from stoker.keys.partition import BackendKeySource
+from stoker.ledger.ledger import Ledger
+from stoker.store.cache import NodeCache
+from stoker.store.header import MAX_HEADER_BYTES, StreamHeader, parse_header
+from stoker.store.manifest import Manifest
+from stoker.store.objects import ObjectStore
+
+
+@dataclass(frozen=True, slots=True)
+class SealedThing:
+    """A source or dataset in the store, by what the ledger recorded of it."""
+
+    what: str
+    prefix: str
+    root: str
+    kek: str
+    expires_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenHouse:
+    """The parts that promises are checked on."""
+
+    home: Home
+    ledger: Ledger
+    backend: KeyBackend
+    store: ObjectStore
+    cache: NodeCache
+    clock: Clock
+
+    @property
+    def keys(self) -> BackendKeySource:
+        return BackendKeySource(self.backend)
+
+    def sealed_things(self) -> Iterator[SealedThing]:
+        """Every source and dataset version, newest first, datasets before sources."""
+        catalogue = self.ledger.catalogue
+        for dataset in reversed(catalogue.datasets()):
+            prefix = f"datasets/{dataset.name}/{dataset.version}"
+            what = f"dataset {dataset.name} {dataset.version[:8]}"
+            yield SealedThing(what, prefix, dataset.root, dataset.kek, dataset.expires_s)
+        for source in reversed(catalogue.sources()):
+            prefix = f"sources/{source.name}/{source.version}"
+            what = f"source {source.name} {source.version[:8]}"
+            yield SealedThing(what, prefix, source.manifest_root, source.kek, None)
+
+    def is_lost(self, thing: SealedThing) -> bool:
+        """Whether the ledger says that nothing can open this any more."""
+        expired = thing.expires_s is not None and self.clock.now_s() >= thing.expires_s
+        return expired or self.ledger.catalogue.is_tombstoned(thing.kek)
+
+    def manifest(self, thing: SealedThing) -> Manifest:
+        """Its manifest, verified against the recorded root. Raises what Manifest.open raises."""
+        public_key = self.backend.signer("manifest").public_key
+        return Manifest.open(self.store, thing.prefix, thing.root, public_key)
+
+    def header(self, key: str) -> StreamHeader:
+        """What the stored stream says of itself, before anything of it is verified."""
+        size = self.store.size(key)
+        return parse_header(self.store.get_range(key, 0, min(size, MAX_HEADER_BYTES)), size, key)

@@ -1,0 +1,116 @@
+"""Identities and destroying a key with two of them, on a real ledger and a real key store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stoker.core.clock import ManualClock
+from stoker.core.errors import BadName
+from stoker.keys.backend import KeyBackend
+from stoker.keys.destruction import approve_destruction, request_destruction
+from stoker.keys.errors import DualControlRefused, KeyDestroyed, KeyUnknown
+from stoker.keys.identities import create_identity, identity_signer
+from stoker.keys.open import open_backend
+from stoker.keys.partition import BackendKeySource
+from stoker.keys.refs import KekRef, Purpose
+from stoker.keys.states import KekState
+from stoker.ledger.errors import UnknownIdentity
+from stoker.ledger.ledger import Ledger
+from stoker.ledger.records import Role
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, clock: ManualClock) -> Iterator[Ledger]:
+    with Ledger.open(f"sqlite:///{tmp_path}/ledger.db", tmp_path / "ledger.key", clock) as ledger:
+        yield ledger
+
+
+@pytest.fixture
+def backend(tmp_path: Path, clock: ManualClock) -> KeyBackend:
+    (tmp_path / "keys").mkdir(mode=0o700)
+    return open_backend((tmp_path / "keys").as_uri(), clock=clock, passphrase=None)
+
+
+@pytest.fixture
+def people(ledger: Ledger, backend: KeyBackend, clock: ManualClock) -> None:
+    for name, role in (
+        ("alice", Role.RESEARCHER),
+        ("bob", Role.REVIEWER),
+        ("carol", Role.AUDITOR),
+        ("dan", Role.REVIEWER),
+    ):
+        create_identity(name, role, actor=None, ledger=ledger, backend=backend, clock=clock)
+
+
+def actions(ledger: Ledger) -> list[tuple[str, str, str]]:
+    return [(each.actor, each.action, each.subject) for each in ledger.audit.entries()]
+
+
+def test_an_identity_has_a_key_whose_public_half_is_in_the_ledger(
+    ledger: Ledger, backend: KeyBackend, people: None
+) -> None:
+    alice = ledger.catalogue.identity("alice")
+    assert alice.role is Role.RESEARCHER
+    assert alice.public_key == identity_signer(backend, "alice").public_key
+    assert ("alice", "identity.create", "identity/alice") in actions(ledger)
+
+
+def test_an_identity_named_like_a_path_is_refused(
+    ledger: Ledger, backend: KeyBackend, clock: ManualClock
+) -> None:
+    with pytest.raises(BadName):
+        create_identity("../root", Role.ADMIN, actor=None, ledger=ledger, backend=backend, clock=clock)
+    assert actions(ledger) == []
+
+
+def test_two_identities_destroy_a_key_and_everything_says_so(
+    ledger: Ledger, backend: KeyBackend, people: None
+) -> None:
+    kek = backend.create_kek("dataset/own-text", Purpose.DATASET, expires_s=None)
+    keys = BackendKeySource(backend)
+    key, wrapped = keys.new_partition_key(kek, Purpose.DATASET)
+    key.wipe()
+    request_destruction(kek, actor="alice", ledger=ledger, backend=backend)
+    keys.open_partition_key(kek, wrapped, Purpose.DATASET).wipe()
+    info = approve_destruction(kek, actor="bob", ledger=ledger, backend=backend)
+    assert info.state is KekState.DESTROYED
+    with pytest.raises(KeyDestroyed):
+        keys.open_partition_key(kek, wrapped, Purpose.DATASET)
+    (stone,) = ledger.catalogue.tombstones()
+    assert (stone.kek, stone.requested_by, stone.approved_by) == (str(kek), "alice", "bob")
+    assert actions(ledger)[-2:] == [
+        ("alice", "key.request_destroy", f"key/{kek}"),
+        ("bob", "key.destroy", f"key/{kek}"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("requester", "approver"), [("bob", "bob"), ("bob", "carol"), ("alice", "alice"), (None, "bob")]
+)
+def test_one_identity_an_auditor_or_no_request_destroys_nothing(
+    ledger: Ledger, backend: KeyBackend, people: None, requester: str | None, approver: str
+) -> None:
+    kek = backend.create_kek("dataset/own-text", Purpose.DATASET, expires_s=None)
+    if requester is not None:
+        request_destruction(kek, actor=requester, ledger=ledger, backend=backend)
+    with pytest.raises(DualControlRefused):
+        approve_destruction(kek, actor=approver, ledger=ledger, backend=backend)
+    assert backend.info(kek).state is KekState.ACTIVE
+    assert ledger.catalogue.tombstones() == ()
+    assert "key.destroy" not in [action for _, action, _ in actions(ledger)]
+
+
+def test_unknown_identities_and_keys_are_named(ledger: Ledger, backend: KeyBackend, people: None) -> None:
+    kek = backend.create_kek("dataset/own-text", Purpose.DATASET, expires_s=None)
+    with pytest.raises(UnknownIdentity):
+        request_destruction(kek, actor="mallory", ledger=ledger, backend=backend)
+    with pytest.raises(KeyUnknown):
+        request_destruction(KekRef("dataset/other", 1), actor="alice", ledger=ledger, backend=backend)
