@@ -75,7 +75,7 @@ def seal_small_dataset(folder: Path, keys: KeySource, kek: KekRef, signer: Signe
     texts = {"train": inspect.getsource(json.decoder), "heldout": inspect.getsource(textwrap)[:4000]}
     tokenizer = small_tokenizer([*texts.values(), inspect.getsource(typing)[:4000]])
     schema = SampleSchema.fit(
-        vocabulary=VOCABULARY, sample_tokens=SEQUENCE_TOKENS + 1, chunk_log2=14, samples_per_shard=400
+        vocabulary=VOCABULARY, sample_tokens=SEQUENCE_TOKENS + 1, chunk_log2=14, samples_per_shard=1000
     )
     manifest = ManifestWriter()
     splits = []
