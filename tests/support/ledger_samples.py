@@ -39,7 +39,7 @@ def open_ledger(folder: Path, clock: ManualClock | None = None) -> Ledger:
 
 
 def identity_record(name: str = "alice", role: Role = Role.RESEARCHER) -> IdentityRecord:
-    return IdentityRecord(name, role, hashlib.sha256(name.encode()).digest(), NOW_S)
+    return IdentityRecord(name, role, hashlib.sha256(ascii(name).encode()).digest(), NOW_S)
 
 
 def source_record(name: str = "own-text", version: str = "v1", **changes: Any) -> SourceRecord:

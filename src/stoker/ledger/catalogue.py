@@ -7,13 +7,14 @@ changes without an entry in the audit log. See docs/design/ledger.md, "The catal
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 from sqlalchemy.exc import DBAPIError
 
+from stoker.core.errors import StokerError
 from stoker.core.ids import ReviewId, RunId
 from stoker.ledger import rows, schema
 from stoker.ledger.database import Database
@@ -74,7 +75,7 @@ class _Act:
         self.places = 0
         self.digests: dict[tuple[str, tuple[str, ...]], RowDigest] = {}
         self.open = True
-        self.failure: DBAPIError | None = None
+        self.failure: StokerError | None = None
 
 
 class Catalogue:
@@ -107,9 +108,10 @@ class Catalogue:
 
     def add_identity(self, record: IdentityRecord) -> None:
         """Record a person or service. Raises LedgerRefused when the name is taken."""
+        values = rows.to_row(record)
         if self._one(schema.identity, schema.identity.c.name == record.name) is not None:
             raise LedgerRefused(f"Identity {record.name[:80]!a} exists already.", hint="Use another name.")
-        self._insert(schema.identity, record)
+        self._insert(schema.identity, values)
 
     def identity(self, name: str) -> IdentityRecord:
         """The identity of that name. Raises UnknownIdentity."""
@@ -128,10 +130,11 @@ class Catalogue:
 
     def add_source(self, record: SourceRecord) -> None:
         """Record an import. Raises LedgerRefused when that version is there already."""
+        values = rows.to_row(record)
         table = schema.source
         if self._one(table, table.c.name == record.name, table.c.version == record.version) is not None:
             raise LedgerRefused(f"Source {_shown(record.name, record.version)} is recorded already.")
-        self._insert(table, record)
+        self._insert(table, values)
 
     def sources(self, name: str | None = None) -> tuple[SourceRecord, ...]:
         """Every import, or those of one source; newest last."""
@@ -156,10 +159,11 @@ class Catalogue:
         would change, or when the state may not follow the recorded one.
         """
         table = schema.review
+        values = rows.to_row(record)
         row = self._one(table, table.c.id == record.id)
         if row is None:
             self._need(schema.source, "source", name=record.source, version=record.source_version)
-            self._insert(table, record)
+            self._insert(table, values)
             return
         before = self._record(rows.review_of, row)
         changed = [name for name in _REQUEST_FIELDS if getattr(before, name) != getattr(record, name)]
@@ -172,7 +176,6 @@ class Catalogue:
                 f"Review {record.id} is {before.state}; it cannot become {record.state}.",
                 hint="Request a new review.",
             )
-        values = rows.to_row(record)
         self._update(table, {"id": record.id}, values)
 
     def review(self, id: ReviewId) -> ReviewRecord:
@@ -193,6 +196,7 @@ class Catalogue:
 
     def add_dataset(self, record: DatasetRecord) -> None:
         """Record a preparation. Raises LedgerRefused when it is there, or its source or review is not."""
+        values = rows.to_row(record)
         table = schema.dataset
         if self._one(table, table.c.name == record.name, table.c.version == record.version) is not None:
             raise LedgerRefused(f"Dataset {_shown(record.name, record.version)} is recorded already.")
@@ -200,7 +204,7 @@ class Catalogue:
             raise LedgerRefused(f"A dataset with root {record.root[:80]!a} is recorded already.")
         self._need(schema.source, "source", name=record.source, version=record.source_version)
         self._need(schema.review, "review", id=record.review)
-        self._insert(table, record)
+        self._insert(table, values)
 
     def set_dataset_state(self, root: str, state: DatasetState) -> None:
         """Set the state of the dataset with that root; a destroyed one stays destroyed.
@@ -255,11 +259,12 @@ class Catalogue:
 
     def add_run(self, record: RunRecord) -> None:
         """Record a run that starts. Raises LedgerRefused when it is there, or dataset or review are not."""
+        values = rows.to_row(record)
         if self._one(schema.run, schema.run.c.id == record.id) is not None:
             raise LedgerRefused(f"Run {record.id[:80]!a} is recorded already.")
         self._need(schema.dataset, "dataset", root=record.dataset_root)
         self._need(schema.review, "review", id=record.review)
-        self._insert(schema.run, record)
+        self._insert(schema.run, values)
 
     def end_run(self, id: RunId, outcome: RunOutcome, ended_s: float) -> None:
         """Record how a run ended. Raises UnknownRun, and LedgerRefused when it has ended before."""
@@ -290,11 +295,12 @@ class Catalogue:
 
         Raises LedgerRefused when the run is not there or the sequence number is taken.
         """
+        values = rows.to_row(record)
         self._need(schema.run, "run", id=record.run)
         table = schema.checkpoint
         if self._one(table, table.c.run == record.run, table.c.sequence == record.sequence) is not None:
             raise LedgerRefused(f"Checkpoint {record.sequence} of run {record.run} is recorded already.")
-        self._insert(table, record)
+        self._insert(table, values)
 
     def checkpoints(self, run: RunId) -> tuple[CheckpointRecord, ...]:
         """The checkpoints of a run, in order of their sequence."""
@@ -305,9 +311,10 @@ class Catalogue:
 
     def add_tombstone(self, record: TombstoneRecord) -> None:
         """Record that a key is gone for good. Raises LedgerRefused when it is recorded already."""
+        values = rows.to_row(record)
         if self.is_tombstoned(record.kek):
             raise LedgerRefused(f"The tombstone of key {record.kek[:200]!a} is recorded already.")
-        self._insert(schema.tombstone, record)
+        self._insert(schema.tombstone, values)
 
     def tombstones(self) -> tuple[TombstoneRecord, ...]:
         return self._many(schema.tombstone, rows.tombstone_of)
@@ -327,8 +334,8 @@ class Catalogue:
         try:
             yield act.connection
         except DBAPIError as error:
-            act.failure = error
-            raise
+            act.failure = self._database.named(error)
+            raise act.failure from error
 
     def _writable(self) -> _Act:
         if self._act is None or not self._act.open:
@@ -336,16 +343,21 @@ class Catalogue:
         return self._act
 
     def _one(self, table: sa.Table, *where: sa.ColumnElement[bool]) -> RowMapping | None:
-        with self._connected() as connection:
-            return connection.execute(sa.select(table).where(*where)).mappings().one_or_none()
+        found = self._all(sa.select(table).where(*where))
+        return found[0] if found else None
 
     def _many(
         self, table: sa.Table, make: Callable[[RowMapping], T], *where: sa.ColumnElement[bool]
     ) -> tuple[T, ...]:
         query = sa.select(table).where(*where).order_by(table.c.entry, table.c.place)
-        with self._connected() as connection:
-            found = connection.execute(query).mappings().all()
-        return tuple(self._record(make, row) for row in found)
+        return tuple(self._record(make, row) for row in self._all(query))
+
+    def _all(self, query: sa.Select[Any]) -> Sequence[RowMapping]:
+        try:
+            with self._connected() as connection:
+                return connection.execute(query).mappings().all()
+        except UnicodeEncodeError:
+            return ()  # a name that is no Unicode text is nowhere in the ledger
 
     def _record(self, make: Callable[[RowMapping], T], row: RowMapping) -> T:
         try:
@@ -366,9 +378,8 @@ class Catalogue:
             shown = "/".join(ascii(value[:80]) for value in key.values())
             raise LedgerRefused(f"The {what} {shown} is not in the ledger.", hint=f"Record the {what} first.")
 
-    def _insert(self, table: sa.Table, record: rows.Record) -> None:
+    def _insert(self, table: sa.Table, values: dict[str, Any]) -> None:
         act = self._writable()
-        values = rows.to_row(record)
         values |= {"entry": act.entry, "place": act.places}
         act.places += 1
         with self._connected() as connection:

@@ -95,9 +95,10 @@ class Database:
         try:
             yield
         except DBAPIError as error:
-            raise self._named(error) from error
+            raise self.named(error) from error
 
-    def _named(self, error: DBAPIError) -> StokerError:
+    def named(self, error: DBAPIError) -> StokerError:
+        """What a database error means to the person who meets it."""
         if isinstance(error, IntegrityError):
             return LedgerRefused(
                 f"The ledger refused a row that contradicts what it holds: {error.orig}.",
