@@ -66,7 +66,11 @@ class NodeCache:
 
     def drop(self, prefix: str) -> None:
         """Forget every object under the folder `prefix`; what is open stays readable until closed."""
-        shutil.rmtree(self._objects / check_key(prefix), ignore_errors=True)
+        path = self._objects / check_key(prefix)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
     def size_bytes(self) -> int:
         """How much the cache holds now."""

@@ -85,7 +85,7 @@ class ManifestWriter:
         if earlier != number:
             raise SaltReused(
                 f"Shards {earlier} and {number} have the same header, so the same key.",
-                hint="Random numbers repeat on this machine, or a shard was added twice. Nothing was committed.",
+                hint="Random numbers repeat here, or a shard was added twice. Nothing was committed.",
             )
         self._entries += encoded
         self._samples += entry.samples

@@ -43,6 +43,7 @@ class FileSource:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._descriptor = -1
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._size = os.fstat(self._descriptor).st_size
         self._buffer = bytearray()

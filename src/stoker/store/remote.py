@@ -52,9 +52,11 @@ class RemoteStore:
                 place,
             )
         except (BaseError, ValueError, TypeError) as error:
+            # The library quotes the URL, which may hold credentials.
+            reason = _first_line(error).replace(url, place)
             raise StoreUnreachable(
-                f"{place[:200]!a} cannot be used as a store: {_first_line(error)}", hint=_HINT
-            ) from error
+                f"{place[:200]!a} cannot be used as a store: {reason}", hint=_HINT
+            ) from None
 
     @property
     def place(self) -> str:
