@@ -69,7 +69,10 @@ def import_text(report: ImportReport) -> str:
         )
     ]
     if report.left_out:
-        rows = [(each.reason, each.entries, ", ".join(each.examples)) for each in report.left_out]
+        rows = [
+            (each.reason.replace("_", " "), each.entries, ", ".join(each.examples[:2])[:70])
+            for each in report.left_out
+        ]
         lines.append(table(("left out because", "count", "such as"), rows, indent="  "))
     else:
         lines.append("left out   nothing")
