@@ -10,10 +10,11 @@ from torch.distributed.tensor import DTensor
 from stoker.core.events import Section
 from stoker.spec.model import ModelSpec
 from stoker.spec.run import Precision, RunSpec, TrainSpec
+from stoker.train.loss import next_token_loss
 from stoker.train.models import build_model, materialise
 from stoker.train.optimizer import build_optimizer
 from stoker.train.parallelize import parallelize
-from stoker.train.step import NonFiniteLoss, StepFigures, next_token_loss, train_step
+from stoker.train.step import NonFiniteLoss, StepFigures, train_step
 from support.ranks import RankFailed, run_ranks
 
 VOCABULARY = 61

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as distributed
-import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from stoker.core.errors import StokerError
 from stoker.core.events import Section
 from stoker.spec.run import TrainSpec
+from stoker.train.loss import next_token_loss
 from stoker.train.optimizer import set_learning_rate
 from stoker.train.schedule import learning_rate_at
 
@@ -69,12 +69,6 @@ def train_step(
     set_learning_rate(optimizer, learning_rate_at(step, spec))
     optimizer.step()
     return StepFigures(loss=mean_loss, grad_norm=norm.item())
-
-
-def next_token_loss(model: nn.Module, batch: Tensor) -> Tensor:
-    """Mean cross-entropy in nats of each token after the first, given those before it; computed in fp32."""
-    logits = model(batch[:, :-1])
-    return functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
 
 
 def _mean_over_ranks(value: Tensor) -> float:

@@ -1,0 +1,61 @@
+"""The loss of a batch: mean cross-entropy of each next token. See docs/design/train-model.md."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+PIECE_BYTES: Final = 512 * 1024
+"""How much of the logits is in fp32 at a time: about what a core's second cache holds."""
+
+
+def next_token_loss(model: nn.Module, batch: Tensor) -> Tensor:
+    """Mean cross-entropy in nats of each token after the first, given those before it.
+
+    `batch` is int64 `[rows, sequence_tokens + 1]`; sums are in fp32 whatever the precision of the logits.
+    """
+    logits = model(batch[:, :-1])
+    loss: Tensor = CrossEntropy.apply(  # type: ignore[no-untyped-call]
+        logits.flatten(0, 1), batch[:, 1:].flatten()
+    )
+    return loss
+
+
+class CrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy whose gradient is made in the forward pass, a piece of rows at a time.
+
+    The logits of a vocabulary are the largest tensor of a step. Here they never exist in fp32 as a whole, and
+    are read once: their gradient is written where the logits' own type needs half the memory. It takes half
+    the time of torch's own, on CPU in bf16 (docs/decisions/0603-loss-in-pieces.md).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        """`logits` `[tokens, vocabulary]`, `targets` int64 `[tokens]`; an fp32 scalar."""
+        tokens, vocabulary = logits.shape
+        wanted = ctx.needs_input_grad[0]
+        gradient = torch.empty_like(logits) if wanted else None
+        piece = max(1, PIECE_BYTES // (4 * vocabulary))
+        total = torch.zeros((), dtype=torch.float32, device=logits.device)
+        for start in range(0, tokens, piece):
+            rows = logits[start : start + piece].float()
+            aim = targets[start : start + piece, None]
+            rows = rows - rows.amax(dim=-1, keepdim=True)
+            chosen = rows.gather(1, aim)
+            sums = rows.exp_().sum(dim=-1, keepdim=True)
+            total += (sums.log() - chosen).sum()
+            if gradient is not None:
+                rows.mul_(1.0 / (sums * tokens))
+                rows.scatter_add_(1, aim, torch.full_like(chosen, -1.0 / tokens))
+                gradient[start : start + piece] = rows
+        ctx.gradient = gradient
+        return total / tokens
+
+    @staticmethod
+    def backward(ctx: Any, *received: Tensor) -> tuple[Tensor, None]:
+        """The gradient made on the way forward, times what came back."""
+        gradient: Tensor = ctx.gradient
+        ctx.gradient = None
+        return gradient.mul_(received[0].to(gradient.dtype)), None
