@@ -27,9 +27,10 @@ _LOCK_PAUSE_S: Final = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One version of a file: its bytes, and a descriptor that keeps its inode number from reuse."""
+    """One version of a file: its bytes, what it was, and a descriptor that keeps its inode number taken."""
 
     data: bytes
+    identity: tuple[int, int, int, int]
     descriptor: int
 
     def close(self) -> None:
@@ -81,13 +82,7 @@ class KeystoreFolder:
             now = self.keystore_path.stat()
         except FileNotFoundError:
             return False
-        then = os.fstat(snapshot.descriptor)
-        return (now.st_dev, now.st_ino, now.st_mtime_ns, now.st_size) == (
-            then.st_dev,
-            then.st_ino,
-            then.st_mtime_ns,
-            len(snapshot.data),
-        )
+        return _identity(now) == snapshot.identity
 
     def replace(self, contents: Mapping[Path, bytes | bytearray]) -> None:
         """Put all of `contents` in place, or nothing: all are written beside before the first is renamed.
@@ -122,6 +117,10 @@ class KeystoreFolder:
                 erase(left)
 
 
+def _identity(found: os.stat_result) -> tuple[int, int, int, int]:
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+
 def read_private(path: Path) -> Snapshot | None:
     """The file at `path`, read whole, or None when there is none.
 
@@ -131,14 +130,15 @@ def read_private(path: Path) -> Snapshot | None:
     if descriptor is None:
         return None
     try:
-        size = os.fstat(descriptor).st_size
+        found = os.fstat(descriptor)
+        size = found.st_size
         if size > MAX_FILE_BYTES:
             raise KeystoreDamaged(
                 f"{path} has {size} bytes; a key store has at most {MAX_FILE_BYTES}.",
                 hint="It is no key store. Restore it from a copy you trust.",
             )
         with os.fdopen(os.dup(descriptor), "rb") as file:
-            return Snapshot(file.read(MAX_FILE_BYTES), descriptor)
+            return Snapshot(file.read(MAX_FILE_BYTES), _identity(found), descriptor)
     except BaseException:
         os.close(descriptor)
         raise
