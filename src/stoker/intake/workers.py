@@ -1,0 +1,159 @@
+"""Two or more processes for work on bytes, without store or ledger. See docs/design/intake.md, "Workers".
+
+Workers are forked and speak over socket pairs only: nothing they see touches the disk. A worker ends when
+its pair closes, so none outlives a parent that was killed.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
+from types import TracebackType
+from typing import Any, Final, Generic, TypeVar
+
+from stoker.intake.errors import WorkerLost
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_FORK: Final = multiprocessing.get_context("fork")
+_DONE: Final = "done"
+_FAILED: Final = "failed"
+
+
+class Workers(Generic[T, R]):
+    """Processes that each apply one function to the tasks they are given, one at a time.
+
+    `start` runs once in each worker and makes the function from `settings`. Close, or use as a context.
+    """
+
+    def __init__(self, processes: int, start: Callable[[Any], Callable[[T], R]], settings: object) -> None:
+        self._pairs: list[tuple[ForkProcess, Connection]] = []
+        try:
+            for _ in range(max(1, processes)):
+                ours, theirs = _FORK.Pipe()
+                others = [pair[1] for pair in self._pairs]
+                process = _FORK.Process(
+                    target=_serve, args=(theirs, [ours, *others], start, settings), daemon=True
+                )
+                process.start()
+                theirs.close()
+                self._pairs.append((process, ours))
+        except BaseException:
+            self.close()
+            raise
+
+    def map(self, tasks: Iterable[T]) -> Iterator[R]:
+        """The function's results in the order of `tasks`; tasks are drawn as workers become free.
+
+        Raises WorkerLost when a worker dies or its function fails.
+        """
+        source = iter(enumerate(tasks))
+        idle = [connection for _, connection in self._pairs]
+        working: dict[Connection, int] = {}
+        waiting: dict[int, R] = {}
+        following = 0
+        exhausted = False
+        while not exhausted or working:
+            while idle and not exhausted:
+                task = next(source, None)
+                if task is None:
+                    exhausted = True
+                    break
+                connection = idle.pop()
+                self._send(connection, task[1])
+                working[connection] = task[0]
+            for ready in wait(list(working)) if working else ():
+                assert isinstance(ready, Connection)
+                connection = ready
+                waiting[working.pop(connection)] = self._receive(connection)
+                idle.append(connection)
+            while following in waiting:
+                yield waiting.pop(following)
+                following += 1
+
+    def _send(self, connection: Connection, task: T) -> None:
+        try:
+            connection.send(task)
+        except OSError as error:
+            raise self._lost(connection) from error
+
+    def _receive(self, connection: Connection) -> R:
+        try:
+            outcome, value = connection.recv()
+        except (EOFError, OSError) as error:
+            raise self._lost(connection) from error
+        if outcome == _FAILED:
+            raise WorkerLost(f"A worker process failed: {value}.", hint="Report this with the command's log.")
+        result: R = value
+        return result
+
+    def _lost(self, connection: Connection) -> WorkerLost:
+        process = next(process for process, ours in self._pairs if ours is connection)
+        process.join(1.0)
+        code = process.exitcode
+        how = f"was ended by signal {-code}" if code is not None and code < 0 else f"exited with code {code}"
+        return WorkerLost(
+            f"Worker process {process.pid} {how}.",
+            hint="Often the machine was short of memory. Nothing was left behind; run it again.",
+        )
+
+    def close(self) -> None:
+        """End the workers."""
+        for process, connection in self._pairs:
+            connection.close()
+            process.terminate()
+        for process, _ in self._pairs:
+            process.join()
+        self._pairs = []
+
+    def __enter__(self) -> Workers[T, R]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _serve(
+    connection: Connection,
+    not_ours: list[Connection],
+    start: Callable[[Any], Callable[[T], R]],
+    settings: object,
+) -> None:
+    """A worker's whole life. Ctrl-C reaches the parent, which then closes the pair."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for other in not_ours:
+        other.close()
+    try:
+        function = start(settings)
+        while True:
+            task = connection.recv()
+            answer: tuple[str, object]
+            try:
+                answer = (_DONE, function(task))
+            except Exception as error:  # noqa: BLE001 - the top of a process
+                # The text of the error may be personal, so only its type goes on.
+                answer = (_FAILED, type(error).__name__)
+            connection.send(answer)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+def batches(items: Iterable[T], size_of: Callable[[T], int], batch_bytes: int) -> Iterator[list[T]]:
+    """`items` in order, in lists of at least one and, where they are small, about `batch_bytes`."""
+    batch: list[T] = []
+    total = 0
+    for item in items:
+        if batch and total + size_of(item) > batch_bytes:
+            yield batch
+            batch, total = [], 0
+        batch.append(item)
+        total += size_of(item)
+    if batch:
+        yield batch
