@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 
+from stoker.core.atomic import naming_full_disk
 from stoker.core.errors import Busy, DiskFull, StokerError
 from stoker.ledger.errors import LedgerRefused, LedgerUnusable
 
@@ -51,9 +52,11 @@ class Database:
         """
         if self._file is None:
             return
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with naming_full_disk(self._file):
+                self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                descriptor = os.open(self._file, flags, 0o600)
         except FileExistsError:
             if not self._file.is_file():
                 raise self._unusable("it is not a file") from None
@@ -94,19 +97,20 @@ class Database:
     def _naming_errors(self) -> Iterator[None]:
         try:
             yield
-        except DBAPIError as error:
+        except (DBAPIError, sqlite3.Error) as error:
             raise self.named(error) from error
 
-    def named(self, error: DBAPIError) -> StokerError:
+    def named(self, error: DBAPIError | sqlite3.Error) -> StokerError:
         """What a database error means to the person who meets it."""
+        cause = error.orig if isinstance(error, DBAPIError) else error
         if isinstance(error, IntegrityError):
             return LedgerRefused(
-                f"The ledger refused a row that contradicts what it holds: {error.orig}.",
+                f"The ledger refused a row that contradicts what it holds: {cause}.",
                 hint="Nothing was recorded. Look at what is there already and try again.",
             )
-        if not isinstance(error.orig, sqlite3.Error):
-            return self._unusable(str(error.orig).strip().split("\n")[0])
-        code = (getattr(error.orig, "sqlite_errorcode", None) or 0) & 0xFF
+        if not isinstance(cause, sqlite3.Error):
+            return self._unusable(str(cause).strip().split("\n")[0])
+        code = (getattr(cause, "sqlite_errorcode", None) or 0) & 0xFF
         if code == sqlite3.SQLITE_FULL or (
             code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and self._without_space()
         ):
@@ -119,7 +123,7 @@ class Database:
                 f"Another process has been writing to {self.place} for too long.",
                 hint="Nothing was recorded. Wait for it to end, or stop it, then run it again.",
             )
-        return self._unusable(str(error.orig))
+        return self._unusable(str(cause))
 
     def _unusable(self, reason: str) -> LedgerUnusable:
         return LedgerUnusable(

@@ -42,7 +42,7 @@ def read_key(path: Path) -> Ed25519Signer:
             f"The ledger's key {path} cannot be read: {error.strerror}.",
             hint="Restore it from your copy; without it nothing can be added to this ledger.",
         ) from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
             raise BadLedgerKey(f"The ledger's key {path} is not a plain file.", hint="Restore it.")
@@ -52,7 +52,9 @@ def read_key(path: Path) -> Ed25519Signer:
                 f"The ledger's key {path} has mode {stat.S_IMODE(facts.st_mode):04o}; others could use it.",
                 hint=f"Run: chmod 600 {path} — and if someone may have read it, start a new ledger.",
             )
-        data = file.read(_MAX_BYTES + 1)
+        data = os.read(descriptor, _MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
     try:
         heading, seed_text, rest = data.decode("ascii").split("\n")
         seed = bytes.fromhex(seed_text)
