@@ -278,8 +278,7 @@ class Agent:
         if event.kind not in RANK_KINDS:
             ear.dropped += 1
             return
-        if event.kind is EventKind.HEARTBEAT and not self._worth_keeping(ear, event):
-            return
+        keep = event.kind is not EventKind.HEARTBEAT or self._worth_keeping(ear, event)
         plan = self._plan
         stamped = replace(
             event,
@@ -289,10 +288,10 @@ class Agent:
             node=plan.node,
             mono_s=min(event.mono_s, self._clock.monotonic_s()),
         )
-        self._record(stamped)
+        self._record(stamped, keep=keep)
 
     def _worth_keeping(self, ear: _Ear, event: Event) -> bool:
-        """Within steps the sections change several times a second; two heartbeats a second are enough."""
+        """Within steps sections change several times a second; the file keeps two heartbeats a second."""
         now_s, section = self._clock.monotonic_s(), event.text("section")
         within_steps = section in _WORKING and ear.kept_section in _WORKING
         if within_steps and now_s - ear.kept_beat_s < _BEAT_APART_S:
@@ -331,8 +330,9 @@ class Agent:
         now_s, mono_s = self._clock.now_s(), self._clock.monotonic_s()
         self._record(Event(now_s, mono_s, RunId(plan.run), plan.attempt, rank, plan.node, kind, fields))
 
-    def _record(self, event: Event) -> None:
-        self._log.append(event)
+    def _record(self, event: Event, *, keep: bool = True) -> None:
+        if keep:
+            self._log.append(event)
         crowded = len(self._unsent) > _MAX_UNSENT_BYTES
         if self._supervised and not (crowded and event.kind is EventKind.HEARTBEAT):
             self._unsent += encode_event(event)

@@ -99,6 +99,7 @@ class Attempt:
         self._groups: list[int] = []
         self._partial = bytearray()
         self._closed = False
+        self._told_to_stop = False
         self.number = number
 
     @classmethod
@@ -164,9 +165,11 @@ class Attempt:
         self._order(Kill(rank))
 
     def stop(self, grace_s: float) -> None:
-        """Tell the agent to end its ranks; an agent that does not listen any more is ended itself."""
-        if not self._order(Stop(grace_s)) and grace_s <= 0:
+        """Tell the agent to end its ranks. Told so twice without grace, it is ended itself."""
+        heard = self._order(Stop(grace_s))
+        if grace_s <= 0 and (self._told_to_stop or not heard):
             self._agent.kill()
+        self._told_to_stop = self._told_to_stop or grace_s <= 0
 
     def note_group(self, group: int) -> None:
         """Remember the process group of a rank, in case its agent dies before it."""

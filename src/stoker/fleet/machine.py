@@ -289,6 +289,7 @@ TABLE: Final[Mapping[tuple[Phase, type[Input]], Rule]] = {
     (Phase.STARTING, Tick): _tick_starting,
     (Phase.TRAINING, Heard): _heard,
     (Phase.TRAINING, Exited): _exited,
+    (Phase.TRAINING, Refused): _refused,
     (Phase.TRAINING, Committed): _committed,
     (Phase.TRAINING, Gone): _gone,
     (Phase.TRAINING, Cancel): _cancel_alive,

@@ -1,0 +1,63 @@
+"""What a supervisor is given: the run to keep alive, and the errands that others do for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from stoker.core.events import Event
+from stoker.core.ids import RunId
+from stoker.fleet.agent_plan import IsolationPolicy
+from stoker.fleet.run_folder import RunFolder
+from stoker.fleet.run_state import Policy
+from stoker.keys.agent import KeyAgent
+
+
+@dataclass(frozen=True, slots=True)
+class KillRank:
+    """A fault on purpose: rank `rank` is killed when step `at_step` is done."""
+
+    rank: int
+    at_step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a supervisor is to keep alive."""
+
+    run: RunId
+    folder: RunFolder
+    node: str
+    steps: int
+    policy: Policy
+    environment: Mapping[str, str]
+    isolation: IsolationPolicy
+    faults: Sequence[KillRank] = ()
+
+
+class Errands(Protocol):
+    """What the supervisor needs of the house: keys, jobs and the ledger, behind one door."""
+
+    def resume_step(self) -> int:
+        """The step of the last recorded checkpoint; 0 when there is none."""
+        ...
+
+    def prepare(self, attempt: int) -> tuple[tuple[str, ...], ...]:
+        """Write the attempt's job file and return the command of each rank.
+
+        Raises a StokerError when the run may not go on: the review, the dataset or a key is gone.
+        """
+        ...
+
+    def lease(self, attempt: int) -> KeyAgent | None:
+        """The key agent of the attempt under a fresh lease; None where ranks need no keys."""
+        ...
+
+    def lease_expiry_s(self) -> float:
+        """When a lease that is renewed now shall end."""
+        ...
+
+    def committed(self, event: Event) -> None:
+        """Record a checkpoint."""
+        ...

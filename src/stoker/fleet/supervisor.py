@@ -1,0 +1,320 @@
+"""The shell around the run state machine: it carries out instructions and turns what happens into inputs.
+
+One thread, one loop. What to do is decided in machine.py; see docs/design/fleet.md, "The supervisor".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import selectors
+import signal
+from typing import Final
+
+from stoker.core.canonical import JsonValue
+from stoker.core.clock import Clock
+from stoker.core.errors import StokerError
+from stoker.core.events import Event, EventKind, EventLog, Section
+from stoker.core.progress import Progress, Task
+from stoker.fleet.agent_plan import IsolationPolicy
+from stoker.fleet.attempt import Attempt, AttemptOrder
+from stoker.fleet.charge import Charge, Errands
+from stoker.fleet.errors import IsolationRefused
+from stoker.fleet.isolation import Isolation, IsolationState, listening_outside
+from stoker.fleet.machine import transition, validate
+from stoker.fleet.run_state import (
+    ENDED,
+    AttemptOver,
+    Begin,
+    Cancel,
+    Committed,
+    EndRun,
+    Exited,
+    Gone,
+    Heard,
+    Input,
+    Instruction,
+    Phase,
+    Ready,
+    Refused,
+    ReportHang,
+    RestartPlanned,
+    RunState,
+    StartAttempt,
+    StopAttempt,
+    Tick,
+    begin_state,
+)
+from stoker.fleet.signals import signals_as_bytes
+from stoker.fleet.verdict import RunError, Verdict, explain
+from stoker.keys.agent import KeyAgent
+
+_TICK_S: Final = 0.25
+_LEAVING_S: Final = 0.005
+"""How often the supervisor looks whether the last process of an attempt is gone."""
+
+_CANCELLING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Supervisor:
+    """Keeps one run alive until it is finished, has failed, or is cancelled."""
+
+    def __init__(self, charge: Charge, errands: Errands, progress: Progress, clock: Clock) -> None:
+        self._charge = charge
+        self._errands = errands
+        self._progress = progress
+        self._clock = clock
+        self._state: RunState = begin_state(charge.folder.attempts_so_far(), errands.resume_step())
+        self._attempt: Attempt | None = None
+        self._ended_socket = False
+        self._keys: KeyAgent | None = None
+        self._renew_at_s = 0.0
+        self._faults = list(charge.faults)
+        self._errors: dict[int, RunError] = {}
+        self._refusal: StokerError | None = None
+        self._isolation = Isolation(IsolationState.OPEN, "no attempt was started")
+        self._end: EndRun | None = None
+        self._selector = selectors.DefaultSelector()
+        self._log = EventLog(charge.folder.events)
+        self._outside: tuple[int, str] = (0, "")
+        self._task: Task | None = None
+        self._shown_step = self._state.committed_step
+
+    def run(self) -> Verdict:
+        """Begin, and return when the run is over and none of its processes exists any more."""
+        charge = self._charge
+        resumed = self._state.attempt > 0
+        self._tell(
+            EventKind.RUN_STARTED,
+            steps=charge.steps,
+            world_size=charge.policy.world_size,
+            session="resumed" if resumed else "new",
+        )
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._log.close)
+            stack.callback(self._selector.close)
+            stack.callback(self._end_whatever_lives)
+            self._outside = stack.enter_context(listening_outside())
+            wake_fd = stack.enter_context(signals_as_bytes(_CANCELLING))
+            self._selector.register(wake_fd, selectors.EVENT_READ, "signals")
+            self._task = stack.enter_context(self._progress.task("train", charge.steps, "steps"))
+            self._task.advance(self._shown_step)
+            self._feed(Begin(self._now_s()))
+            while self._state.phase not in ENDED:
+                self._turn(wake_fd)
+        assert self._end is not None
+        return Verdict(self._end.outcome, self._error(self._end), self._isolation)
+
+    # -- what happens
+
+    def _turn(self, wake_fd: int) -> None:
+        patience_s = _LEAVING_S if self._ended_socket else _TICK_S
+        for key, _ in self._selector.select(patience_s):
+            if key.fd == wake_fd:
+                for _ in os.read(wake_fd, 64):
+                    self._tell(EventKind.CANCEL_REQUESTED)
+                    self._feed(Cancel(self._now_s()))
+            else:
+                self._listen()
+        self._renew_lease()
+        attempt = self._attempt
+        if attempt is not None and self._ended_socket and attempt.gone():
+            self._attempt_gone()
+        self._feed(Tick(self._now_s()))
+
+    def _listen(self) -> None:
+        assert self._attempt is not None
+        events, ended = self._attempt.read()
+        if ended:
+            self._selector.unregister(self._attempt)
+            self._ended_socket = True
+        for event in events:
+            self._hear(event)
+
+    def _attempt_gone(self) -> None:
+        number = self._state.attempt
+        self._attempt, self._ended_socket = None, False
+        if self._keys is not None:
+            self._keys.close()
+            self._keys = None
+        self._feed(Gone(self._now_s(), number))
+
+    def _hear(self, event: Event) -> None:
+        now_s, attempt, rank = self._now_s(), event.attempt, event.rank
+        if event.kind is EventKind.ISOLATION_PROBED:
+            self._probed(Isolation(IsolationState(event.text("state")), event.text("reason")))
+        elif event.kind is EventKind.RANK_SPAWNED and self._attempt is not None:
+            self._attempt.note_group(int(event.number("pid")))
+        elif event.kind is EventKind.HEARTBEAT:
+            with contextlib.suppress(ValueError):
+                section = Section(event.text("section"))
+                self._feed(Heard(now_s, attempt, rank, section, int(event.number("step"))))
+        elif event.kind is EventKind.RANK_READY:
+            self._feed(Ready(now_s, attempt, rank))
+        elif event.kind is EventKind.STEP and rank == 0:
+            self._stepped(event)
+        elif event.kind is EventKind.CHECKPOINT_COMMITTED and rank == 0:
+            self._errands.committed(event)
+            self._feed(Committed(now_s, attempt, int(event.number("step"))))
+        elif event.kind is EventKind.EVALUATION:
+            self._moved(event, Section.EVALUATE)
+        elif event.kind is EventKind.RANK_ERROR:
+            text = event.text
+            code = int(event.number("exit_code"))
+            self._errors[rank] = RunError(text("error_id"), text("message"), text("hint"), code)
+        elif event.kind is EventKind.RANK_EXITED:
+            code, number = int(event.number("exit_code")), int(event.number("signal"))
+            self._feed(Exited(now_s, attempt, rank, code, number))
+
+    def _stepped(self, event: Event) -> None:
+        step = int(event.number("step"))
+        self._moved(event, Section.OPTIMIZER)
+        if self._task is not None:
+            self._task.advance(max(step - self._shown_step, 0))
+            self._shown_step = max(step, self._shown_step)
+            again = "" if step == self._shown_step else ", again"
+            self._task.describe(f"loss {event.number('loss'):.3f}, attempt {event.attempt}{again}")
+        for fault in [each for each in self._faults if step >= each.at_step]:
+            self._faults.remove(fault)
+            self._tell(EventKind.FAULT_INJECTED, fault="kill_rank", step=step, target=fault.rank)
+            if self._attempt is not None:
+                self._attempt.kill_rank(fault.rank)
+
+    def _moved(self, event: Event, section: Section) -> None:
+        """News that is progress by itself."""
+        if 0 <= event.rank < len(self._state.ranks):
+            step = int(event.number("step")) if event.kind is EventKind.STEP else 0
+            known = self._state.ranks[event.rank]
+            now_s = self._now_s()
+            self._feed(Heard(now_s, event.attempt, event.rank, section, max(step, known.step), moved=True))
+
+    def _probed(self, found: Isolation) -> None:
+        """The lease is given, and the ranks are spawned, only after this."""
+        self._isolation = found
+        if self._attempt is None or self._state.phase is not Phase.STARTING:
+            return
+        required = self._charge.isolation is IsolationPolicy.REQUIRED
+        try:
+            if required and found.state is not IsolationState.ISOLATED:
+                raise IsolationRefused(
+                    f"The run asks for network isolation and does not have it: {found.reason}.",
+                    hint="Allow user namespaces on this machine or run as root, or ask for less isolation.",
+                )
+            self._keys, self._renew_at_s = self._errands.lease(self._state.attempt), 0.0
+        except StokerError as error:
+            self._refuse(error)
+            return
+        if self._keys is not None:
+            self._attempt.serve_keys(self._keys.serve)
+        self._attempt.spawn()
+
+    def _renew_lease(self) -> None:
+        if self._keys is None or self._clock.now_s() < self._renew_at_s:
+            return
+        try:
+            expiry_s = self._errands.lease_expiry_s()
+        except StokerError as error:
+            self._renew_at_s = math.inf
+            self._refuse(error)
+            return
+        self._keys.renew(expiry_s)
+        now_s = self._clock.now_s()
+        self._renew_at_s = now_s + max((expiry_s - now_s) / 3, 1.0)
+
+    # -- what is to be done
+
+    def _feed(self, given: Input) -> None:
+        self._state, instructions = transition(self._charge.policy, self._state, given)
+        validate(self._charge.policy, self._state)
+        for each in instructions:
+            self._carry_out(each)
+
+    def _carry_out(self, instruction: Instruction) -> None:
+        if isinstance(instruction, StartAttempt):
+            self._start_attempt(instruction.attempt)
+        elif isinstance(instruction, StopAttempt):
+            self._stop_attempt(instruction)
+        elif isinstance(instruction, ReportHang):
+            self._tell(
+                EventKind.RANK_HUNG,
+                rank=instruction.rank,
+                silent_s=instruction.silent_s,
+                section=instruction.section.value,
+            )
+        elif isinstance(instruction, AttemptOver):
+            self._tell(EventKind.ATTEMPT_ENDED, outcome=instruction.outcome)
+        elif isinstance(instruction, RestartPlanned):
+            self._tell(EventKind.RESTART_SCHEDULED, delay_s=instruction.delay_s, reason=instruction.reason)
+        else:
+            self._end = instruction
+            error = self._error(instruction)
+            self._tell(
+                EventKind.RUN_ENDED,
+                outcome=instruction.outcome.value,
+                error_id="" if error is None else error.error_id,
+                message="" if error is None else error.message,
+            )
+
+    def _start_attempt(self, number: int) -> None:
+        charge = self._charge
+        self._errors.clear()
+        charge.folder.attempt(number).mkdir(mode=0o700, exist_ok=True)
+        try:
+            commands = self._errands.prepare(number)
+            self._tell(
+                EventKind.ATTEMPT_STARTED,
+                world_size=charge.policy.world_size,
+                resume_step=self._errands.resume_step(),
+            )
+            order = AttemptOrder(
+                folder=charge.folder,
+                run=charge.run,
+                attempt=number,
+                node=charge.node,
+                commands=commands,
+                environment=charge.environment,
+                isolation=charge.isolation,
+                outside_port=self._outside[0],
+                outside_name=self._outside[1],
+            )
+            self._attempt = Attempt.start(order, with_keys=True)
+        except StokerError as error:
+            self._refuse(error)
+            return
+        self._selector.register(self._attempt, selectors.EVENT_READ, "attempt")
+
+    def _refuse(self, error: StokerError) -> None:
+        self._refusal = error
+        number = self._state.attempt
+        self._feed(Refused(self._now_s(), number))
+        if self._attempt is None:
+            self._feed(Gone(self._now_s(), number))
+
+    def _stop_attempt(self, instruction: StopAttempt) -> None:
+        if instruction.grace_s <= 0 and self._keys is not None:
+            self._keys.revoke()
+        if self._attempt is not None:
+            self._attempt.stop(instruction.grace_s)
+
+    def _end_whatever_lives(self) -> None:
+        """On any way out, expected or not, no process of the run stays behind."""
+        try:
+            if self._attempt is not None:
+                self._attempt.end_now(self._clock)
+        finally:
+            if self._keys is not None:
+                self._keys.close()
+
+    def _error(self, end: EndRun) -> RunError | None:
+        return explain(end, self._errors, self._refusal, self._charge, self._state.attempt)
+
+    def _tell(self, kind: EventKind, *, rank: int = -1, **fields: JsonValue) -> None:
+        charge = self._charge
+        now_s, mono_s = self._clock.now_s(), self._clock.monotonic_s()
+        self._log.append(
+            Event(now_s, mono_s, charge.run, self._state.attempt, rank, charge.node, kind, fields)
+        )
+
+    def _now_s(self) -> float:
+        return self._clock.monotonic_s()

@@ -1,0 +1,166 @@
+"""A rank that trains nothing and speaks the event protocol of docs/design/fleet.md, in plain Python.
+
+`python fake_rank.py --job PATH --rank R`. The job is a JSON object: run, attempt, world_size, steps, resume,
+checkpoint_every, step_s, and `deeds`, what goes wrong: `{"attempt", "rank", "at_step", "do"}`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
+
+
+class Rank:
+    def __init__(self, job: dict[str, Any], rank: int) -> None:
+        self.job, self.rank = job, rank
+        self.fd = int(os.environ["STOKER_EVENT_FD"])
+        self.section, self.step = "start_up", job["resume"]
+
+    def tell(self, kind: str, **fields: Any) -> None:
+        head = {"ts": time.time(), "mono_s": time.monotonic(), "run": self.job["run"]}
+        head |= {"attempt": self.job["attempt"], "rank": self.rank, "node": "local", "kind": kind}
+        os.write(self.fd, json.dumps({**head, **fields}).encode() + b"\n")
+
+    def beat(self, section: str) -> None:
+        self.section = section
+        self.tell("heartbeat", section=section, step=self.step)
+
+    def run(self) -> int:
+        job = self.job
+        signal.signal(signal.SIGTERM, self.end_politely)
+        self.tell("rank_started", pid=os.getpid())
+        self.beat("start_up")
+        self.misbehave("start")
+        self.tell("rank_ready", resume_step=job["resume"], parameters=7)
+        while self.step < job["steps"]:
+            self.beat("data")
+            time.sleep(job["step_s"])
+            self.step += 1
+            self.beat("compute")
+            self.misbehave(self.step)
+            if self.rank == 0:
+                self.tell_step(10.0 / self.step)
+                if self.step % job["checkpoint_every"] == 0:
+                    self.commit()
+        if self.rank == 0:
+            self.beat("evaluate")
+            figures = {"bits_per_byte": 2.0, "bytes": 100, "seconds": 0.0, "tokens": 40}
+            self.tell("evaluation", name="model", **figures)
+            self.tell("sample", text="def one(): pass")
+        self.beat("done")
+        return 0
+
+    def tell_step(self, loss: float) -> None:
+        figures = {
+            "lr": 0.1,
+            "grad_norm": 1.0,
+            "tokens": 64,
+            "step_s": self.job["step_s"],
+            "data_wait_s": 0.0,
+        }
+        self.tell("step", step=self.step, loss=loss, **figures)
+
+    def commit(self) -> None:
+        self.tell("checkpoint_started", step=self.step)
+        log = Path(self.job["folder"]) / "fake-commits"
+        with log.open("a") as file:
+            file.write(f"{self.step}\n")
+        sequence = len(log.read_text().splitlines())
+        figures = {"digest": f"{self.step:064x}", "stall_s": 0.0, "bytes": 10}
+        self.tell("checkpoint_committed", step=self.step, sequence=sequence, **figures)
+
+    def end_politely(self, *_: object) -> None:
+        if self.rank == 0 and self.job.get("commit_when_asked"):
+            self.commit()
+        sys.exit(3)
+
+    def misbehave(self, place: object) -> None:
+        for deed in self.job["deeds"]:
+            mine = deed["rank"] == self.rank and deed["attempt"] in (self.job["attempt"], "any")
+            if mine and deed["at_step"] == place:
+                getattr(self, "do_" + deed["do"])(deed)
+
+    def do_signal(self, deed: dict[str, Any]) -> None:
+        os.kill(os.getpid(), deed["signal"])
+
+    def do_exit(self, deed: dict[str, Any]) -> None:
+        if deed.get("report"):
+            fields = {"message": "A known error.", "hint": "Mend it.", "exit_code": deed["code"]}
+            self.tell("rank_error", error_id="known-error", **fields)
+        sys.exit(deed["code"])
+
+    def do_nan(self, deed: dict[str, Any]) -> None:
+        self.tell_step(float("nan"))
+        fields = {"message": f"The loss of step {self.step} is NaN.", "hint": "Lower the learning rate."}
+        self.tell("rank_error", error_id="non-finite-loss", exit_code=121, **fields)
+        sys.exit(121)
+
+    def do_stop(self, deed: dict[str, Any]) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def do_stand_still(self, deed: dict[str, Any]) -> None:
+        while True:
+            self.beat(self.section)
+            time.sleep(0.05)
+
+    def do_ignore_requests(self, deed: dict[str, Any]) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def do_leave_children(self, deed: dict[str, Any]) -> None:
+        """One in the rank's group, one in a session of its own; both hold what they inherit."""
+        fds = [int(os.environ["STOKER_EVENT_FD"])]
+        here = subprocess.Popen(SLEEPER, pass_fds=fds)
+        away = subprocess.Popen(SLEEPER, pass_fds=fds, start_new_session=True)
+        (Path(self.job["folder"]) / "children").write_text(f"{here.pid} {away.pid}")
+
+    def do_garbage(self, deed: dict[str, Any]) -> None:
+        os.write(self.fd, b'not json\n{"kind": "run_ended"}\n' + b"x" * 70_000 + b"\n")
+        self.tell("run_ended", outcome="finished")
+        self.tell("sample", text="still here")
+
+    def do_show(self, deed: dict[str, Any]) -> None:
+        """Write down what this process was given."""
+        limits = Path("/proc/self/limits").read_text()
+        found = {
+            "environment": dict(os.environ),
+            "descriptors": sorted(int(each.name) for each in Path("/proc/self/fd").iterdir()),
+            "group": os.getpgid(0),
+            "pid": os.getpid(),
+            "core": next(line for line in limits.splitlines() if "core file" in line).split()[4:6],
+            "arguments": sys.argv,
+        }
+        print(json.dumps(found), flush=True)
+        print("to standard error", file=sys.stderr, flush=True)
+
+    def do_connect(self, deed: dict[str, Any]) -> None:
+        """Ask for a partition key, as a real rank does."""
+        import socket
+
+        from stoker.keys.agent_client import AgentKeySource
+        from stoker.keys.refs import KekRef, Purpose
+
+        source = AgentKeySource(socket.socket(fileno=int(os.environ["STOKER_KEY_FD"])))
+        key, wrapped = source.new_partition_key(KekRef.parse(deed["kek"]), Purpose.CHECKPOINT)
+        print(json.dumps({"wrapped_bytes": len(wrapped)}), flush=True)
+        key.wipe()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--job", type=Path, required=True)
+    parser.add_argument("--rank", type=int, required=True)
+    given = parser.parse_args()
+    return Rank(json.loads(given.job.read_text()), given.rank).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
