@@ -12,7 +12,8 @@ from torch.distributed.tensor import DTensor
 from stoker.spec.model import ModelSpec
 from stoker.spec.run import RunSpec
 from stoker.train.models import ModelShape, build_model, materialise
-from stoker.train.models.decoder import attend, rotate, rotation
+from stoker.train.models.decoder import attend
+from stoker.train.models.norm import RMSNorm, rotate, rotation
 from stoker.train.parallelize import parallelize
 from support.ranks import run_ranks
 
@@ -115,3 +116,44 @@ def test_both_ways_of_attending_agree() -> None:
         products = attend(query.bfloat16(), key.bfloat16(), value.bfloat16())
     assert fused.shape == products.shape == (2, 33, 6, 8)
     torch.testing.assert_close(products.float(), fused, rtol=0.05, atol=0.03)
+
+
+def test_the_norm_and_its_derivatives_are_those_of_torch() -> None:
+    def both(rank: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        generator = torch.Generator().manual_seed(1)
+        hidden = torch.randn(3, 5, 16, generator=generator)
+        received = torch.randn(3, 5, 16, generator=generator)
+        gains = torch.rand(16, generator=generator)
+        found = []
+        for norm in (RMSNorm(16, 1e-3), torch.nn.RMSNorm(16, eps=1e-3)):
+            with torch.no_grad():
+                norm.weight.copy_(gains)
+            leaf = hidden.clone().requires_grad_()
+            result = norm(leaf)
+            result.backward(received)
+            found.append((result.detach(), leaf.grad, norm.weight.grad))
+        return list(zip(*found, strict=True))
+
+    for ours, torchs in run_ranks(1, both)[0]:
+        torch.testing.assert_close(ours, torchs)
+
+
+def test_turning_is_multiplication_by_a_complex_number_and_so_is_its_derivative() -> None:
+    def both(rank: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        generator = torch.Generator().manual_seed(1)
+        heads, received = torch.randn(2, 2, 7, 3, 8, generator=generator)
+        cosine, sine = rotation(7, 8, 10_000.0, CPU)
+        found = []
+        for ours in (True, False):
+            leaf = heads.clone().requires_grad_()
+            if ours:
+                turned = rotate(leaf, cosine, sine)
+            else:
+                first, second = leaf.chunk(2, dim=-1)
+                turned = torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+            turned.backward(received)
+            found.append((turned.detach(), leaf.grad))
+        return list(zip(*found, strict=True))
+
+    for ours, plain in run_ranks(1, both)[0]:
+        torch.testing.assert_close(ours, plain)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from stoker.core.errors import StokerError
 from stoker.spec.model import ModelSpec
+from stoker.train.models.norm import RMSNorm, rotate, rotation
 
 
 class ModelShape(StokerError):
@@ -62,8 +63,8 @@ class Attention(nn.Module):
         self.key = nn.Linear(spec.width, spec.kv_heads * self.head_width, bias=False)
         self.value = nn.Linear(spec.width, spec.kv_heads * self.head_width, bias=False)
         self.output = nn.Linear(spec.heads * self.head_width, spec.width, bias=False)
-        self.query_norm = nn.RMSNorm(self.head_width, eps=spec.norm_epsilon) if spec.qk_norm else None
-        self.key_norm = nn.RMSNorm(self.head_width, eps=spec.norm_epsilon) if spec.qk_norm else None
+        self.query_norm = RMSNorm(self.head_width, spec.norm_epsilon) if spec.qk_norm else None
+        self.key_norm = RMSNorm(self.head_width, spec.norm_epsilon) if spec.qk_norm else None
 
     def forward(self, hidden: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         batch, length, _ = hidden.shape
@@ -96,9 +97,9 @@ class Block(nn.Module):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(spec.width, eps=spec.norm_epsilon)
+        self.attention_norm = RMSNorm(spec.width, spec.norm_epsilon)
         self.attention = Attention(spec)
-        self.feed_forward_norm = nn.RMSNorm(spec.width, eps=spec.norm_epsilon)
+        self.feed_forward_norm = RMSNorm(spec.width, spec.norm_epsilon)
         self.feed_forward = FeedForward(spec)
 
     def forward(self, hidden: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
@@ -116,7 +117,7 @@ class Decoder(nn.Module):
         self.vocabulary = vocabulary
         self.embedding = nn.Embedding(vocabulary, spec.width)
         self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.layers))
-        self.norm = nn.RMSNorm(spec.width, eps=spec.norm_epsilon)
+        self.norm = RMSNorm(spec.width, spec.norm_epsilon)
         self.head = None if spec.tied_embeddings else nn.Linear(spec.width, vocabulary, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -134,13 +135,6 @@ class Decoder(nn.Module):
             functional.linear(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
         )
         return logits
-
-
-def rotation(length: int, head_width: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosine and sine `[length, 1, head_width / 2]` of every position's angles (RoPE, Su et al. 2021)."""
-    exponents = torch.arange(0, head_width, 2, device=device, dtype=torch.float32) / head_width
-    angles = torch.outer(torch.arange(length, device=device, dtype=torch.float32), base**-exponents)
-    return angles.cos().unsqueeze(1), angles.sin().unsqueeze(1)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -171,13 +165,7 @@ def _attend_by_products(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     key = key.permute(0, 2, 3, 1).reshape(batch * kv_heads, width, length)
     value = value.transpose(1, 2).reshape(batch * kv_heads, length, width)
     future = torch.full((length, length), -torch.inf, dtype=query.dtype, device=query.device).triu(1)
-    scores = torch.bmm(query, key).view(batch * kv_heads, group, length, length) + future
+    scores = torch.bmm(query, key).view(batch * kv_heads, group, length, length).add_(future)
     weights = torch.softmax(scores, dim=-1).view(batch * kv_heads, group * length, length)
     mixed = torch.bmm(weights, value).view(batch, kv_heads, group, length, width)
     return mixed.permute(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
-
-
-def rotate(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Turn `[batch, length, heads, head_width]`, first half against second, by its position's angles."""
-    first, second = heads.chunk(2, dim=-1)
-    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
