@@ -1,0 +1,173 @@
+"""`stoker prepare` and `stoker dataset`: an approved source becomes a sealed dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import click
+
+from stoker.cli.command import House, command
+from stoker.cli.table import day, pairs, short, table
+from stoker.core.canonical import JsonValue
+from stoker.core.config import Layer, load, read_layer
+from stoker.intake.prepare import PrepareReport, prepare_dataset
+from stoker.ledger.records import DatasetRecord
+from stoker.spec.recipe import RecipeSpec
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetRow:
+    """One version of a dataset and where it comes from. Times are seconds since the Unix epoch."""
+
+    name: str
+    version: str
+    root: str
+    state: str
+    kek: str
+    source: str
+    source_version: str
+    source_root: str
+    review: str
+    recipe_digest: str
+    recipe: Mapping[str, JsonValue]
+    figures: Mapping[str, JsonValue]
+    prepared_by: str
+    prepared_s: float
+    expires_s: float
+    runs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Datasets:
+    """Dataset versions, newest last."""
+
+    kind: ClassVar[str] = "datasets"
+    version: ClassVar[int] = 1
+    datasets: tuple[DatasetRow, ...]
+
+
+def _row(record: DatasetRecord, house: House) -> DatasetRow:
+    return DatasetRow(
+        record.name,
+        record.version,
+        record.root,
+        record.state,
+        record.kek,
+        record.source,
+        record.source_version,
+        record.source_root,
+        record.review,
+        record.recipe_digest,
+        record.recipe,
+        record.figures,
+        record.prepared_by,
+        record.prepared_s,
+        record.expires_s,
+        tuple(run.id for run in house.ledger.catalogue.runs_of_dataset(record.root)),
+    )
+
+
+def prepare_text(report: PrepareReport) -> str:
+    """Whether it was made or found, its root, and what is in it."""
+    record = report.record
+    figures = record.figures
+    lines = [
+        ("dataset", f"{record.name}, version {record.version[:8]}"),
+        ("made", "found, nothing to do" if report.found else "now"),
+        ("root", record.root),
+        ("key", record.kek),
+        ("expires", day(record.expires_s)),
+        *((name.replace("_", " "), _shown(value)) for name, value in figures.items()),
+    ]
+    return pairs(lines)
+
+
+def _shown(value: JsonValue) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_shown(each)}" for name, each in value.items()) or "none"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _list_text(result: Datasets) -> str:
+    rows = [
+        (row.name, row.version[:8], short(row.root), row.state, row.source, day(row.expires_s), len(row.runs))
+        for row in result.datasets
+    ]
+    return table(("name", "version", "root", "state", "source", "expires", "runs"), rows)
+
+
+def _one_text(result: Datasets) -> str:
+    (row,) = result.datasets
+    return pairs(
+        [
+            ("dataset", row.name),
+            ("version", row.version),
+            ("root", row.root),
+            ("state", row.state),
+            ("key", row.kek),
+            (
+                "from",
+                f"source {row.source}, version {row.source_version[:8]}, manifest {short(row.source_root)}",
+            ),
+            ("review", row.review),
+            ("recipe", row.recipe_digest),
+            ("prepared", f"{day(row.prepared_s)} by {row.prepared_by}"),
+            ("expires", day(row.expires_s)),
+            *((name.replace("_", " "), _shown(value)) for name, value in row.figures.items()),
+            ("runs", ", ".join(row.runs) or "none"),
+        ]
+    )
+
+
+@command("prepare", text=prepare_text)
+@click.argument("name")
+@click.option("--source", required=True, help="The source to prepare; its newest version is taken.")
+@click.option("--purpose", required=True, help="The purpose that a review allows.")
+@click.option("--recipe", type=click.Path(path_type=Path), help="A TOML file with the recipe.")
+@click.argument("overrides", nargs=-1)
+def prepare(
+    house: House, name: str, source: str, purpose: str, recipe: Path | None, overrides: tuple[str, ...]
+) -> PrepareReport:
+    """Prepare dataset NAME: redact, tokenise, pack, split, seal. Finds what was prepared before.
+
+    OVERRIDES are recipe values such as vocabulary=2048.
+    """
+    layers: list[Layer] = [] if recipe is None else [read_layer(recipe)]
+    return prepare_dataset(
+        name,
+        source,
+        load(RecipeSpec, layers, overrides).value,
+        purpose=purpose,
+        actor=house.actor,
+        ledger=house.ledger,
+        backend=house.backend,
+        store=house.store,
+        progress=house.progress,
+        clock=house.clock,
+        locks=house.home.locks_dir,
+    )
+
+
+@click.group()
+def dataset() -> None:
+    """What has been prepared, from what, and until when."""
+
+
+@command("ls", text=_list_text)
+def ls(house: House) -> Datasets:
+    """Every dataset version, newest last."""
+    return Datasets(tuple(_row(record, house) for record in house.ledger.catalogue.datasets()))
+
+
+@command("show", text=_one_text)
+@click.argument("name")
+def show(house: House, name: str) -> Datasets:
+    """The newest version of dataset NAME, with its lineage and every run that used it."""
+    return Datasets((_row(house.ledger.catalogue.latest_dataset(name), house),))
+
+
+dataset.add_command(ls)
+dataset.add_command(show)
