@@ -273,6 +273,16 @@ class Catalogue:
             raise LedgerRefused(f"Run {id[:80]!a} is {before.outcome}; it cannot become {outcome}.")
         self._update(schema.run, {"id": id}, {"outcome": outcome.value, "ended_s": ended_s})
 
+    def reopen_run(self, id: RunId) -> None:
+        """Record that a run which failed or was cancelled goes on; a running one stays as it is.
+
+        Raises UnknownRun, and LedgerRefused when it is finished.
+        """
+        before = self.run(id)
+        if before.outcome is RunOutcome.FINISHED:
+            raise LedgerRefused(f"Run {ascii(id[:80])} is finished; it cannot go on.")
+        self._update(schema.run, {"id": id}, {"outcome": RunOutcome.RUNNING.value, "ended_s": None})
+
     def run(self, id: RunId) -> RunRecord:
         """The run of that id. Raises UnknownRun."""
         row = self._one(schema.run, schema.run.c.id == id)

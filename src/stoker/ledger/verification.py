@@ -106,6 +106,7 @@ class _Verification:
         self._roots_wanted: dict[int, list[str]] = {}
         self._mismatched: dict[int, AuditEntry] = {}
         self._mismatched_leaves: dict[bytes, int] = {}
+        self._wrong_nodes: list[tuple[int, int]] = []
         self._root_breaks: list[int] = []
         self._last_fitting = -1
         self._row_digests: dict[tuple[str, tuple[str, ...]], tuple[str, int]] = {}
@@ -167,9 +168,7 @@ class _Verification:
                 self._found(FindingKind.TREE_EDITED, index, f"the leaf hash of entry {index} is missing")
             for name, value in self._tree.append(leaf)[1:]:
                 if nodes.get(name) != value:
-                    first = name.offset << name.level
-                    text = f"the stored hash over entries {first} to {index} is not what they give"
-                    self._found(FindingKind.TREE_EDITED, first, text)
+                    self._wrong_nodes.append((name.offset << name.level, index))
             seen += self._check_roots_at(index + 1, checkpoints, outside)
         return seen
 
@@ -254,20 +253,22 @@ class _Verification:
         """Tell entries that changed places from entries that were changed."""
         compared = list(self._mismatched)[:_MAX_COMPARED]
         for index, entry in self._mismatched.items():
-            origin = None
-            if index in compared:
-                for other in compared:
-                    if (
-                        other != index
-                        and self._mismatched_leaves.get(entries.rehashed(entry, other)) == other
-                    ):
-                        origin = other
+            origin = self._origin(index, entry, compared) if index in compared else None
             if origin is None:
                 text = f"entry {index} was changed: its content no longer gives its leaf hash"
                 self._found(FindingKind.EDITED, index, text)
             else:
                 text = f"entry {index} holds what was recorded as entry {origin}"
                 self._found(FindingKind.REORDERED, index, text)
+
+    def _origin(self, index: int, entry: AuditEntry, others: list[int]) -> int | None:
+        """The place at which the content of `entry` gives a leaf hash that is stored, there or here."""
+        for other in others:
+            if other != index:
+                holder = self._mismatched_leaves.get(entries.rehashed(entry, other))
+                if holder in (other, index):
+                    return other
+        return None
 
     def _judge_roots(self) -> None:
         """Tell a single foreign checkpoint from a log that was rewritten from some entry on."""
@@ -280,6 +281,11 @@ class _Verification:
             first = tail[0]
             text = f"from entry {first - 1} on, the log is not the one whose checkpoints were signed"
             self._found(FindingKind.REWRITTEN, max(first - 1, 0), text)
+        for start, last in self._wrong_nodes:
+            if len(tail) > 1 and last >= tail[0] - 1:
+                continue  # a consequence of what was just named
+            text = f"the stored hash over entries {start} to {last} is not what they give"
+            self._found(FindingKind.TREE_EDITED, start, text)
 
     def _judge_tail(
         self, size: int, signed_size: int, outside: Mapping[int, list[tuple[str, bytes]]]
