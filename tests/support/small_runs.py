@@ -10,6 +10,7 @@ import torch.distributed as distributed
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
+from stoker.keys.partition import KeySource
 from stoker.keys.refs import KekRef
 from stoker.spec.model import ModelSpec
 from stoker.spec.run import EvaluateSpec, LaunchSpec, RunSpec, TrainSpec
@@ -55,7 +56,7 @@ def small_keys() -> MemoryKeys:
     return MemoryKeys(KEK)
 
 
-def open_objects(folder: Path, keys: MemoryKeys) -> RunObjects:
+def open_objects(folder: Path, keys: KeySource) -> RunObjects:
     """The run's objects in a store at `folder`."""
     store = ObjectStore.open(folder.as_uri())
     return RunObjects(store, keys, run=RUN, kek=KEK, review_digest=REVIEW_DIGEST)

@@ -18,7 +18,7 @@ import torch.distributed as distributed
 from stoker.core.errors import StokerError
 from stoker.spec.job import CommitRef
 from stoker.train.checkpoint import load_checkpoint, save_checkpoint
-from stoker.train.checkpoint_errors import BadCommitLog, CheckpointUnfit
+from stoker.train.checkpoint_errors import BadCommitLog, CheckpointUnfit, NonFiniteState
 from stoker.train.checkpoint_state import scalars_of, tensors_of
 from stoker.train.commit_record import Commit
 from stoker.train.commit_store import CommitLog, read_commit
@@ -316,6 +316,26 @@ def test_a_value_that_is_no_tensor_is_refused_on_all_ranks_and_leaves_nothing(tm
     for name, message in run_ranks(2, raised_by(run)):
         assert name == CheckpointUnfit.__name__
         assert "'note'" in message
+    assert not list(tmp_path.rglob("part-*"))
+
+
+def test_weights_that_are_not_finite_are_not_saved_over_good_ones(tmp_path: Path) -> None:
+    keys = small_keys()
+
+    def run(rank: int) -> None:
+        with open_objects(tmp_path, keys) as objects:
+            log = CommitLog.begin(objects, 1, None) if rank == 0 else None
+            model, optimizer = small_model()
+            if rank == 1:
+                with torch.no_grad():
+                    next(model.parameters()).to_local()[0, 0] = torch.inf  # type: ignore[operator]
+            save_checkpoint(
+                model, optimizer, objects, rank=rank, log=log, attempt=1, step=1, keep=2, extra={}
+            )
+
+    for name, message in run_ranks(2, raised_by(run)):
+        assert name == NonFiniteState.__name__
+        assert "'model/embedding.weight'" in message
     assert not list(tmp_path.rglob("part-*"))
 
 

@@ -41,6 +41,12 @@ class CheckpointUnfit(StokerError):
     exit_code = 115
 
 
+class NonFiniteState(StokerError):
+    """A weight or an optimizer state is NaN or infinite; it is not saved over a good checkpoint."""
+
+    exit_code = 119
+
+
 class CheckpointFailed(StokerError):
     """Saving or loading failed on some rank for a reason that is no error of ours."""
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItemType
@@ -18,7 +19,7 @@ from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from stoker.core.canonical import JsonValue
-from stoker.train.checkpoint_errors import CheckpointUnfit
+from stoker.train.checkpoint_errors import CheckpointUnfit, NonFiniteState
 from stoker.train.checkpoint_metadata import chunk_name, encode_metadata
 from stoker.train.commit_record import Part
 from stoker.train.run_objects import RunObjects
@@ -86,6 +87,7 @@ class CheckpointWriter(StorageWriter):
         for item in plan.items:
             tensor = planner.resolve_data(item)
             assert isinstance(tensor, Tensor)
+            _check_finite(item.index.fqn, tensor)
             tensors[chunk_name(item.index)] = tensor
         assert len(tensors) == len(plan.items)
         part = self._objects.write_part(
@@ -111,3 +113,12 @@ class CheckpointWriter(StorageWriter):
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
         """No: this writer is never chosen by a path."""
         return False
+
+
+def _check_finite(name: str, tensor: Tensor) -> None:
+    """The loss of the next step would tell too, but by then the checkpoint before would be gone in turn."""
+    if tensor.is_floating_point() and tensor.element_size() > 1 and not bool(torch.isfinite(tensor).all()):
+        raise NonFiniteState(
+            f"{name!r} holds NaN or infinite values; nothing was saved.",
+            hint="Lower train.learning_rate or lengthen train.warmup_steps; the last checkpoint is kept.",
+        )

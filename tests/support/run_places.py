@@ -1,0 +1,146 @@
+"""A whole run's surroundings in one folder: sealed dataset, keys, jobs; and attempts on forked ranks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stoker.core.clock import SystemClock
+from stoker.core.events import Event, Section, read_events
+from stoker.core.ids import ReviewId, RunId
+from stoker.core.signing import Ed25519Signer, Signer
+from stoker.keys.partition import KeySource
+from stoker.keys.refs import KekRef
+from stoker.spec.job import CommitRef, Job
+from stoker.spec.run import RunSpec
+from stoker.train.attempt import RankPlace, run_attempt
+from stoker.train.run_objects import RunObjects
+from stoker.train.telemetry import Telemetry
+from support.ranks import run_ranks
+from support.sealed_samples import MemoryKeys
+from support.small_datasets import NAME, REVIEW_DIGEST, VERSION, SmallDataset, seal_small_dataset
+from support.small_runs import KEK, RUN, SPEC, open_objects
+
+DATASET_KEK = KekRef(f"dataset/{NAME}/{VERSION}", 1)
+
+
+class Killed(Exception):
+    """Stands for a kill: nothing of ours catches it."""
+
+
+class MortalTelemetry(Telemetry):
+    """Its rank dies when it begins the step after `last_step`."""
+
+    last_step = 1 << 62
+
+    def enter(self, section: Section, step: int | None = None) -> None:
+        if step is not None and step > self.last_step:
+            raise Killed
+        super().enter(section, step)
+
+
+@dataclass
+class RunPlace:
+    """A store with the sealed dataset, the keys, and a folder for events; counts its attempts."""
+
+    folder: Path
+    keys: KeySource
+    dataset: SmallDataset
+    kek: KekRef = KEK
+    attempts: int = 0
+    told: list[Event] = field(default_factory=list)
+
+    @classmethod
+    def make(cls, folder: Path) -> RunPlace:
+        """With keys in memory, so that forked ranks hold the same."""
+        return cls.sealed(folder, MemoryKeys(KEK, DATASET_KEK), Ed25519Signer.from_seed(bytes(32)))
+
+    @classmethod
+    def sealed(
+        cls,
+        folder: Path,
+        keys: KeySource,
+        signer: Signer,
+        *,
+        kek: KekRef = KEK,
+        dataset_kek: KekRef = DATASET_KEK,
+    ) -> RunPlace:
+        """With a dataset sealed by `keys`."""
+        return cls(folder, keys, seal_small_dataset(folder / "store", keys, dataset_kek, signer), kek)
+
+    def job(self, attempt: int, resume: CommitRef | None, spec: RunSpec, world_size: int) -> Job:
+        """What a supervisor would write for this attempt."""
+        return Job(
+            run=RunId(RUN),
+            attempt=attempt,
+            world_size=world_size,
+            node="n0",
+            spec=spec,
+            spec_digest="0" * 64,
+            store_url=self.dataset.store_folder.as_uri(),
+            cache_folder=str(self.folder / "cache"),
+            run_folder=str(self.folder),
+            rendezvous=str(self.folder / f"rendezvous-{attempt}"),
+            dataset=NAME,
+            dataset_version=VERSION,
+            dataset_root=self.dataset.root,
+            dataset_public_key=self.dataset.public_key.hex(),
+            review=ReviewId("rev-00000000000000000000"),
+            review_digest=REVIEW_DIGEST.hex(),
+            checkpoint_kek=str(self.kek),
+            resume=resume,
+        )
+
+    def objects(self) -> RunObjects:
+        """The run's sealed objects."""
+        return open_objects(self.dataset.store_folder, self.keys)
+
+    def attempt(
+        self,
+        resume: CommitRef | None = None,
+        *,
+        spec: RunSpec = SPEC,
+        world_size: int = 2,
+        die_after: int | None = None,
+    ) -> list[Event]:
+        """Run the next attempt on forked ranks; rank 0's events, which `told` keeps even when it fails.
+
+        Raises RankFailed with the rank's traceback.
+        """
+        self.attempts += 1
+        job = self.job(self.attempts, resume, spec, world_size)
+        path = self.folder / f"events-{self.attempts}"
+
+        def one_rank(rank: int) -> None:
+            with telling(path.with_suffix(f".{rank}"), job, rank) as telemetry, self.objects() as objects:
+                if die_after is not None:
+                    telemetry.last_step = die_after
+                run_attempt(
+                    job,
+                    RankPlace(rank, world_size),
+                    objects=objects,
+                    dataset=self.dataset.open(self.keys),
+                    telemetry=telemetry,
+                    clock=SystemClock(),
+                )
+
+        try:
+            run_ranks(world_size, one_rank)
+        finally:
+            self.told = list(read_events(path.with_suffix(".0")).events)
+        return self.told
+
+
+@contextmanager
+def telling(path: Path, job: Job, rank: int) -> Iterator[MortalTelemetry]:
+    """Telemetry into a file."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        yield MortalTelemetry(
+            descriptor, run=job.run, attempt=job.attempt, rank=rank, node=job.node, clock=SystemClock()
+        )
+    finally:
+        os.close(descriptor)
