@@ -120,6 +120,18 @@ def test_a_run_ends_once(ledger: Ledger) -> None:
         write(ledger, lambda catalogue: catalogue.end_run(RunId("r-1"), RunOutcome.FAILED, 2.0))
 
 
+@pytest.mark.parametrize("before", [RunOutcome.FAILED, RunOutcome.CANCELLED])
+def test_a_run_that_did_not_finish_may_go_on_and_end_again(ledger: Ledger, before: RunOutcome) -> None:
+    samples.fill(ledger)
+    write(ledger, lambda catalogue: catalogue.end_run(RunId("r-1"), before, 1_700_000_100))
+    write(ledger, lambda catalogue: catalogue.reopen_run(RunId("r-1")))
+    going_on = ledger.catalogue.run(RunId("r-1"))
+    assert (going_on.outcome, going_on.ended_s) == (RunOutcome.RUNNING, None)
+    write(ledger, lambda catalogue: catalogue.end_run(RunId("r-1"), RunOutcome.FINISHED, 1_700_000_200))
+    with pytest.raises(LedgerRefused, match="cannot go on"):
+        write(ledger, lambda catalogue: catalogue.reopen_run(RunId("r-1")))
+
+
 @pytest.mark.parametrize("before", ReviewState)
 @pytest.mark.parametrize("after", ReviewState)
 def test_a_review_moves_only_along_its_table(ledger: Ledger, before: ReviewState, after: ReviewState) -> None:
