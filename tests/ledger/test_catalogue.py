@@ -132,6 +132,17 @@ def test_a_run_that_did_not_finish_may_go_on_and_end_again(ledger: Ledger, befor
         write(ledger, lambda catalogue: catalogue.reopen_run(RunId("r-1")))
 
 
+def test_a_run_that_failed_goes_on_and_a_finished_one_does_not(ledger: Ledger) -> None:
+    samples.fill(ledger)
+    write(ledger, lambda catalogue: catalogue.end_run(RunId("r-1"), RunOutcome.FAILED, 7.0))
+    write(ledger, lambda catalogue: catalogue.reopen_run(RunId("r-1")))
+    assert ledger.catalogue.run(RunId("r-1")) == samples.run_record()
+    write(ledger, lambda catalogue: catalogue.end_run(RunId("r-1"), RunOutcome.FINISHED, 8.0))
+    with pytest.raises(LedgerRefused, match="cannot go on"):
+        write(ledger, lambda catalogue: catalogue.reopen_run(RunId("r-1")))
+    assert ledger.audit.verify().holds
+
+
 @pytest.mark.parametrize("before", ReviewState)
 @pytest.mark.parametrize("after", ReviewState)
 def test_a_review_moves_only_along_its_table(ledger: Ledger, before: ReviewState, after: ReviewState) -> None:

@@ -280,7 +280,7 @@ class Catalogue:
         """
         before = self.run(id)
         if before.outcome is RunOutcome.FINISHED:
-            raise LedgerRefused(f"Run {ascii(id[:80])} is finished; it cannot go on.")
+            raise LedgerRefused(f"Run {id[:80]!a} is finished; it cannot go on.")
         self._update(schema.run, {"id": id}, {"outcome": RunOutcome.RUNNING.value, "ended_s": None})
 
     def run(self, id: RunId) -> RunRecord:
