@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import subprocess
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,3 +55,68 @@ def intake_home(root: Path, *, store_dir: Path | None = None) -> Iterator[Intake
             if name not in known:
                 create_identity(name, role, actor=None, ledger=ledger, backend=backend, clock=clock)
         yield IntakeHome(root, ledger, backend, store, clock)
+
+
+@contextmanager
+def small_file_system(folder: Path, size: str) -> Iterator[Path]:
+    """A tmpfs of `size` (such as "1m") at `folder`, for tests of a full disk."""
+    folder.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+class Interfering:
+    """A progress whose bar does something to the world when it first advances."""
+
+    def __init__(self, label: str, interfere: Callable[[], None], *, after: int = 1) -> None:
+        self._label = label
+        self._interfere = interfere
+        self._left = after
+
+    def task(self, label: str, total: float | None, unit: str) -> InterferingTask:
+        return InterferingTask(self, label.startswith(self._label))
+
+    def advanced(self) -> None:
+        """One of the watched bars moved."""
+        self._left -= 1
+        if self._left == 0:
+            self._interfere()
+
+
+class InterferingTask:
+    """One bar of an Interfering progress."""
+
+    def __init__(self, progress: Interfering, watched: bool) -> None:
+        self._progress = progress
+        self._watched = watched
+
+    def __enter__(self) -> InterferingTask:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def advance(self, amount: float = 1) -> None:
+        if self._watched:
+            self._progress.advanced()
+
+    def describe(self, text: str) -> None:
+        return None
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """Run `work` in a forked process; its wait status. A failure prints its traceback and exits 70."""
+    pid = os.fork()
+    if pid == 0:
+        code = 70
+        try:
+            work()
+            code = 0
+        except BaseException:  # noqa: BLE001 - the top of a process
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return os.waitpid(pid, 0)[1]
