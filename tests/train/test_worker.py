@@ -1,4 +1,4 @@
-"""The worker as a launcher starts it: real processes, real key agent, inherited descriptors and nothing else."""
+"""The worker as a launcher starts it: real processes, a real key agent, inherited descriptors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stoker.keys.lease import Lease
 from stoker.keys.partition import BackendKeySource
 from stoker.keys.refs import Purpose
 from stoker.spec.run import RunSpec
-from stoker.train.checkpoint_errors import BadJob
+from stoker.train.checkpoint_errors import RETRYABLE, BadJob, PeerLost, TelemetryLost
 from support.key_stores import open_store
 from support.run_places import RunPlace
 from support.small_datasets import NAME, VERSION
@@ -142,6 +142,8 @@ def test_two_workers_train_evaluate_and_leave_no_key_where_others_could_read_it(
         ranks[0].until(EventKind.RANK_READY)
         pid = ranks[0].process.pid
         limits = Path(f"/proc/{pid}/limits").read_text()
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+        variables = Path(f"/proc/{pid}/environ").read_bytes().rstrip(b"\0").split(b"\0")
         codes = [rank.finish() for rank in ranks]
         errors = [rank.process.stderr.read() for rank in ranks if rank.process.stderr]
     assert codes == [0, 0], errors
@@ -155,8 +157,11 @@ def test_two_workers_train_evaluate_and_leave_no_key_where_others_could_read_it(
         "zlib-9",
         "xz",
     }
-    assert [event.kind for event in told][0] is EventKind.RANK_STARTED
+    assert told[0].kind is EventKind.RANK_STARTED
     assert not [event for event in ranks[1].events() if event.kind is EventKind.STEP]
+    assert len(words) == 7 and words[3:7:2] == [b"--job", b"--rank"]
+    names = {variable.partition(b"=")[0] for variable in variables}
+    assert names <= {b"PATH", b"HOME", b"PYTHONPATH", b"STOKER_EVENT_FD", b"STOKER_KEY_FD"}
     core = next(line for line in limits.splitlines() if line.startswith("Max core file size"))
     assert core.split()[4:6] == ["0", "0"]
 
@@ -169,16 +174,25 @@ def test_a_worker_ends_at_once_on_sigterm(launcher: Launcher) -> None:
         assert rank.finish() == -signal.SIGTERM
 
 
-def test_a_worker_whose_agent_is_gone_ends(launcher: Launcher) -> None:
+def test_a_worker_whose_agent_is_gone_ends_even_while_it_waits_for_a_peer(launcher: Launcher) -> None:
     with launcher.started(3, SPEC, 2) as ranks:
-        # Rank 1 never starts its work: rank 0 would wait for it for ever.
         ranks[1].process.send_signal(signal.SIGSTOP)
         ranks[0].until(EventKind.HEARTBEAT)
-        reading = os.dup(ranks[0].reading)
-        os.close(reading)
-        with open(os.devnull, "rb") as nothing:
-            os.dup2(nothing.fileno(), ranks[0].reading)
-        assert ranks[0].process.wait(60) == 117
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, ranks[0].reading)
+        os.close(nothing)
+        assert ranks[0].process.wait(60) == TelemetryLost.exit_code
+
+
+def test_a_worker_whose_peer_was_killed_says_so_and_may_be_started_again(launcher: Launcher) -> None:
+    spec = replace(SPEC, train=replace(SPEC.train, steps=100_000))
+    with launcher.started(4, spec, 2) as ranks:
+        ranks[0].until(EventKind.STEP)
+        ranks[1].process.kill()
+        assert ranks[0].finish() == PeerLost.exit_code
+        (error,) = [event for event in ranks[0].events() if event.kind is EventKind.RANK_ERROR]
+    assert error.text("error_id") == PeerLost.id
+    assert PeerLost.exit_code in RETRYABLE
 
 
 @pytest.mark.parametrize(
@@ -241,7 +255,8 @@ def test_a_worker_without_a_key_socket_says_so(launcher: Launcher) -> None:
 
 def test_the_worker_checks_its_job_before_it_loads_torch() -> None:
     code = (
-        "import sys; from stoker.train import worker; code = worker.main(['--job', '/nonexistent', '--rank', '0']);"
+        "import sys; from stoker.train import worker;"
+        "code = worker.main(['--job', '/nonexistent', '--rank', '0']);"
         "print(code, 'torch' in sys.modules, 'numpy' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
