@@ -1,0 +1,159 @@
+"""What the supervisor needs of the house, on the real one: permission, jobs, leases, records.
+
+Before every attempt and every renewal it is checked again that the review is in force and the dataset is
+live. See docs/design/fleet.md, "The supervisor".
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from stoker.core.atomic import write_atomic
+from stoker.core.canonical import JsonValue
+from stoker.core.clock import Clock, iso_utc
+from stoker.core.events import Event
+from stoker.core.result import plain
+from stoker.fleet.errors import DatasetGone
+from stoker.fleet.run_folder import RunFolder
+from stoker.intake.review import require_review, review_in_force
+from stoker.keys.agent import KeyAgent
+from stoker.keys.backend import KeyBackend
+from stoker.keys.lease import Lease
+from stoker.keys.refs import KekRef
+from stoker.ledger.ledger import Ledger
+from stoker.ledger.records import CheckpointRecord, DatasetRecord, DatasetState, ReviewRecord
+from stoker.spec.job import CommitRef, Job
+
+LEASE_S: Final = 300.0
+"""A lease lasts this long without its supervisor; it is renewed when a third of it has passed."""
+
+WORKER: Final = (sys.executable, "-P", "-m", "stoker.train.worker")
+
+
+def require_live(dataset: DatasetRecord, clock: Clock) -> None:
+    """Raise DatasetGone unless the dataset is live and its time is not over."""
+    if dataset.state is not DatasetState.LIVE:
+        raise DatasetGone(
+            f"Dataset {dataset.name} ({dataset.version}) is destroyed.",
+            hint="Prepare it again from its source.",
+        )
+    if clock.now_s() >= dataset.expires_s:
+        raise DatasetGone(
+            f"Dataset {dataset.name} ({dataset.version}) expired at {iso_utc(dataset.expires_s)}.",
+            hint="Prepare it again from its source; a review of the source must be in force.",
+        )
+
+
+def require_permission(ledger: Ledger, dataset: DatasetRecord, purpose: str, clock: Clock) -> ReviewRecord:
+    """The review that lets this dataset be trained on for `purpose` now.
+
+    It is the newest review in force of the very bytes that the dataset was prepared from, when it approves
+    the policy that the dataset was prepared under; else the dataset's own. Raises what intake's
+    `require_review` and `review_in_force` raise.
+    """
+    own = ledger.catalogue.review(dataset.review)
+    for source in ledger.catalogue.sources(dataset.source):
+        if source.version == dataset.source_version and source.manifest_root == dataset.source_root:
+            newest = require_review(ledger, source, purpose, clock)
+            if newest.policy_digest == own.policy_digest:
+                return newest
+    return review_in_force(ledger, dataset.review, purpose, clock)
+
+
+@dataclass(frozen=True, slots=True)
+class HouseErrands:
+    """Errands for one run; `job` is the job without attempt, rendezvous and resume point."""
+
+    ledger: Ledger
+    backend: KeyBackend
+    folder: RunFolder
+    dataset_root: str
+    job: Job
+    actor: str
+    clock: Clock
+    rank_command: Sequence[str] = WORKER
+
+    def resume_step(self) -> int:
+        point = self._resume_point()
+        return 0 if point is None else point.step
+
+    def prepare(self, attempt: int) -> tuple[tuple[str, ...], ...]:
+        """Raises DatasetGone, and intake's refusals when the review is not in force any more."""
+        self._permission()
+        job = replace(
+            self.job,
+            attempt=attempt,
+            rendezvous=str(self.folder.rendezvous(attempt)),
+            resume=self._resume_point(),
+        )
+        path = self.folder.job(attempt)
+        write_atomic(path, json.dumps(plain(job), indent=1).encode())
+        return tuple(
+            (*self.rank_command, "--job", str(path), "--rank", str(rank)) for rank in range(job.world_size)
+        )
+
+    def lease(self, attempt: int) -> KeyAgent:
+        """Opens the dataset and the run's own checkpoints, seals only these; recorded in the ledger."""
+        dataset, _ = self._permission()
+        own = KekRef.parse(self.job.checkpoint_kek)
+        lease = Lease(
+            id=f"{self.job.run}/{attempt}",
+            holder=f"run/{self.job.run}",
+            may_open=frozenset({KekRef.parse(dataset.kek), own}),
+            may_seal=frozenset({own}),
+            purpose_text=self.job.spec.purpose,
+            expires_s=self.lease_expiry_s(),
+        )
+        detail: Mapping[str, JsonValue] = {
+            "attempt": attempt,
+            "resume_step": self.resume_step(),
+            "may_open": sorted(str(kek) for kek in lease.may_open),
+            "may_seal": sorted(str(kek) for kek in lease.may_seal),
+        }
+        with self.ledger.act(actor=self.actor, action="run.lease", subject=self._subject, detail=detail):
+            return KeyAgent(self.backend, lease, self.clock)
+
+    def lease_expiry_s(self) -> float:
+        """Never later than the dataset's or the review's own end. Raises as `prepare` does."""
+        dataset, review = self._permission()
+        return min(self.clock.now_s() + LEASE_S, dataset.expires_s, review.expires_s)
+
+    def committed(self, event: Event) -> None:
+        """Record a checkpoint in the ledger."""
+        record = CheckpointRecord(
+            run=self.job.run,
+            sequence=int(event.number("sequence")),
+            step=int(event.number("step")),
+            attempt=event.attempt,
+            digest=event.text("digest"),
+            committed_s=event.ts,
+        )
+        detail: Mapping[str, JsonValue] = {
+            "sequence": record.sequence,
+            "step": record.step,
+            "digest": record.digest,
+        }
+        with self.ledger.act(
+            actor=self.actor, action="run.checkpoint", subject=self._subject, detail=detail
+        ) as catalogue:
+            catalogue.add_checkpoint(record)
+
+    def _resume_point(self) -> CommitRef | None:
+        records = self.ledger.catalogue.checkpoints(self.job.run)
+        if not records:
+            return None
+        last = records[-1]
+        return CommitRef(last.sequence, last.step, last.digest)
+
+    def _permission(self) -> tuple[DatasetRecord, ReviewRecord]:
+        dataset = self.ledger.catalogue.dataset_of_root(self.dataset_root)
+        require_live(dataset, self.clock)
+        return dataset, require_permission(self.ledger, dataset, self.job.spec.purpose, self.clock)
+
+    @property
+    def _subject(self) -> str:
+        return f"run/{self.job.run}"

@@ -1,0 +1,325 @@
+"""Starting a run and going on with one: permission, keys, records, then the supervisor.
+
+The ledger knows of a run before its first process exists, and of its end after the last one is gone. See
+docs/design/fleet.md, "Starting and going on".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from stoker.core.atomic import exclusive, naming_full_disk, write_atomic
+from stoker.core.canonical import JsonValue, digest_of
+from stoker.core.clock import Clock
+from stoker.core.config import from_plain
+from stoker.core.errors import Busy, StokerError
+from stoker.core.home import Home
+from stoker.core.ids import RunId, new_run_id
+from stoker.core.progress import Progress
+from stoker.core.result import plain
+from stoker.fleet.agent_plan import IsolationPolicy
+from stoker.fleet.attempt import lock_is_free, rank_environment
+from stoker.fleet.charge import Charge, KillRank
+from stoker.fleet.errands import WORKER, HouseErrands, require_live, require_permission
+from stoker.fleet.errors import DatasetGone, IsolationRefused, NotResumable
+from stoker.fleet.run_folder import RunFolder
+from stoker.fleet.run_state import Phase, Policy
+from stoker.fleet.summary import RunSummary, read_run, summarise
+from stoker.fleet.supervisor import Supervisor
+from stoker.fleet.verdict import Verdict
+from stoker.intake.review import review_digest
+from stoker.keys.backend import KeyBackend
+from stoker.keys.errors import AgentLost, LeaseExpired
+from stoker.keys.refs import Purpose
+from stoker.ledger.ledger import Ledger
+from stoker.ledger.records import DatasetRecord, DatasetState, RunOutcome, RunRecord
+from stoker.spec.job import Job
+from stoker.spec.run import RunSpec
+from stoker.store.errors import StoreUnreachable
+from stoker.train.checkpoint_errors import RETRYABLE
+
+RUN_FILE_FORMAT: Final = 1
+EARLIER_ATTEMPT_S: Final = 15.0
+"""How long a run that goes on waits for processes of its killed supervisor to end."""
+
+RETRY_CODES: Final = RETRYABLE | {
+    Busy.exit_code,
+    AgentLost.exit_code,
+    LeaseExpired.exit_code,
+    StoreUnreachable.exit_code,
+}
+"""Known errors after which another attempt may go well; every other known error ends the run."""
+
+_OUTCOMES: Final = {
+    Phase.FINISHED: RunOutcome.FINISHED,
+    Phase.FAILED: RunOutcome.FAILED,
+    Phase.CANCELLED: RunOutcome.CANCELLED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """The parts of the house that a run needs."""
+
+    home: Home
+    ledger: Ledger
+    backend: KeyBackend
+    store_url: str
+    actor: str
+    progress: Progress
+    clock: Clock
+
+
+def start_run(
+    spec: RunSpec,
+    *,
+    home: Home,
+    ledger: Ledger,
+    backend: KeyBackend,
+    store_url: str,
+    actor: str,
+    progress: Progress,
+    clock: Clock,
+    faults: Sequence[KillRank] = (),
+    isolation: IsolationPolicy = IsolationPolicy.WHEN_POSSIBLE,
+    origins: Mapping[str, str] | None = None,
+    rank_command: Sequence[str] = WORKER,
+) -> RunSummary:
+    """Train `spec` to its end; returns when no process of the run exists any more.
+
+    A run that fails or is cancelled is a summary, not an exception. `origins` says where each value of the
+    merged run file came from. Raises UnknownDataset, DatasetGone, intake's refusals, LedgerRefused, Busy,
+    DiskFull; nothing of the run is left behind when it could not begin.
+    """
+    house = House(home, ledger, backend, store_url, actor, progress, clock)
+    isolation = isolation_for(store_url, isolation)
+    dataset = _live_dataset(ledger, spec.dataset, clock)
+    require_permission(ledger, dataset, spec.purpose, clock)
+    run = new_run_id(clock)
+    record = _begin(house, run, spec, dataset, origins or {})
+    return _supervise(house, record, spec, dataset, faults, isolation, rank_command)
+
+
+def resume_run(
+    run_id: RunId,
+    *,
+    home: Home,
+    ledger: Ledger,
+    backend: KeyBackend,
+    store_url: str,
+    actor: str,
+    progress: Progress,
+    clock: Clock,
+    faults: Sequence[KillRank] = (),
+    isolation: IsolationPolicy = IsolationPolicy.WHEN_POSSIBLE,
+    rank_command: Sequence[str] = WORKER,
+) -> RunSummary:
+    """Go on with a run that was cancelled, failed, or lost its supervisor, from its last recorded checkpoint.
+
+    Its restart budget is whole again. Raises UnknownRun, NotResumable, and what `start_run` raises.
+    """
+    house = House(home, ledger, backend, store_url, actor, progress, clock)
+    isolation = isolation_for(store_url, isolation)
+    record = ledger.catalogue.run(run_id)
+    if record.outcome is RunOutcome.FINISHED:
+        raise NotResumable(f"Run {run_id} is finished.", hint="Start a new run with `stoker train`.")
+    if not RunFolder.of(home.runs_dir, run_id).run_file.exists():
+        raise NotResumable(
+            f"The folder of run {run_id} is not in {home.runs_dir}.",
+            hint="Go on where it was started, or restore its folder.",
+        )
+    spec = from_plain(RunSpec, dict(record.spec), f"the ledger's record of run {run_id}")
+    dataset = ledger.catalogue.dataset_of_root(record.dataset_root)
+    require_live(dataset, clock)
+    require_permission(ledger, dataset, spec.purpose, clock)
+    return _supervise(house, record, spec, dataset, faults, isolation, rank_command)
+
+
+def policy_of(spec: RunSpec) -> Policy:
+    """What the launch section of a run file allows."""
+    launch = spec.launch
+    return Policy(
+        world_size=launch.ranks,
+        restarts=launch.restarts,
+        hang_after_s=launch.hang_after_s,
+        start_within_s=launch.start_within_s,
+        retry_codes=RETRY_CODES,
+    )
+
+
+def isolation_for(store_url: str, wanted: IsolationPolicy) -> IsolationPolicy:
+    """Ranks in a network of their own reach only a store in a local folder.
+
+    Raises IsolationRefused when isolation is required and the store is elsewhere.
+    """
+    if store_url.startswith("file:"):
+        return wanted
+    if wanted is IsolationPolicy.REQUIRED:
+        raise IsolationRefused(
+            "The run asks for network isolation, and its store is reached over the network.",
+            hint="Use a store in a local folder, or ask for less isolation.",
+        )
+    return IsolationPolicy.OFF
+
+
+def _live_dataset(ledger: Ledger, name: str, clock: Clock) -> DatasetRecord:
+    newest = ledger.catalogue.latest_dataset(name)
+    live = [each for each in ledger.catalogue.datasets(name) if each.state is DatasetState.LIVE]
+    if not live:
+        raise DatasetGone(
+            f"Every version of dataset {name} is destroyed; the newest was {newest.version}.",
+            hint="Prepare it again from its source.",
+        )
+    require_live(live[-1], clock)
+    return live[-1]
+
+
+def _begin(
+    house: House, run: RunId, spec: RunSpec, dataset: DatasetRecord, origins: Mapping[str, str]
+) -> RunRecord:
+    """Folder, run file, key and ledger entry of a new run; on any failure only a deactivated key remains."""
+    body = plain(spec)
+    assert isinstance(body, Mapping)
+    digest = digest_of(body)
+    folder = RunFolder.of(house.home.runs_dir, run)
+    with contextlib.ExitStack() as undo:
+        with naming_full_disk(folder.path):
+            folder.path.mkdir(mode=0o700)
+        undo.callback(shutil.rmtree, folder.path, ignore_errors=True)
+        run_file: JsonValue = {
+            "format": RUN_FILE_FORMAT,
+            "run": run,
+            "spec": body,
+            "spec_digest": digest,
+            "origins": dict(origins),
+            "dataset": {"name": dataset.name, "version": dataset.version, "root": dataset.root},
+            "review": dataset.review,
+        }
+        write_atomic(folder.run_file, json.dumps(run_file, indent=1, ensure_ascii=False).encode())
+        kek = house.backend.create_kek(f"run/{run}", Purpose.CHECKPOINT, expires_s=None)
+        undo.callback(house.backend.deactivate, kek)
+        record = RunRecord(
+            id=run,
+            name=spec.name,
+            dataset=dataset.name,
+            dataset_root=dataset.root,
+            review=dataset.review,
+            spec=body,
+            spec_digest=digest,
+            kek=str(kek),
+            started_by=house.actor,
+            started_s=house.clock.now_s(),
+            ended_s=None,
+            outcome=RunOutcome.RUNNING,
+        )
+        detail: Mapping[str, JsonValue] = {
+            "dataset_root": dataset.root,
+            "review": dataset.review,
+            "spec_digest": digest,
+        }
+        with house.ledger.act(
+            actor=house.actor, action="run.start", subject=f"run/{run}", detail=detail
+        ) as catalogue:
+            catalogue.add_run(record)
+        undo.pop_all()
+    return record
+
+
+def _supervise(
+    house: House,
+    record: RunRecord,
+    spec: RunSpec,
+    dataset: DatasetRecord,
+    faults: Sequence[KillRank],
+    isolation: IsolationPolicy,
+    rank_command: Sequence[str],
+) -> RunSummary:
+    home, run = house.home, record.id
+    folder = RunFolder.of(home.runs_dir, run)
+    own_review = house.ledger.catalogue.review(dataset.review)
+    job = Job(
+        run=run,
+        attempt=0,
+        world_size=spec.launch.ranks,
+        node="local",
+        spec=spec,
+        spec_digest=record.spec_digest,
+        store_url=house.store_url,
+        cache_folder=str(home.cache_dir),
+        run_folder=str(folder.path),
+        rendezvous="",
+        dataset=dataset.name,
+        dataset_version=dataset.version,
+        dataset_root=dataset.root,
+        dataset_public_key=house.backend.signer("manifest").public_key.hex(),
+        review=dataset.review,
+        review_digest=review_digest(own_review).hex(),
+        checkpoint_kek=record.kek,
+        resume=None,
+    )
+    errands = HouseErrands(
+        house.ledger, house.backend, folder, dataset.root, job, house.actor, house.clock, rank_command
+    )
+    charge = Charge(
+        run=run,
+        folder=folder,
+        node="local",
+        steps=spec.train.steps,
+        policy=policy_of(spec),
+        environment=rank_environment(os.environ, spec.launch.threads_per_rank),
+        isolation=isolation,
+        faults=tuple(faults),
+    )
+    with exclusive(home.locks_dir / f"run-{run}.lock", f"run {run}"):
+        _wait_for_earlier_attempt(folder.attempt_lock, house.clock)
+        with _recording(house, record) as verdicts:
+            verdicts.append(Supervisor(charge, errands, house.progress, house.clock).run())
+    return summarise(read_run(home, house.ledger, run), verdicts[-1], folder)
+
+
+@contextlib.contextmanager
+def _recording(house: House, record: RunRecord) -> Iterator[list[Verdict]]:
+    """The ledger says that the run goes on during the block, and how it ended after it."""
+    subject = f"run/{record.id}"
+    now = house.ledger.catalogue.run(record.id)
+    if now.outcome is not RunOutcome.RUNNING:
+        with house.ledger.act(
+            actor=house.actor, action="run.resume", subject=subject, detail={}
+        ) as catalogue:
+            catalogue.reopen_run(record.id)
+    verdicts: list[Verdict] = []
+    try:
+        yield verdicts
+    except BaseException as error:
+        with contextlib.suppress(StokerError):  # the error under way says more
+            _record_end(house, record.id, RunOutcome.FAILED, type(error).__name__)
+        raise
+    verdict = verdicts[-1]
+    reason = "" if verdict.error is None else verdict.error.error_id
+    _record_end(house, record.id, _OUTCOMES[verdict.outcome], reason)
+
+
+def _record_end(house: House, run: RunId, outcome: RunOutcome, reason: str) -> None:
+    detail = {"outcome": outcome.value, "reason": reason}
+    with house.ledger.act(
+        actor=house.actor, action="run.end", subject=f"run/{run}", detail=detail
+    ) as catalogue:
+        catalogue.end_run(run, outcome, house.clock.now_s())
+
+
+def _wait_for_earlier_attempt(lock: Path, clock: Clock) -> None:
+    deadline_s = clock.monotonic_s() + EARLIER_ATTEMPT_S
+    while not lock_is_free(lock):
+        if clock.monotonic_s() > deadline_s:
+            raise Busy(
+                f"Processes of an earlier attempt still hold {lock}.",
+                hint="They should have ended with their supervisor. Look which they are, then end them.",
+            )
+        clock.sleep(0.05)

@@ -1,0 +1,90 @@
+"""What went wrong in a run, and how long it took to go on: from its events alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from stoker.core.events import Event, EventKind
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """An event with its place on the run's line of time, in seconds since the run began."""
+
+    at_s: float
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """One failure of an attempt. Times in seconds since the run began; None where the run did not get there.
+
+    `step` is the last step that was done before it, `resume_step` the checkpoint that the next attempt
+    loaded; `next_step_s` is when the next step was done, so `next_step_s - failed_s` is the whole pause.
+    """
+
+    attempt: int
+    rank: int
+    what: str
+    injected: bool
+    step: int
+    failed_s: float
+    detected_s: float
+    resume_step: int | None = None
+    ready_s: float | None = None
+    next_step_s: float | None = None
+
+
+def find_recoveries(events: Iterable[Placed]) -> tuple[Recovery, ...]:
+    """Every failure in the order of its detection; ranks that end because of it are not counted again."""
+    found: list[Recovery] = []
+    injected_s: float | None = None
+    step, failing, cancelled = 0, False, False
+    for placed in events:
+        event, kind = placed.event, placed.event.kind
+        if kind in (EventKind.RUN_STARTED, EventKind.ATTEMPT_STARTED):
+            failing, cancelled, injected_s = False, False, None
+        if kind is EventKind.CANCEL_REQUESTED:
+            cancelled = True
+        elif kind is EventKind.FAULT_INJECTED:
+            injected_s = placed.at_s
+        elif kind is EventKind.STEP and event.rank == 0 and not failing:
+            step = int(event.number("step"))
+            _last(found, next_step_s=placed.at_s)
+        elif kind is EventKind.RANK_READY and event.rank == 0:
+            _last(found, ready_s=placed.at_s)
+        elif kind is EventKind.ATTEMPT_STARTED:
+            step = int(event.number("resume_step"))
+            _last(found, resume_step=step)
+        what = _what(event)
+        if what is not None and not (failing or cancelled):
+            failing = True
+            failed_s = placed.at_s if injected_s is None else injected_s
+            if kind is EventKind.RANK_HUNG:
+                failed_s = max(placed.at_s - event.number("silent_s"), 0.0)
+            injected = injected_s is not None
+            found.append(Recovery(event.attempt, event.rank, what, injected, step, failed_s, placed.at_s))
+    return tuple(found)
+
+
+def _last(found: list[Recovery], **news: float | int) -> None:
+    """Fill in what is not known yet of the last failure."""
+    if found:
+        unknown = {name: value for name, value in news.items() if getattr(found[-1], name) is None}
+        found[-1] = replace(found[-1], **unknown)  # type: ignore[arg-type]  # names are checked above
+
+
+def _what(event: Event) -> str | None:
+    """How a failure is told, None when the event is none."""
+    if event.kind is EventKind.RANK_HUNG:
+        return f"hung in {event.text('section')}"
+    if event.kind is EventKind.RANK_ERROR:
+        return event.text("error_id")
+    if event.kind is EventKind.RANK_EXITED and event.number("signal"):
+        return f"ended by signal {int(event.number('signal'))}"
+    if event.kind is EventKind.RANK_EXITED and event.number("exit_code"):
+        return f"ended with exit code {int(event.number('exit_code'))}"
+    if event.kind is EventKind.ATTEMPT_ENDED and event.text("outcome") == "failed":
+        return "the agent was lost"
+    return None

@@ -1,0 +1,297 @@
+"""What became of a run, for the terminal, scripts and the report page: from its events and the ledger."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from stoker.core.events import Event, EventFile, EventKind, read_events
+from stoker.core.home import Home
+from stoker.core.ids import ReviewId, RunId, VersionId
+from stoker.fleet.errors import BadRunFolder
+from stoker.fleet.goodput import Goodput, account
+from stoker.fleet.isolation import Isolation, IsolationState
+from stoker.fleet.recoveries import Placed, Recovery, find_recoveries
+from stoker.fleet.run_folder import RunFolder
+from stoker.fleet.timeline import Timeline
+from stoker.fleet.verdict import RunError, Verdict
+from stoker.ledger.ledger import Ledger
+from stoker.ledger.records import DatasetRecord, RunOutcome, RunRecord
+
+
+@dataclass(frozen=True, slots=True)
+class StepPoint:
+    """One step as it was told; it stands unless a later attempt did it again. `loss` in nats a token."""
+
+    step: int
+    attempt: int
+    at_s: float
+    loss: float | None
+    lr: float
+    grad_norm: float | None
+    tokens: int
+    stands: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointPoint:
+    """One committed checkpoint; training stood still for `stall_s`."""
+
+    step: int
+    attempt: int
+    sequence: int
+    at_s: float
+    stall_s: float
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationFigure:
+    """Bits per byte of `name` on the held-out bytes; `tokens` is None where there are none (a compressor)."""
+
+    name: str
+    bits_per_byte: float | None
+    bytes: int
+    tokens: int | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """Where the run's data came from, by names and digests."""
+
+    dataset: str
+    dataset_version: VersionId
+    dataset_root: str
+    dataset_kek: str
+    source: str
+    source_version: VersionId
+    source_root: str
+    recipe_digest: str
+    review: ReviewId
+    requested_by: str
+    decided_by: str | None
+    purpose: str
+    run_kek: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """Everything that is known of a run. Times `at_s` are seconds since it began."""
+
+    kind: ClassVar[str] = "run_report"
+    version: ClassVar[int] = 1
+
+    run: RunId
+    name: str
+    outcome: RunOutcome
+    started_by: str
+    started_s: float
+    ended_s: float | None
+    spec_digest: str
+    steps_planned: int
+    parameters: int | None
+    steps: tuple[StepPoint, ...]
+    checkpoints: tuple[CheckpointPoint, ...]
+    recoveries: tuple[Recovery, ...]
+    evaluations: tuple[EvaluationFigure, ...]
+    sample: str | None
+    goodput: Goodput
+    isolation: Isolation | None
+    lineage: Lineage
+    cut_lines: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What `stoker train` answers: how the run ended, and the figures that matter."""
+
+    kind: ClassVar[str] = "run_summary"
+    version: ClassVar[int] = 1
+
+    run: RunId
+    outcome: RunOutcome
+    error: RunError | None
+    isolation: Isolation
+    folder: str
+    last_step: int
+    steps_planned: int
+    last_loss: float | None
+    last_checkpoint_step: int | None
+    recoveries: tuple[Recovery, ...]
+    evaluations: tuple[EvaluationFigure, ...]
+    sample: str | None
+    goodput: Goodput
+
+
+def read_run(home: Home, ledger: Ledger, run_id: RunId) -> RunReport:
+    """The report of a run, while it goes on or after its end.
+
+    Raises UnknownRun, BadRunFolder when its events are not there, BadEvent when they are malformed.
+    """
+    record = ledger.catalogue.run(run_id)
+    folder = RunFolder.of(home.runs_dir, run_id)
+    try:
+        told = read_events(folder.events)
+    except FileNotFoundError as error:
+        raise BadRunFolder(
+            f"{folder.events} is not there.",
+            hint="The run was started on another machine, or its folder was removed; restore it.",
+        ) from error
+    return report(record, _lineage(ledger, record), told)
+
+
+def report(record: RunRecord, lineage: Lineage, told: EventFile) -> RunReport:
+    """The report of the run with these records and events."""
+    placed = tuple(place_events(told.events))
+    started = _of_kind(placed, EventKind.RUN_STARTED)
+    samples = _of_kind(placed, EventKind.SAMPLE)
+    ready = _of_kind(placed, EventKind.RANK_READY)
+    return RunReport(
+        run=record.id,
+        name=record.name,
+        outcome=record.outcome,
+        started_by=record.started_by,
+        started_s=record.started_s,
+        ended_s=record.ended_s,
+        spec_digest=record.spec_digest,
+        steps_planned=int(started[-1].event.number("steps")) if started else 0,
+        parameters=int(ready[-1].event.number("parameters")) if ready else None,
+        steps=_steps(placed),
+        checkpoints=tuple(_checkpoint(each) for each in _of_kind(placed, EventKind.CHECKPOINT_COMMITTED)),
+        recoveries=find_recoveries(placed),
+        evaluations=_evaluations(placed),
+        sample=samples[-1].event.text("text") if samples else None,
+        goodput=account(told.events),
+        isolation=_isolation(placed),
+        lineage=lineage,
+        cut_lines=told.cut_lines,
+    )
+
+
+def summarise(full: RunReport, verdict: Verdict, folder: RunFolder) -> RunSummary:
+    """The short answer from the long one."""
+    standing = [each for each in full.steps if each.stands]
+    return RunSummary(
+        run=full.run,
+        outcome=full.outcome,
+        error=verdict.error,
+        isolation=verdict.isolation,
+        folder=str(folder.path),
+        last_step=standing[-1].step if standing else 0,
+        steps_planned=full.steps_planned,
+        last_loss=standing[-1].loss if standing else None,
+        last_checkpoint_step=full.checkpoints[-1].step if full.checkpoints else None,
+        recoveries=full.recoveries,
+        evaluations=full.evaluations,
+        sample=full.sample,
+        goodput=full.goodput,
+    )
+
+
+def place_events(events: Iterable[Event]) -> Iterable[Placed]:
+    """Each event with its place on the run's line of time, which stands still between two supervisors."""
+    timeline, begun = Timeline(), False
+    for event in events:
+        if event.kind is EventKind.RUN_STARTED or not begun:
+            timeline.anchor(event)
+            begun = True
+        else:
+            timeline.advance(event)
+        yield Placed(timeline.position_s, event)
+
+
+def _of_kind(placed: Iterable[Placed], kind: EventKind) -> list[Placed]:
+    return [each for each in placed if each.event.kind is kind]
+
+
+def _steps(placed: Iterable[Placed]) -> tuple[StepPoint, ...]:
+    """Steps in the order told; one stands unless a later attempt went back behind it."""
+    points: list[StepPoint] = []
+    undone_from: list[tuple[int, int]] = []
+    for each in placed:
+        event = each.event
+        if event.kind is EventKind.ATTEMPT_STARTED:
+            undone_from.append((len(points), int(event.number("resume_step"))))
+        elif event.kind is EventKind.STEP and event.rank == 0:
+            points.append(
+                StepPoint(
+                    step=int(event.number("step")),
+                    attempt=event.attempt,
+                    at_s=each.at_s,
+                    loss=_finite(event.number("loss")),
+                    lr=event.number("lr"),
+                    grad_norm=_finite(event.number("grad_norm")),
+                    tokens=int(event.number("tokens")),
+                    stands=True,
+                )
+            )
+    return tuple(
+        point
+        if not any(place < before and point.step > resume_step for before, resume_step in undone_from)
+        else replace(point, stands=False)
+        for place, point in enumerate(points)
+    )
+
+
+def _checkpoint(placed: Placed) -> CheckpointPoint:
+    event = placed.event
+    return CheckpointPoint(
+        step=int(event.number("step")),
+        attempt=event.attempt,
+        sequence=int(event.number("sequence")),
+        at_s=placed.at_s,
+        stall_s=event.number("stall_s"),
+        bytes=int(event.number("bytes")),
+    )
+
+
+def _evaluations(placed: Iterable[Placed]) -> tuple[EvaluationFigure, ...]:
+    """The newest figure of each name, in the order in which the names came up."""
+    newest: dict[str, EvaluationFigure] = {}
+    for each in _of_kind(placed, EventKind.EVALUATION):
+        event = each.event
+        tokens = event.fields.get("tokens")
+        newest[event.text("name")] = EvaluationFigure(
+            name=event.text("name"),
+            bits_per_byte=_finite(event.number("bits_per_byte")),
+            bytes=int(event.number("bytes")),
+            tokens=tokens if isinstance(tokens, int) else None,
+            seconds=event.number("seconds"),
+        )
+    return tuple(newest.values())
+
+
+def _isolation(placed: Iterable[Placed]) -> Isolation | None:
+    found = _of_kind(placed, EventKind.ISOLATION_PROBED)
+    if not found:
+        return None
+    event = found[-1].event
+    states = {state.value: state for state in IsolationState}
+    return Isolation(states.get(event.text("state"), IsolationState.OPEN), event.text("reason"))
+
+
+def _lineage(ledger: Ledger, record: RunRecord) -> Lineage:
+    dataset: DatasetRecord = ledger.catalogue.dataset_of_root(record.dataset_root)
+    review = ledger.catalogue.review(record.review)
+    return Lineage(
+        dataset=dataset.name,
+        dataset_version=dataset.version,
+        dataset_root=dataset.root,
+        dataset_kek=dataset.kek,
+        source=dataset.source,
+        source_version=dataset.source_version,
+        source_root=dataset.source_root,
+        recipe_digest=dataset.recipe_digest,
+        review=review.id,
+        requested_by=review.requested_by,
+        decided_by=review.decided_by,
+        purpose=review.purpose,
+        run_kek=record.kek,
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
