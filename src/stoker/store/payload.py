@@ -7,6 +7,8 @@ implementation in tests/store/test_tink.py.
 from __future__ import annotations
 
 import secrets
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +22,7 @@ from stoker.store.ranges import BytesLike
 KEY_BYTES: Final = 32
 TAG_BYTES: Final = 16
 PREFIX_BYTES: Final = 7
+_NONCE: Final = struct.Struct(">7sI?")
 PAYLOAD_HEADER_BYTES: Final = 1 + KEY_BYTES + PREFIX_BYTES
 MAX_PLAINTEXT_BYTES: Final = 1 << 42
 """4 TiB: 2^38 blocks under one key, so GCM's advantage stays under 2^-50 (see docs/design/store.md)."""
@@ -110,5 +113,25 @@ class PayloadCipher:
             return False
         return True
 
+    def open_run(
+        self, first: int, lengths: Sequence[int], last: int, sealed: memoryview, target: memoryview
+    ) -> int | None:
+        """Open consecutive chunks from `first` into `target`; `lengths` is their plaintext, `last` the last.
+
+        The first chunk whose tag is wrong is returned, and its part of `target` is wiped. This is the hot
+        loop: what it does a chunk costs a few microseconds, as much as 50 KiB of AES.
+        """
+        decrypt, pack, prefix = self._aead.decrypt_into, _NONCE.pack, self._prefix
+        begin = into = 0
+        for chunk, length in enumerate(lengths, first):
+            end, upto = begin + length + TAG_BYTES, into + length
+            try:
+                decrypt(pack(prefix, chunk, chunk == last), sealed[begin:end], None, target[into:upto])
+            except InvalidTag:
+                target[into:upto] = bytes(length)
+                return chunk
+            begin, into = end, upto
+        return None
+
     def _nonce(self, chunk: int, last: bool) -> bytes:
-        return self._prefix + chunk.to_bytes(4, "big") + (b"\x01" if last else b"\x00")
+        return _NONCE.pack(self._prefix, chunk, last)

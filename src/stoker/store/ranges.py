@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from pathlib import Path
 from types import TracebackType
@@ -39,23 +40,28 @@ class BytesSource:
 
 
 class FileSource:
-    """A file on this machine, read with `preadv` into one buffer that is used again and again."""
+    """A file on this machine, read with `preadv` into one buffer that is used again and again.
+
+    Bytes land at the same place in a page as they have in the file: into a bytearray, which begins 16 bytes
+    after a page's start, the kernel copies at less than half the speed (docs/design/store.md, "Speed").
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor = -1
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._size = os.fstat(self._descriptor).st_size
-        self._buffer = bytearray()
+        self._buffer = memoryview(b"")
 
     def size(self) -> int:
         return self._size
 
     def read(self, start: int, length: int) -> memoryview:
         check_range(str(self._path), start, length, self._size)
-        if len(self._buffer) < length:
-            self._buffer = bytearray(length)
-        target = memoryview(self._buffer)[:length]
+        skip = start % mmap.PAGESIZE
+        if len(self._buffer) < skip + length:
+            self._buffer = memoryview(mmap.mmap(-1, mmap.PAGESIZE + length))
+        target = self._buffer[skip : skip + length]
         read_exactly(self._descriptor, target, start, str(self._path))
         return target
 

@@ -6,6 +6,7 @@ See docs/design/store.md, "Reading".
 from __future__ import annotations
 
 import hmac
+from typing import NoReturn
 
 from stoker.core.errors import StokerError
 from stoker.keys.errors import WrongContext
@@ -163,23 +164,18 @@ class StreamReader:
     def _open_run(self, first: int, target: memoryview) -> int:
         """Open whole chunks from `first` for as long as they fit, fetched together; says how many bytes."""
         geometry = self._geometry
-        lengths: list[int] = []
-        room, most = len(target), max(1, _FETCH_BYTES // geometry.chunk_bytes)
-        while len(lengths) < most and first + len(lengths) < self._chunks:
-            length = geometry.plain_length(first + len(lengths), self.plaintext_bytes)
-            if length > room:
-                break
-            lengths.append(length)
-            room -= length
-        begin = geometry.sealed_start(first)
-        sealed = self._fetch(begin, sum(lengths) + TAG_BYTES * len(lengths))
-        done = taken = 0
-        for index, length in enumerate(lengths):
-            part = sealed[taken : taken + length + TAG_BYTES]
-            self._open(first + index, part, target[done : done + length])
-            done += length
-            taken += length + TAG_BYTES
-        return done
+        most = max(1, _FETCH_BYTES // geometry.chunk_bytes)
+        end = min(self._chunks, first + most, first + 1 + len(target) // geometry.capacity)
+        lengths = [geometry.plain_length(chunk, self.plaintext_bytes) for chunk in range(first, end)]
+        length = sum(lengths)
+        if length > len(target):
+            length -= lengths.pop()
+        sealed = self._fetch(geometry.sealed_start(first), length + TAG_BYTES * len(lengths))
+        bad = self._cipher.open_run(first, lengths, self._chunks - 1, sealed, target)
+        if bad is not None:
+            begin = sum(lengths[: bad - first]) + TAG_BYTES * (bad - first)
+            self._refuse(bad, sealed[begin : begin + lengths[bad - first] + TAG_BYTES])
+        return length
 
     def _hold(self, chunk: int) -> None:
         """Have `chunk` in the reader's own buffer, verified."""
@@ -190,7 +186,9 @@ class StreamReader:
         if len(self._buffer) < length:
             self._buffer = memoryview(bytearray(length))
         self._held = -1
-        self._open(chunk, sealed, self._buffer[:length])
+        last = chunk + 1 == self._chunks
+        if not self._cipher.open_into(chunk, last, sealed, self._buffer[:length]):
+            self._refuse(chunk, sealed)
         self._held = chunk
 
     def _fetch(self, start: int, length: int) -> memoryview:
@@ -204,14 +202,12 @@ class StreamReader:
             )
         return found
 
-    def _open(self, chunk: int, sealed: memoryview, target: memoryview) -> None:
-        last = chunk + 1 == self._chunks
-        if self._cipher.open_into(chunk, last, sealed, target):
-            return
+    def _refuse(self, chunk: int, sealed: memoryview) -> NoReturn:
+        """Say what is wrong with a chunk whose tag does not hold."""
         begin = self._start + self._geometry.sealed_start(chunk)
         where = f"{self._place}, chunk {chunk} of {self._chunks} (bytes {begin} to {begin + len(sealed)})"
-        if last and self._cipher.open_into(chunk, False, sealed, target):
-            target[:] = bytes(len(target))
+        nowhere = memoryview(bytearray(len(sealed) - TAG_BYTES))
+        if chunk + 1 == self._chunks and self._cipher.open_into(chunk, False, sealed, nowhere):
             raise TruncatedStream(f"{where}: the stream was cut here; more chunks followed.", hint=_RESTORE)
         raise CorruptStream(f"{where} was changed, or is not the chunk that belongs there.", hint=_RESTORE)
 

@@ -22,6 +22,9 @@ MAX_BYTES_PER_KEY: Final = 1 << 50
 """Plaintext bytes sealed under one partition key before the next is made: 1 PiB."""
 
 
+_SPARE_BUFFERS: Final = 4
+
+
 @dataclass(frozen=True, slots=True)
 class SealedFacts:
     """What a manifest or a commit record must hold to notice any change. Digests are 32 bytes of SHA-256."""
@@ -55,6 +58,7 @@ class PartitionSeal:
         self._wrapped = b""
         self._streams = 0
         self._bytes = 0
+        self._buffers: list[tuple[memoryview, memoryview]] = []
 
     @property
     def kek(self) -> KekRef:
@@ -114,10 +118,20 @@ class PartitionSeal:
             )
         return header, PayloadCipher.fresh(stream_key, header.digest)
 
-    def count_bytes(self, plaintext_bytes: int) -> None:
-        """A writer has sealed this much more under the current key."""
+    def lend_buffers(self, chunk_bytes: int) -> tuple[memoryview, memoryview]:
+        """Room for one chunk, plain and sealed. Fresh memory for each stream would cost more than its AES."""
+        with self._lock:
+            for index, buffers in enumerate(self._buffers):
+                if len(buffers[1]) == chunk_bytes:
+                    return self._buffers.pop(index)
+        return memoryview(bytearray(chunk_bytes - TAG_BYTES)), memoryview(bytearray(chunk_bytes))
+
+    def take_back(self, buffers: tuple[memoryview, memoryview], plaintext_bytes: int) -> None:
+        """A writer is done: its buffers, wiped, and how much it has sealed under the current key."""
         with self._lock:
             self._bytes += plaintext_bytes
+            if len(self._buffers) < _SPARE_BUFFERS:
+                self._buffers.append(buffers)
 
     def _forget(self) -> None:
         if self._key is not None:
@@ -157,9 +171,9 @@ class StreamWriter:
         self._cipher = cipher
         self._file = file
         self._geometry = ChunkGeometry(1 << header.chunk_log2)
-        self._plain = memoryview(bytearray(self._geometry.capacity))
-        self._sealed = memoryview(bytearray(self._geometry.chunk_bytes))
+        self._plain, self._sealed = seal.lend_buffers(self._geometry.chunk_bytes)
         self._filled = 0
+        self._most_filled = 0
         self._chunk = 0
         self._plaintext_bytes = 0
         self._object_bytes = 0
@@ -181,12 +195,12 @@ class StreamWriter:
                 self._seal_chunk(self._plain[:capacity], last=False)
                 self._filled = 0
             elif self._filled == 0 and len(rest) > capacity:
-                self._seal_chunk(rest[:capacity], last=False)  # straight from the caller, not copied
-                rest = rest[capacity:]
+                rest = self._seal_straight(rest)
             else:
                 taken = min(capacity - self._filled, len(rest))
                 self._plain[self._filled : self._filled + taken] = rest[:taken]
                 self._filled += taken
+                self._most_filled = max(self._most_filled, self._filled)
                 rest = rest[taken:]
 
     def finish(self) -> SealedFacts:
@@ -194,14 +208,27 @@ class StreamWriter:
         assert not self._finished
         self._seal_chunk(self._plain[: self._filled], last=True)
         self._finished = True
-        self._plain[:] = bytes(len(self._plain))
-        self._seal.count_bytes(self._plaintext_bytes)
+        self._plain[: self._most_filled] = bytes(self._most_filled)
+        self._seal.take_back((self._plain, self._sealed), self._plaintext_bytes)
         return SealedFacts(
             self._digest.digest(), self._header_digest, self._object_bytes, self._plaintext_bytes
         )
 
     def _capacity(self) -> int:
         return self._geometry.first_capacity if self._chunk == 0 else self._geometry.capacity
+
+    def _seal_straight(self, plaintext: memoryview) -> memoryview:
+        """Seal whole chunks from the caller's memory, without a copy; what is left may be the last chunk."""
+        begin, capacity = 0, self._capacity()
+        sealed, seal_into, put = self._sealed, self._cipher.seal_into, self._put
+        while len(plaintext) - begin > capacity:
+            target = sealed[: capacity + TAG_BYTES]
+            seal_into(self._chunk, False, plaintext[begin : begin + capacity], target)
+            put(target)
+            begin += capacity
+            self._chunk += 1
+            capacity = self._geometry.capacity
+        return plaintext[begin:]
 
     def _seal_chunk(self, plaintext: memoryview, *, last: bool) -> None:
         target = self._sealed[: len(plaintext) + TAG_BYTES]
