@@ -51,7 +51,7 @@ def start_writer(folder: Path, name: str, acts: int, *more: str) -> subprocess.P
     tests = Path(samples.__file__).parent.parent
     return subprocess.Popen(
         [sys.executable, "-c", WRITER, str(folder), name, str(acts), *more],
-        env={**os.environ, "PYTHONPATH": str(tests)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")])},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

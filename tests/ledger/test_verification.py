@@ -448,6 +448,15 @@ def test_nothing_is_signed_on_top_of_a_rolled_back_log_until_it_is_accepted(fold
         assert found(ledger.audit.verify(witnessed=(lost,))) == [(FindingKind.CUT, 12)]
 
 
+def test_a_database_that_vanished_is_missed_by_the_head_that_is_left(folder: Path) -> None:
+    for path in folder.glob("ledger.db*"):
+        path.unlink()
+    with samples.open_ledger(folder) as ledger:
+        assert found(ledger.audit.verify()) == [(FindingKind.CUT, 0)]
+        with pytest.raises(LedgerRolledBack, match="has 0 audit entries, but had 14 before"):
+            samples.note_act(ledger, "on top")
+
+
 def test_nothing_is_signed_on_top_of_a_fork(folder: Path) -> None:
     fork = fork_of(folder, 9, ACTS + 2)
     shutil.copy(folder / "ledger.head", fork / "ledger.head")
