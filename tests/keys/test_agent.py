@@ -160,6 +160,7 @@ MALFORMED = {
 @pytest.mark.parametrize("message", MALFORMED.values(), ids=MALFORMED.keys())
 def test_a_malformed_message_closes_only_its_connection(house: House, message: bytes) -> None:
     good, bad = AgentKeySource(house.connect()), house.connect()
+    bad.settimeout(30)  # an agent that waits for more fails the test instead of hanging it
     bad.sendall(message)
     with contextlib.suppress(ConnectionResetError):  # what the agent had not read is thrown away
         assert bad.recv(1) == b""
