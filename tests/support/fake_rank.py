@@ -1,7 +1,8 @@
 """A rank that trains nothing and speaks the event protocol of docs/design/fleet.md, in plain Python.
 
-`python fake_rank.py --job PATH --rank R`. The job is a JSON object: run, attempt, world_size, steps, resume,
-checkpoint_every, step_s, and `deeds`, what goes wrong: `{"attempt", "rank", "at_step", "do"}`.
+`python fake_rank.py [--deeds PATH] --job PATH --rank R`. The job is a JSON object: run, attempt, world_size,
+steps, resume, checkpoint_every, step_s, and `deeds`, what goes wrong: `{"attempt", "rank", "at_step", "do"}`.
+With `--deeds` it is a real job file, and the deeds come from that other file.
 """
 
 from __future__ import annotations
@@ -148,8 +149,10 @@ class Rank:
         from stoker.keys.agent_client import AgentKeySource
         from stoker.keys.refs import KekRef, Purpose
 
+        time.sleep(deed.get("after_s", 0.0))
+        kek = self.job["checkpoint_kek"] if deed["kek"] == "own" else deed["kek"]
         source = AgentKeySource(socket.socket(fileno=int(os.environ["STOKER_KEY_FD"])))
-        key, wrapped = source.new_partition_key(KekRef.parse(deed["kek"]), Purpose.CHECKPOINT)
+        key, wrapped = source.new_partition_key(KekRef.parse(kek), Purpose.CHECKPOINT)
         print(json.dumps({"wrapped_bytes": len(wrapped)}), flush=True)
         key.wipe()
 
@@ -158,8 +161,25 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--job", type=Path, required=True)
     parser.add_argument("--rank", type=int, required=True)
+    parser.add_argument("--deeds", type=Path)
     given = parser.parse_args()
-    return Rank(json.loads(given.job.read_text()), given.rank).run()
+    job = json.loads(given.job.read_text())
+    if given.deeds is not None:
+        job = from_real(job, json.loads(given.deeds.read_text()))
+    return Rank(job, given.rank).run()
+
+
+def from_real(job: dict[str, Any], deeds: list[dict[str, Any]]) -> dict[str, Any]:
+    train, resume = job["spec"]["train"], job["resume"]
+    return {
+        **job,
+        "steps": train["steps"],
+        "resume": 0 if resume is None else resume["step"],
+        "checkpoint_every": train["checkpoint_every_steps"],
+        "step_s": 0.01,
+        "folder": job["run_folder"],
+        "deeds": deeds,
+    }
 
 
 if __name__ == "__main__":
