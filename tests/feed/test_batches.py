@@ -64,7 +64,7 @@ def test_lanes_change_windows_at_different_steps() -> None:
     _, by_step, _ = _opens_of_one_epoch(order, 1)
     later = np.array(by_step[128:])
     assert later.sum() > 500
-    assert later.max() <= 3 * (4 + 2)
+    assert later.max() <= 4  # of 16 lanes; all of them when they change together
 
 
 def test_reading_any_step_first_gives_what_reading_in_order_gives() -> None:
@@ -73,5 +73,5 @@ def test_reading_any_step_first_gives_what_reading_in_order_gives() -> None:
     ascending = BatchReader(split, order, 0, 8)
     batches = [ascending.read(step) for step in range(300)]
     jumping = BatchReader(split, order, 0, 8)
-    for step in (299, 0, 150, 149, 17):
+    for step in (299, 0, 100, 101, 30, 150, 149, 17):
         assert np.array_equal(jumping.read(step), batches[step])
