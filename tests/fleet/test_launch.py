@@ -37,6 +37,11 @@ def house(tmp_path: Path) -> Iterator[RunHouse]:
         yield found
 
 
+def waiting_at(step: int) -> list[dict[str, object]]:
+    """Both ranks of the first attempt stand still before step `step`, so that a fault surely finds them."""
+    return [{"do": "stand_still", "rank": rank, "at_step": step, "attempt": 1} for rank in (0, 1)]
+
+
 def revoke(house: RunHouse) -> None:
     revoke_review(
         house.review.id,
@@ -74,24 +79,23 @@ def test_a_run_is_recorded_from_its_start_to_its_end(house: RunHouse) -> None:
 
 
 def test_summary_and_report_can_be_shown_as_json(house: RunHouse) -> None:
-    summary = house.start(faults=[KillRank(1, 3)])
+    summary = house.start(faults=[KillRank(1, 3)], deeds=waiting_at(4))
     report = read_run(house.home, house.ledger, summary.run)
     assert json.loads(envelope(summary))["kind"] == "run_summary"
     assert json.loads(envelope(report))["data"]["lineage"]["decided_by"] == "decider"
 
 
 def test_the_report_tells_kill_and_recovery(house: RunHouse) -> None:
-    summary = house.start(faults=[KillRank(rank=1, at_step=3)])
+    summary = house.start(faults=[KillRank(rank=1, at_step=3)], deeds=waiting_at(4))
     report = read_run(house.home, house.ledger, summary.run)
     (recovery,) = report.recoveries
     assert (recovery.attempt, recovery.rank, recovery.what) == (1, 1, "ended by signal 9")
     assert recovery.injected
-    assert recovery.step >= 3
-    assert recovery.resume_step in (2, 4)
+    assert (recovery.step, recovery.resume_step) == (3, 2)
     times = [recovery.failed_s, recovery.detected_s, recovery.ready_s, recovery.next_step_s]
     assert times == sorted(times, key=lambda value: value or 0.0)
     assert [point.step for point in report.steps if point.stands] == list(range(1, 7))
-    assert all(point.attempt == 1 for point in report.steps if not point.stands)
+    assert [(point.step, point.attempt) for point in report.steps if not point.stands] == [(3, 1)]
     assert report.goodput.failures == 1
     assert (report.lineage.source, report.lineage.review) == ("text", house.review.id)
 
@@ -184,7 +188,7 @@ class RevokingProgress:
 
 
 def test_a_review_revoked_during_the_run_ends_it_at_the_next_attempt(house: RunHouse) -> None:
-    summary = house.start(progress=RevokingProgress(house), faults=[KillRank(1, 3)])
+    summary = house.start(progress=RevokingProgress(house), faults=[KillRank(1, 3)], deeds=waiting_at(4))
     assert summary.outcome is RunOutcome.FAILED
     assert summary.error is not None
     assert summary.error.exit_code == ReviewRevoked.exit_code
@@ -251,7 +255,7 @@ def test_isolation_is_refused_where_the_store_is_on_the_network(house: RunHouse)
 
 
 def test_nothing_of_a_run_lives_on(house: RunHouse) -> None:
-    summary = house.start(faults=[KillRank(0, 2)])
+    summary = house.start(faults=[KillRank(0, 2)], deeds=waiting_at(3))
     folder = RunFolder.of(house.home.runs_dir, summary.run)
     assert lock_is_free(folder.attempt_lock)
     kinds = [event.kind for event in read_events(folder.events).events]
