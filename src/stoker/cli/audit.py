@@ -11,6 +11,7 @@ import click
 from stoker.cli.command import House, command
 from stoker.cli.table import day, table
 from stoker.core.canonical import JsonValue, canonical_json
+from stoker.core.errors import EXIT_DONE, EXIT_FINDING
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,9 @@ def log(house: House, last: int) -> Entries:
     )
 
 
-@command("verify", text=_verified_text, finding=lambda result: bool(result.findings))
+@command(
+    "verify", text=_verified_text, exit_code=lambda result: EXIT_FINDING if result.findings else EXIT_DONE
+)
 def verify(house: House) -> Verified:
     """Recompute the whole log; exit code 1 when anything was edited, cut, reordered or forked."""
     report = house.ledger.audit.verify()

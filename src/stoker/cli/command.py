@@ -10,19 +10,24 @@ from typing import Any
 import click
 
 from stoker.cli.house import House, open_house
+from stoker.core.errors import EXIT_DONE
 from stoker.core.result import Result, envelope
 
 Body = Callable[..., Result]
 Text = Callable[[Any], str]
 
 
+def _done(_: object) -> int:
+    return EXIT_DONE
+
+
 def command(
-    name: str, *, text: Text, finding: Callable[[Any], bool] = lambda _: False
+    name: str, *, text: Text, exit_code: Callable[[Any], int] = _done
 ) -> Callable[[Body], click.Command]:
     """Declare a command whose body takes the House first and returns a Result.
 
-    `text` renders the result for people; `finding` says whether it is one, which makes the exit code 1. The
-    shared options --json, --home and --as are added here, so that every command has them.
+    `text` renders the result for people; `exit_code` judges it, 0 when not given. The shared options --json,
+    --home and --as are added here, so that every command has them.
     """
 
     def declare(body: Body) -> click.Command:
@@ -36,7 +41,7 @@ def command(
             with open_house(home=home, acting=acting, as_json=as_json) as house:
                 result = body(house, **arguments)
             click.echo(envelope(result) if as_json else text(result).rstrip("\n"))
-            return int(finding(result))
+            return exit_code(result)
 
         return click.command(name, context_settings={"help_option_names": ["-h", "--help"]})(run)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from stoker.cli.command import House, command
 from stoker.cli.main import printable
 from stoker.cli.table import human_seconds
+from stoker.core.errors import EXIT_DONE, EXIT_FINDING
 from stoker.promises.promise import PromiseReport, Standing, VerifyReport
 
 _SIGNS = {Standing.KEPT: "kept", Standing.NOT_KEPT: "NOT KEPT", Standing.UNTRIED: "untried"}
@@ -32,10 +33,16 @@ def _promise_lines(report: PromiseReport) -> list[str]:
     return lines
 
 
+def verdict(report: VerifyReport) -> int:
+    """Exit code 1 when a promise is not kept."""
+    broken = any(each.standing is Standing.NOT_KEPT for each in report.promises)
+    return EXIT_FINDING if broken else EXIT_DONE
+
+
 @command(
     "verify",
     text=verify_text,
-    finding=lambda report: any(each.standing is Standing.NOT_KEPT for each in report.promises),
+    exit_code=verdict,
 )
 def verify(house: House) -> VerifyReport:
     """Check every promise now; exit code 1 when one is not kept."""

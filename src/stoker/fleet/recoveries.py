@@ -35,6 +35,18 @@ class Recovery:
     ready_s: float | None = None
     next_step_s: float | None = None
 
+    def sentence(self) -> str:
+        """What failed, how soon it was noticed, and what it took to go on."""
+        parts = [f"after step {self.step}: {self.what}{', on purpose' if self.injected else ''}"]
+        parts.append(f"noticed after {self.detected_s - self.failed_s:.2f} s")
+        if self.resume_step is not None:
+            parts.append(f"went on from the checkpoint of step {self.resume_step}")
+        if self.next_step_s is None:
+            parts.append("no step was done after it")
+        else:
+            parts.append(f"next step done after {self.next_step_s - self.failed_s:.1f} s")
+        return "; ".join(parts)
+
 
 def find_recoveries(events: Iterable[Placed]) -> tuple[Recovery, ...]:
     """Every failure in the order of its detection; ranks that end because of it are not counted again."""

@@ -1,0 +1,179 @@
+"""`stoker train` and `stoker run`: start a run, look at it, draw it, go on with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import click
+
+from stoker.cli.command import House, command
+from stoker.cli.run_text import report_text, summary_text
+from stoker.cli.table import day, short, table
+from stoker.core.config import load, read_layer
+from stoker.core.errors import MissingExtra
+from stoker.core.ids import RunId
+from stoker.fleet.summary import RunReport, RunSummary, read_run
+from stoker.ledger.records import RunOutcome
+from stoker.spec.run import RunSpec
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """One run. Times are seconds since the Unix epoch."""
+
+    id: str
+    name: str
+    dataset: str
+    dataset_root: str
+    review: str
+    started_by: str
+    started_s: float
+    ended_s: float | None
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """Every run, oldest first."""
+
+    kind: ClassVar[str] = "runs"
+    version: ClassVar[int] = 1
+    runs: tuple[RunRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Where a run's page was written."""
+
+    kind: ClassVar[str] = "run-page"
+    version: ClassVar[int] = 1
+    path: str
+    bytes: int
+
+
+def _runs_text(result: Runs) -> str:
+    rows = [
+        (
+            row.id,
+            row.name,
+            row.dataset,
+            short(row.dataset_root),
+            row.outcome,
+            day(row.started_s),
+            row.started_by,
+        )
+        for row in result.runs
+    ]
+    return table(("run", "name", "dataset", "root", "outcome", "started", "by"), rows)
+
+
+def require_torch() -> None:
+    """Raise MissingExtra, naming the remedy, when training's packages are not installed."""
+    from importlib.util import find_spec
+
+    missing = [name for name in ("torch", "safetensors", "tokenizers") if find_spec(name) is None]
+    if missing:
+        raise MissingExtra(
+            f"Training needs {', '.join(missing)}, which are not installed.",
+            hint="Run: pip install 'stoker[train]'",
+        )
+
+
+def _failed(summary: RunSummary) -> int:
+    """The exit code of what ended the run: the rank's own error code, or 1."""
+    if summary.outcome is RunOutcome.FINISHED:
+        return 0
+    if summary.outcome is RunOutcome.CANCELLED:
+        return 3
+    return summary.error.exit_code if summary.error is not None and summary.error.exit_code else 1
+
+
+@command("train", text=summary_text, exit_code=_failed)
+@click.argument("run_file", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1)
+def train(house: House, run_file: Path, overrides: tuple[str, ...]) -> RunSummary:
+    """Train what RUN_FILE says, and keep the run alive. OVERRIDES are values such as train.steps=200."""
+    from stoker.fleet.launch import start_run
+
+    loaded = load(RunSpec, [read_layer(run_file)], overrides)
+    require_torch()
+    return start_run(
+        loaded.value,
+        home=house.home,
+        ledger=house.ledger,
+        backend=house.backend,
+        store_url=house.store_url,
+        actor=house.actor,
+        progress=house.progress,
+        clock=house.clock,
+        origins=loaded.origins,
+    )
+
+
+@click.group()
+def run() -> None:
+    """Runs: list, show, report, resume."""
+
+
+@command("ls", text=_runs_text)
+def ls(house: House) -> Runs:
+    """Every run, oldest first."""
+    return Runs(
+        tuple(
+            RunRow(
+                each.id,
+                each.name,
+                each.dataset,
+                each.dataset_root,
+                each.review,
+                each.started_by,
+                each.started_s,
+                each.ended_s,
+                each.outcome,
+            )
+            for each in house.ledger.catalogue.runs()
+        )
+    )
+
+
+@command("show", text=report_text)
+@click.argument("run_id", metavar="RUN")
+def show(house: House, run_id: str) -> RunReport:
+    """What became of RUN: losses, recoveries, time by kind, evaluations, lineage."""
+    return read_run(house.home, house.ledger, RunId(run_id))
+
+
+@command("report", text=lambda page: page.path)
+@click.argument("run_id", metavar="RUN")
+@click.option("--out", type=click.Path(path_type=Path), help="Write here instead of the run's folder.")
+def report(house: House, run_id: str, out: Path | None) -> Page:
+    """Write RUN's page: one file that needs nothing else."""
+    from stoker.web.report import write_report
+
+    path = write_report(read_run(house.home, house.ledger, RunId(run_id)), house.home, out)
+    return Page(str(path), path.stat().st_size)
+
+
+@command("resume", text=summary_text, exit_code=_failed)
+@click.argument("run_id", metavar="RUN")
+def resume(house: House, run_id: str) -> RunSummary:
+    """Go on with RUN from its last checkpoint: after it was cancelled, failed or lost its supervisor."""
+    from stoker.fleet.launch import resume_run
+
+    require_torch()
+    return resume_run(
+        RunId(run_id),
+        home=house.home,
+        ledger=house.ledger,
+        backend=house.backend,
+        store_url=house.store_url,
+        actor=house.actor,
+        progress=house.progress,
+        clock=house.clock,
+    )
+
+
+for each in (ls, show, report, resume):
+    run.add_command(each)

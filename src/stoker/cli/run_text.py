@@ -1,0 +1,134 @@
+"""A run's figures as text: the same for `stoker train`, `stoker run show` and the quickstart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stoker.cli.main import printable
+from stoker.cli.table import day, human_bytes, human_seconds, pairs, short, table
+from stoker.fleet.goodput import Goodput
+from stoker.fleet.recoveries import Recovery
+from stoker.fleet.summary import EvaluationFigure, RunReport, RunSummary
+
+
+def summary_text(summary: RunSummary) -> str:
+    """How a run ended, for the one who started it."""
+    rows: list[tuple[str, object]] = [
+        ("run", summary.run),
+        ("outcome", summary.outcome),
+        ("step", f"{summary.last_step} of {summary.steps_planned}"),
+    ]
+    if summary.error is not None:
+        rows.append(("error", f"{summary.error.error_id}: {summary.error.message}"))
+        if summary.error.hint:
+            rows.append(("hint", summary.error.hint))
+    if summary.last_checkpoint_step is not None:
+        rows.append(("last checkpoint", f"step {summary.last_checkpoint_step}"))
+    rows.append(("isolation", f"{summary.isolation.state}: {summary.isolation.reason}"))
+    rows.append(("folder", summary.folder))
+    parts = [pairs(rows), recoveries_text(summary.recoveries), time_text(summary.goodput)]
+    parts += [evaluations_text(summary.evaluations), sample_text(summary.sample)]
+    return "\n".join(part for part in parts if part)
+
+
+def report_text(report: RunReport) -> str:
+    """Everything that is known of a run."""
+    stands = [point for point in report.steps if point.stands]
+    lineage = report.lineage
+    rows: list[tuple[str, object]] = [
+        ("run", f"{report.run} ({report.name})"),
+        ("outcome", report.outcome),
+        ("started", f"{day(report.started_s)} by {report.started_by}"),
+        ("steps", f"{len(stands)} of {report.steps_planned}"),
+        ("parameters", "-" if report.parameters is None else f"{report.parameters:,}"),
+        (
+            "checkpoints",
+            f"{len(report.checkpoints)}, {human_bytes(sum(c.bytes for c in report.checkpoints))}",
+        ),
+        ("dataset", f"{lineage.dataset} {lineage.dataset_version[:8]}, root {short(lineage.dataset_root)}"),
+        (
+            "from source",
+            f"{lineage.source} {lineage.source_version[:8]}, manifest {short(lineage.source_root)}",
+        ),
+        (
+            "review",
+            f"{lineage.review}, asked by {lineage.requested_by}, decided by {lineage.decided_by or '-'}",
+        ),
+        ("purpose", lineage.purpose),
+    ]
+    if report.cut_lines:
+        rows.append(("note", f"{report.cut_lines} event lines were cut by a crash and are not counted"))
+    parts = [pairs(rows), _losses_text(report), recoveries_text(report.recoveries), time_text(report.goodput)]
+    parts += [evaluations_text(report.evaluations), sample_text(report.sample)]
+    return "\n".join(part for part in parts if part)
+
+
+def _losses_text(report: RunReport) -> str:
+    stands = [point for point in report.steps if point.stands]
+    if not stands:
+        return ""
+    every = max(1, len(stands) // 10)
+    shown = [*stands[::every], *([stands[-1]] if (len(stands) - 1) % every else [])]
+    rows = [
+        (point.step, point.attempt, "-" if point.loss is None else f"{point.loss:.4f}", f"{point.at_s:.1f}")
+        for point in shown
+    ]
+    return "losses\n" + table(("step", "attempt", "loss, nats", "at s"), rows, indent="  ")
+
+
+def recoveries_text(recoveries: Sequence[Recovery]) -> str:
+    """One line a failure: what, when, what it cost."""
+    return "\n".join(f"recovery  {printable(each.sentence())}" for each in recoveries)
+
+
+def time_text(goodput: Goodput) -> str:
+    """Seconds by kind, which add up to the wall time, and the rates that follow."""
+    rows = [
+        (
+            kind.replace("_", " "),
+            f"{seconds:.1f}",
+            f"{seconds / goodput.wall_s:.1%}" if goodput.wall_s else "-",
+        )
+        for kind, seconds in goodput.seconds.items()
+        if seconds > 0
+    ]
+    rows.append(("wall time", f"{goodput.wall_s:.1f}", ""))
+    figures = pairs(
+        [
+            ("ETTR", "-" if goodput.ettr is None else f"{goodput.ettr:.3f}"),
+            (
+                "tokens/s",
+                "-" if goodput.tokens_per_s is None else f"{goodput.tokens_per_s:,.0f} while stepping",
+            ),
+            ("steps lost", f"{goodput.steps_lost} (done again after a restart)"),
+            ("failures", f"{goodput.failures}, of which injected {goodput.faults_injected}"),
+        ]
+    )
+    return "time by kind\n" + table(("kind", "seconds", "share"), rows, indent="  ") + "\n" + figures
+
+
+def evaluations_text(evaluations: Sequence[EvaluationFigure]) -> str:
+    """Bits per byte on the held-out bytes, the model beside what it is measured against."""
+    if not evaluations:
+        return ""
+    rows = [
+        (
+            each.name,
+            "-" if each.bits_per_byte is None else f"{each.bits_per_byte:.3f}",
+            f"{each.bytes:,}",
+            human_seconds(each.seconds),
+        )
+        for each in evaluations
+    ]
+    return "held-out files, bits per byte\n" + table(
+        ("what", "bits/byte", "bytes", "took"), rows, indent="  "
+    )
+
+
+def sample_text(sample: str | None) -> str:
+    """A short text that the model wrote."""
+    if not sample:
+        return ""
+    return "a sample that the model wrote\n" + "\n".join(
+        f"  | {line}" for line in printable(sample).splitlines()
+    )
