@@ -73,15 +73,15 @@ def split_files(
 
     A file's content and the seed decide, so equal files never stand on both sides and a file stays on its
     side when others come or go. When the fraction picks none, the file that comes nearest is held out; when
-    it picks all, the farthest trains.
+    it picks all, the farthest trains. Files that are all equal only train.
     """
     ranks = {file.sha256: _rank(_SPLIT_LABEL, seed, file.sha256) for file in files}
     limit = int(heldout_fraction * 2**64)
     heldout = {digest for digest, rank in ranks.items() if rank < limit}
     if len(ranks) > 1 and not heldout:
         heldout = {min(ranks, key=lambda digest: ranks[digest])}
-    if len(ranks) > 1 and len(heldout) == len(ranks):
-        heldout.discard(max(ranks, key=lambda digest: ranks[digest]))
+    elif len(heldout) == len(ranks):
+        heldout.discard(max(ranks, key=lambda digest: ranks[digest], default=b""))
     train = [file for file in files if file.sha256 not in heldout]
     return train, [file for file in files if file.sha256 in heldout]
 
