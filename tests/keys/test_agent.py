@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stoker.core.clock import ManualClock
@@ -33,6 +33,7 @@ from stoker.keys.refs import KekRef, Purpose
 from stoker.keys.secret import SecretKey
 from support.key_stores import SCOPE, in_child, open_store
 
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 DATASET, CHECKPOINT = Purpose.DATASET, Purpose.CHECKPOINT
 
 
@@ -289,11 +290,13 @@ REQUESTS = st.builds(
 )
 
 
+@UNHURRIED
 @given(REQUESTS)
 def test_requests_come_back_as_they_were(request: Request) -> None:
     assert decode_request(memoryview(encode_request(request))) == request
 
 
+@UNHURRIED
 @given(st.binary(min_size=32, max_size=32), st.binary(max_size=1024))
 def test_keys_come_back_as_they_were(secret: bytes, wrapped: bytes) -> None:
     with SecretKey.adopt(bytearray(secret)) as key:
@@ -302,7 +305,7 @@ def test_keys_come_back_as_they_were(secret: bytes, wrapped: bytes) -> None:
     assert again == wrapped
 
 
-@settings(max_examples=300)
+@settings(UNHURRIED, max_examples=300)
 @given(st.binary(max_size=80).map(lambda tail: bytes([1, tail[0] % 4 if tail else 1]) + tail))
 def test_any_bytes_are_a_request_or_refused_as_one(body: bytes) -> None:
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stoker.core.errors import StokerError
@@ -179,7 +179,7 @@ def test_changed_tombstones_are_refused(folder: Path, change: Store) -> None:
         open_store(folder)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_flipped_byte_is_refused(made: Path, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(["keystore.json", "tombstones.json", "root.key"]))

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stoker.keys.errors import BadKekRef
 from stoker.keys.refs import KekRef
 
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SEGMENTS = st.from_regex(r"[a-z0-9]([a-z0-9_-]{0,40}[a-z0-9])?", fullmatch=True)
 SCOPES = st.tuples(st.sampled_from(["source", "dataset", "run"]), SEGMENTS, SEGMENTS).map("/".join)
 
 
+@UNHURRIED
 @given(SCOPES, st.integers(1, 2**32 - 1))
 def test_parsing_gives_back_what_was_named(scope: str, epoch: int) -> None:
     ref = KekRef(scope, epoch)
     assert KekRef.parse(str(ref)) == ref
 
 
+@UNHURRIED
 @given(st.text(max_size=60))
 def test_any_text_is_refused_or_is_the_name(text: str) -> None:
     try:
