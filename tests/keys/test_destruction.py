@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from stoker.core.clock import ManualClock
 from stoker.core.errors import BadName
 from stoker.keys.backend import KeyBackend
-from stoker.keys.destruction import approve_destruction, request_destruction
+from stoker.keys.destruction import approve_destruction, reconcile_tombstones, request_destruction
 from stoker.keys.errors import DualControlRefused, KeyDestroyed, KeyUnknown
 from stoker.keys.identities import create_identity, identity_signer
 from stoker.keys.open import open_backend
@@ -114,3 +115,29 @@ def test_unknown_identities_and_keys_are_named(ledger: Ledger, backend: KeyBacke
         request_destruction(kek, actor="mallory", ledger=ledger, backend=backend)
     with pytest.raises(KeyUnknown):
         request_destruction(KekRef("dataset/other", 1), actor="alice", ledger=ledger, backend=backend)
+
+
+def test_a_death_that_the_ledger_missed_is_recorded_later(
+    ledger: Ledger, backend: KeyBackend, people: None
+) -> None:
+    kek = backend.create_kek("dataset/own-text", Purpose.DATASET, expires_s=None)
+    backend.request_destroy(kek, "alice")
+    backend.destroy(kek, "bob")
+    assert not ledger.catalogue.is_tombstoned(str(kek))
+    reconcile_tombstones(ledger=ledger, backend=backend)
+    reconcile_tombstones(ledger=ledger, backend=backend)
+    (stone,) = ledger.catalogue.tombstones()
+    assert (stone.kek, stone.requested_by, stone.approved_by) == (str(kek), "alice", "bob")
+
+
+def test_a_key_store_restored_from_a_copy_loses_the_key_again(
+    ledger: Ledger, backend: KeyBackend, people: None, clock: ManualClock, tmp_path: Path
+) -> None:
+    kek = backend.create_kek("dataset/own-text", Purpose.DATASET, expires_s=None)
+    shutil.copytree(tmp_path / "keys", tmp_path / "copy")
+    request_destruction(kek, actor="alice", ledger=ledger, backend=backend)
+    approve_destruction(kek, actor="bob", ledger=ledger, backend=backend)
+    restored = open_backend((tmp_path / "copy").as_uri(), clock=clock, passphrase=None)
+    assert restored.info(kek).state is KekState.ACTIVE
+    reconcile_tombstones(ledger=ledger, backend=restored)
+    assert restored.info(kek).state is KekState.DESTROYED

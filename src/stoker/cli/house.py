@@ -57,13 +57,14 @@ class House:
 
     @cached_property
     def backend(self) -> KeyBackend:
+        from stoker.keys.destruction import reconcile_tombstones
         from stoker.keys.open import open_backend
 
         self.home.prepare()
         backend = open_backend(
             self.settings.keys_url(self.home), clock=self.clock, passphrase=_passphrase_source()
         )
-        backend.apply_tombstones(stone.kek for stone in self.ledger.catalogue.tombstones())
+        reconcile_tombstones(ledger=self.ledger, backend=backend)
         return backend
 
     @cached_property

@@ -5,8 +5,23 @@ from __future__ import annotations
 from stoker.keys.backend import KekInfo, KeyBackend
 from stoker.keys.errors import DualControlRefused
 from stoker.keys.refs import KekRef
+from stoker.keys.states import KekState
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import DatasetState, Role, TombstoneRecord
+
+
+def reconcile_tombstones(*, ledger: Ledger, backend: KeyBackend) -> None:
+    """Make key store and ledger agree on what is dead, whichever of them is behind.
+
+    A key store that was restored from a copy loses again what the ledger says is destroyed. A ledger that
+    missed a destruction, since its process died in the middle, gets the tombstone that is missing.
+    """
+    stones = {stone.kek for stone in ledger.catalogue.tombstones()}
+    backend.apply_tombstones(stones)
+    for info in backend.list_keks():
+        if info.state is KekState.DESTROYED and str(info.ref) not in stones:
+            _record_death(info, actor=info.destroy_approved_by or "unknown", ledger=ledger)
+
 
 MAY_APPROVE = frozenset({Role.REVIEWER, Role.OPERATOR, Role.ADMIN})
 
@@ -31,18 +46,21 @@ def approve_destruction(ref: KekRef, *, actor: str, ledger: Ledger, backend: Key
             f"{approver.name} is {approver.role.value} and may not approve a destruction.",
             hint="Ask a reviewer, an operator or an admin.",
         )
-    requester = backend.info(ref).destroy_requested_by
-    datasets = [each for each in ledger.catalogue.datasets() if each.kek == str(ref)]
+    info = backend.destroy(ref, approver.name)
+    _record_death(info, actor=approver.name, ledger=ledger)
+    return info
+
+
+def _record_death(info: KekInfo, *, actor: str, ledger: Ledger) -> None:
+    datasets = [each for each in ledger.catalogue.datasets() if each.kek == str(info.ref)]
+    requester = info.destroy_requested_by or "unknown"
     with ledger.act(
-        actor=approver.name,
+        actor=actor,
         action="key.destroy",
-        subject=f"key/{ref}",
+        subject=f"key/{info.ref}",
         detail={"requested_by": requester, "datasets": [each.root for each in datasets]},
     ) as catalogue:
-        info = backend.destroy(ref, approver.name)
-        catalogue.add_tombstone(
-            TombstoneRecord(str(ref), requester or "", approver.name, info.destroyed_s or 0.0)
-        )
+        catalogue.add_tombstone(TombstoneRecord(str(info.ref), requester, actor, info.destroyed_s or 0.0))
         for dataset in datasets:
-            catalogue.set_dataset_state(dataset.root, DatasetState.DESTROYED)
-    return info
+            if dataset.state is DatasetState.LIVE:
+                catalogue.set_dataset_state(dataset.root, DatasetState.DESTROYED)

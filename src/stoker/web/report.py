@@ -43,7 +43,8 @@ def render_report(report: RunReport) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         f"<title>{title}</title><style>{STYLE}</style></head><body><main>"
         f"<header><h1>{escape(report.name)}</h1><p>{escape(report.run)} · {escape(report.outcome)} · started "
         f"{iso_utc(report.started_s)} by {escape(report.started_by)}</p></header>"
@@ -131,8 +132,8 @@ def _evaluations(report: RunReport) -> str:
     )
     return (
         "<table><thead><tr><th>what</th><th>bits per byte</th><th>bytes</th><th>took</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table><p>The same held-out bytes for each. The bigram was counted on the same "
-        "training split; the compressors are shown, not claimed.</p>"
+        f"<tbody>{rows}</tbody></table><p>The same held-out bytes for each. The bigram was counted on the "
+        "same training split; the compressors are shown, not claimed.</p>"
     )
 
 

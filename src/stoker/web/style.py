@@ -14,7 +14,8 @@ body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,sa
 main{max-width:960px;margin:0 auto;padding:28px 20px 60px}
 header h1{margin:0;font-size:26px}
 header p,footer,section p{color:var(--soft);margin:4px 0 0}
-section{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:18px 20px;margin-top:18px}
+section{background:var(--card);border:1px solid var(--line);border-radius:10px;
+padding:18px 20px;margin-top:18px}
 h2{font-size:17px;margin:0 0 10px}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(120px,1fr));gap:10px;margin-top:18px}
 .tiles div{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:12px 14px}
@@ -41,7 +42,8 @@ ul.legend b{margin:0 6px}ul.legend i{color:var(--soft);font-style:normal}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 20px;margin:12px 0 0}
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 table{border-collapse:collapse}th,td{text-align:right;padding:5px 16px 5px 0}
-th:first-child,td:first-child{text-align:left}th{color:var(--soft);font-weight:500;border-bottom:1px solid var(--line)}
+th:first-child,td:first-child{text-align:left}
+th{color:var(--soft);font-weight:500;border-bottom:1px solid var(--line)}
 pre{overflow-x:auto;background:var(--page);border-radius:8px;padding:12px;margin:0}
 footer{margin-top:18px;font-size:13px}
 """
