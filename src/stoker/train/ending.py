@@ -5,6 +5,7 @@ See docs/design/train.md. All ranks call this, since the model is spread over th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -39,27 +40,35 @@ def end_run(
 ) -> None:
     """Evaluate and write a sample, as far as `spec.evaluate` asks for it."""
     telemetry.enter(Section.EVALUATE)
-    found: list[Evaluation] = []
-    if spec.evaluate.heldout:
-        heldout = dataset.split("heldout")
-        found.append(
-            evaluate_model(model, heldout, token_bytes, rows=rows, clock=clock, section=telemetry.enter)
-        )
-        if spec.evaluate.baselines:
-            vocabulary = len(token_bytes.table)
-            counted = dataset.split("train")
-            bigram = BigramModel.count(counted, vocabulary, section=telemetry.enter)
-            counted.wipe()
-            found.append(bigram.evaluate(heldout, token_bytes, clock=clock, section=telemetry.enter))
-            found.extend(evaluate_compressors(heldout, token_bytes, clock=clock, section=telemetry.enter))
-        heldout.wipe()
-    if leads:
-        for evaluation in found:
+    for evaluation in _evaluations(model, dataset, token_bytes, spec, rows, telemetry, clock):
+        if leads:
             _tell(evaluation, telemetry)
     if spec.evaluate.sample_tokens > 0:
         text = _sample(model, dataset, tokenizer, token_bytes, spec, telemetry)
         if leads:
             telemetry.emit(EventKind.SAMPLE, text=text[:MAX_SAMPLE_CHARACTERS])
+
+
+def _evaluations(
+    model: nn.Module,
+    dataset: SampleDataset,
+    token_bytes: TokenBytes,
+    spec: RunSpec,
+    rows: int,
+    telemetry: Telemetry,
+    clock: Clock,
+) -> Iterator[Evaluation]:
+    if not spec.evaluate.heldout:
+        return
+    heldout = dataset.split("heldout")
+    yield evaluate_model(model, heldout, token_bytes, rows=rows, clock=clock, section=telemetry.enter)
+    if spec.evaluate.baselines:
+        counted = dataset.split("train")
+        bigram = BigramModel.count(counted, len(token_bytes.table), section=telemetry.enter)
+        counted.wipe()
+        yield bigram.evaluate(heldout, token_bytes, clock=clock, section=telemetry.enter)
+        yield from evaluate_compressors(heldout, token_bytes, clock=clock, section=telemetry.enter)
+    heldout.wipe()
 
 
 def _tell(evaluation: Evaluation, telemetry: Telemetry) -> None:
