@@ -9,9 +9,9 @@ import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
-from stoker.spec.model import ModelSpec
+from stoker.spec.model import InvalidModel, ModelSpec
 from stoker.spec.run import RunSpec
-from stoker.train.models import ModelShape, build_model, materialise
+from stoker.train.models import build_model, materialise
 from stoker.train.models.decoder import attend
 from stoker.train.models.norm import RMSNorm, rotate, rotation
 from stoker.train.parallelize import parallelize
@@ -39,18 +39,16 @@ def test_without_qk_norm_there_are_no_such_weights() -> None:
     assert {name.rsplit(".", 2)[1] for name in set(with_norms) - set(without)} == {"query_norm", "key_norm"}
 
 
-@pytest.mark.parametrize(
-    ("change", "vocabulary", "message"),
-    [
-        ({"width": 25}, 50, "width 25 is not a multiple of heads 6"),
-        ({"width": 18}, 50, "width 18 / heads 6 is odd"),
-        ({"kv_heads": 4}, 50, "heads 6 is not a multiple of kv_heads 4"),
-        ({"layers": 0, "ffn_width": -1}, 0, "layers is 0.*ffn_width is -1.*vocabulary is 0"),
-    ],
-)
-def test_sizes_that_do_not_fit_are_all_named(change: dict[str, int], vocabulary: int, message: str) -> None:
-    with pytest.raises(ModelShape, match=message):
-        build_model(replace(SPEC, **change), vocabulary)
+def test_sizes_that_do_not_fit_are_refused_before_anything_is_built() -> None:
+    with pytest.raises(InvalidModel, match="width 25 is not divisible by heads 6"):
+        build_model(replace(SPEC, width=25), 50)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_built_model_has_the_parameters_that_the_formula_counts(tied: bool) -> None:
+    spec = replace(SPEC, tied_embeddings=tied, qk_norm=tied)
+    built = sum(parameter.numel() for parameter in build_model(spec, 50).parameters())
+    assert built == spec.parameters(50)
 
 
 @pytest.mark.parametrize("world_size", [2, 3])

@@ -1,6 +1,6 @@
 """Models as plain single-device code. See docs/design/train-model.md."""
 
-from stoker.train.models.decoder import Decoder, ModelShape, build_model
+from stoker.train.models.decoder import Decoder, build_model
 from stoker.train.models.initialise import materialise
 
-__all__ = ["Decoder", "ModelShape", "build_model", "materialise"]
+__all__ = ["Decoder", "build_model", "materialise"]

@@ -10,45 +10,15 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from stoker.core.errors import StokerError
 from stoker.spec.model import ModelSpec
 from stoker.train.models.norm import RMSNorm, rotate, rotation
 
 
-class ModelShape(StokerError):
-    """Sizes in a model's specification that do not fit each other."""
-
-    exit_code = 120
-
-
 def build_model(spec: ModelSpec, vocabulary: int) -> Decoder:
-    """The model on the meta device: shapes without storage. Raises ModelShape when the sizes do not fit."""
-    check_shape(spec, vocabulary)
+    """The model on the meta device: shapes without storage. Raises InvalidModel when sizes do not fit."""
+    spec.validate()
     with torch.device("meta"):
         return Decoder(spec, vocabulary)
-
-
-def check_shape(spec: ModelSpec, vocabulary: int) -> None:
-    """Raise ModelShape, naming every size that cannot be built."""
-    sizes = {
-        "layers": spec.layers,
-        "width": spec.width,
-        "heads": spec.heads,
-        "kv_heads": spec.kv_heads,
-        "ffn_width": spec.ffn_width,
-        "vocabulary": vocabulary,
-    }
-    mistakes = [f"{name} is {size}, at least 1 is needed" for name, size in sizes.items() if size < 1]
-    if not mistakes and spec.width % spec.heads:
-        mistakes.append(f"width {spec.width} is not a multiple of heads {spec.heads}")
-    elif not mistakes and (spec.width // spec.heads) % 2:
-        mistakes.append(f"width {spec.width} / heads {spec.heads} is odd, and RoPE turns pairs")
-    if not mistakes and spec.heads % spec.kv_heads:
-        mistakes.append(f"heads {spec.heads} is not a multiple of kv_heads {spec.kv_heads}")
-    if mistakes:
-        raise ModelShape(
-            f"The model cannot be built: {'; '.join(mistakes)}.", hint="Change [model] in the run file."
-        )
 
 
 class Attention(nn.Module):
