@@ -35,11 +35,11 @@ class AttentionCount(enum.StrEnum):
 class ModelSpec:
     """A decoder: RoPE, grouped-query attention, SwiGLU, RMSNorm. Sizes in elements."""
 
-    layers: int = 6
-    width: int = 192
-    heads: int = 6
-    kv_heads: int = 2
-    ffn_width: int = 512
+    layers: int = 4
+    width: int = 128
+    heads: int = 2
+    kv_heads: int = 1
+    ffn_width: int = 384
     rope_base: float = 10_000.0
     norm_epsilon: float = 1e-6
     tied_embeddings: bool = True

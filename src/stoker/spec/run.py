@@ -22,14 +22,14 @@ class TrainSpec:
     steps: int = 600
     global_batch: int = 16
     seed: int = 0
-    learning_rate: float = 3e-3
+    learning_rate: float = 1.5e-2
     final_learning_rate_ratio: float = 0.05
-    warmup_steps: int = 40
+    warmup_steps: int = 30
     weight_decay: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.95
     gradient_clip: float = 1.0
-    precision: Precision = Precision.FP32
+    precision: Precision = Precision.BF16
     checkpoint_every_steps: int = 60
     keep_checkpoints: int = 2
 
