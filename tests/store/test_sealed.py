@@ -176,6 +176,21 @@ def test_no_unverified_byte_reaches_the_caller() -> None:
         reader.read(GEOMETRY.plain_start(2), 1)
 
 
+def test_a_chunk_that_does_not_hold_leaves_zeros_where_gcm_had_written() -> None:
+    """The library's decrypt_into leaves the unverified plaintext behind; the payload cipher does not."""
+    cipher = PayloadCipher.fresh(bytes(32), bytes(32))
+    sealed = memoryview(bytearray(2 * 116))
+    for chunk in (0, 1):
+        cipher.seal_into(chunk, chunk == 1, b"x" * 100, sealed[chunk * 116 : (chunk + 1) * 116])
+    sealed[120] ^= 1
+    target = memoryview(bytearray(b"\xee" * 200))
+    assert not cipher.open_into(1, True, sealed[116:], target[100:])
+    assert bytes(target) == b"\xee" * 100 + bytes(100)
+    target[100:] = b"\xee" * 100
+    assert cipher.open_run(0, [100, 100], 1, sealed, target) == 1
+    assert bytes(target) == b"x" * 100 + bytes(100)
+
+
 def test_every_truncation_is_refused() -> None:
     keys = MemoryKeys()
     data = bytes(_seal(keys).data)
@@ -268,6 +283,16 @@ def test_a_rollback_to_an_older_valid_stream_is_refused() -> None:
             _open(older.data, keys, header_digest=recorded)
     with pytest.raises(ValueError, match="16 or 32 bytes"):
         _open(newer.data, keys, header_digest=b"")
+
+
+def test_a_stream_under_another_kek_than_expected_is_refused() -> None:
+    other = KekRef("dataset/other/1", 1)
+    keys = MemoryKeys(KEK, other)
+    with PartitionSeal(keys, other, Purpose.DATASET) as seal:
+        sealed = seal.seal(LABEL, PLAIN, chunk_log2=LOG2)
+    assert _open(sealed.data, keys, kek=other).read(0, 5) == PLAIN[:5]
+    with pytest.raises(SwappedStream, match=f"sealed under {other}, not {KEK}"):
+        _open(sealed.data, keys, kek=KEK)
 
 
 def test_a_stream_sealed_for_another_purpose_or_kek_does_not_open() -> None:

@@ -19,6 +19,7 @@ from typing import Final
 from stoker.core.progress import Progress
 from stoker.core.signing import Signer, verify_signature
 from stoker.keys.partition import KeySource
+from stoker.keys.refs import KekRef
 from stoker.store.errors import (
     BadLabel,
     CorruptManifest,
@@ -244,6 +245,7 @@ class Manifest:
             self.label(shard, kind, schema),
             header_digest=entry.header_check,
             object_bytes=entry.object_bytes,
+            kek=KekRef.parse(self.superblock.kek),
             place=key,
         )
 

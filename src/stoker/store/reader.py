@@ -11,6 +11,7 @@ from typing import NoReturn
 from stoker.core.errors import StokerError
 from stoker.keys.errors import WrongContext
 from stoker.keys.partition import KeySource
+from stoker.keys.refs import KekRef
 from stoker.store.errors import (
     CorruptStream,
     ObjectTooLarge,
@@ -67,6 +68,7 @@ class StreamReader:
         *,
         header_digest: bytes | None = None,
         object_bytes: int | None = None,
+        kek: KekRef | None = None,
         place: str,
     ) -> StreamReader:
         """Check caps, label, header digest and length, unwrap, compare the commitment.
@@ -74,6 +76,7 @@ class StreamReader:
         `header_digest` is the recorded one, whole or its first 16 bytes; without it an older stream with the
         same label is accepted. `object_bytes` is the recorded length; without it the last chunk is opened
         now, so that a stream cut at a chunk's border is refused before its length is believed.
+        `kek` is the KEK that it must be sealed under; without it any KEK that `keys` opens is accepted.
         Raises NotSealed, UnknownVersion, TruncatedStream, SwappedStream, CommitmentMismatch, CorruptStream,
         and what `keys` raises, with `place` put before its message.
         """
@@ -85,6 +88,11 @@ class StreamReader:
         begin = bytes(source.read(0, min(size, MAX_HEADER_BYTES + PAYLOAD_HEADER_BYTES)))
         header = parse_header(begin[:MAX_HEADER_BYTES], size, place)
         check_label(header.label, expected, place)
+        if kek is not None and header.kek != kek:
+            raise SwappedStream(
+                f"{place} is another stream than expected: it is sealed under {header.kek}, not {kek}.",
+                hint="Someone who may use another key wrote it. Restore the right one from a copy.",
+            )
         if header_digest is not None:
             _check_header_digest(header, header_digest, place)
         start = len(header.encoded)
