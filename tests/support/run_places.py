@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from stoker.core.clock import SystemClock
 from stoker.core.events import Event, Section, read_events
@@ -32,13 +36,22 @@ class Killed(Exception):
 
 
 class MortalTelemetry(Telemetry):
-    """Its rank dies when it begins the step after `last_step`."""
+    """Notes the random state of each step; its rank dies when it begins the step after `last_step`."""
 
     last_step = 1 << 62
+    noted_step = 0
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.random_states: dict[int, str] = {}
 
     def enter(self, section: Section, step: int | None = None) -> None:
         if step is not None and step > self.last_step:
             raise Killed
+        self.noted_step = step or self.noted_step
+        if section is Section.COMPUTE:
+            state = torch.get_rng_state().numpy().tobytes()
+            self.random_states[self.noted_step] = hashlib.sha256(state).hexdigest()
         super().enter(section, step)
 
 
@@ -52,6 +65,7 @@ class RunPlace:
     kek: KekRef = KEK
     attempts: int = 0
     told: list[Event] = field(default_factory=list)
+    random_states: dict[int, str] = field(default_factory=dict)
 
     @classmethod
     def make(cls, folder: Path) -> RunPlace:
@@ -114,7 +128,7 @@ class RunPlace:
         job = self.job(self.attempts, resume, spec, world_size)
         path = self.folder / f"events-{self.attempts}"
 
-        def one_rank(rank: int) -> None:
+        def one_rank(rank: int) -> dict[int, str]:
             with telling(path.with_suffix(f".{rank}"), job, rank) as telemetry, self.objects() as objects:
                 if die_after is not None:
                     telemetry.last_step = die_after
@@ -126,9 +140,10 @@ class RunPlace:
                     telemetry=telemetry,
                     clock=SystemClock(),
                 )
+                return telemetry.random_states
 
         try:
-            run_ranks(world_size, one_rank)
+            self.random_states = run_ranks(world_size, one_rank)[0]
         finally:
             self.told = list(read_events(path.with_suffix(".0")).events)
         return self.told

@@ -44,13 +44,14 @@ class Whole:
 
     place: RunPlace
     events: list[Event]
+    random_states: dict[int, str]
 
 
 @pytest.fixture(scope="module")
 def whole() -> Iterator[Whole]:
     with tempfile.TemporaryDirectory() as folder:
         place = RunPlace.make(Path(folder))
-        yield Whole(place, place.attempt())
+        yield Whole(place, place.attempt(), place.random_states)
 
 
 def test_a_run_tells_its_steps_checkpoints_evaluations_and_a_sample(whole: Whole) -> None:
@@ -99,6 +100,8 @@ def test_a_resumed_runs_losses_equal_the_uninterrupted_runs_at_every_step(
     assert sorted(after) == list(range(4, SPEC.train.steps + 1))
     assert before == {step: straight[step] for step in before}
     expected = {step: straight[step] for step in after}
+    assert place.random_states == {step: whole.random_states[step] for step in after}
+    assert len(set(whole.random_states.values())) == SPEC.train.steps
     if world_size == 2:
         assert after == expected
     else:

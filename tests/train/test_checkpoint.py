@@ -14,12 +14,16 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as distributed
+from torch.distributed.checkpoint.metadata import MetadataIndex
+from torch.distributed.checkpoint.planner import SavePlan, WriteItem, WriteItemType
 
 from stoker.core.errors import StokerError
 from stoker.spec.job import CommitRef
+from stoker.store.errors import SwappedStream
 from stoker.train.checkpoint import load_checkpoint, save_checkpoint
 from stoker.train.checkpoint_errors import BadCommitLog, CheckpointUnfit, NonFiniteState
 from stoker.train.checkpoint_state import scalars_of, tensors_of
+from stoker.train.checkpoint_writer import CheckpointWriter
 from stoker.train.commit_record import Commit
 from stoker.train.commit_store import CommitLog, read_commit
 from stoker.train.run_objects import RunObjects
@@ -271,6 +275,29 @@ def test_a_part_of_another_checkpoint_in_its_place_is_refused(runs: SavedRuns, t
         whole_reading(objects, reference)
     assert type(caught.value).__name__ in {"SwappedStream", "TruncatedStream"}
     assert "part-00000.stk" in caught.value.message
+
+
+def test_a_part_that_was_sealed_again_under_the_same_label_is_refused(
+    runs: SavedRuns, tmp_path: Path
+) -> None:
+    reference, *_ = runs.copy(tmp_path, 1)
+    with open_objects(tmp_path, runs.keys) as objects:
+        record = read_commit(objects, reference)
+        (part,) = record.parts
+        plain = objects.read_part(part, record.version, 0)
+        (tmp_path / part.key).unlink()
+        again = objects.write_part(record.prefix, record.version, 0, [plain])
+        assert again.object_bytes == part.object_bytes
+        with pytest.raises(SwappedStream, match=part.key):
+            whole_reading(objects, reference)
+
+
+def test_an_item_that_would_be_pickled_is_refused(tmp_path: Path) -> None:
+    with open_objects(tmp_path, small_keys()) as objects:
+        writer = CheckpointWriter(objects, 0)
+        item = WriteItem(MetadataIndex("optimizer/lr"), WriteItemType.BYTE_IO)
+        with pytest.raises(CheckpointUnfit, match="'optimizer/lr' is no tensor"):
+            writer.prepare_local_plan(SavePlan([item]))
 
 
 def test_a_rolled_back_or_replaced_record_is_refused_and_named(runs: SavedRuns, tmp_path: Path) -> None:
