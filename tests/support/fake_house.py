@@ -145,8 +145,13 @@ def wait_until(holds: Callable[[], bool], what: str) -> None:
 
 def main() -> int:
     folder = make_folder(Path(sys.argv[1]))
-    errands = FakeErrands(folder, **json.loads(sys.argv[2]))
-    return {"finished": 0, "cancelled": 3}.get(supervise(errands).outcome.value, 1)
+    settings = json.loads(sys.argv[2])
+    isolation = IsolationPolicy(settings.pop("isolation", "off"))
+    errands = FakeErrands(folder, **settings)
+    verdict = supervise(errands, isolation=isolation)
+    if verdict.error is not None:
+        print(verdict.error.error_id)
+    return {"finished": 0, "cancelled": 3}.get(verdict.outcome.value, 1)
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def probe(outside_port: int, outside_name: str) -> Isolation:
         return Isolation(IsolationState.OPEN, "reached: " + ", ".join(ways))
     if not _loopback_works():
         return Isolation(IsolationState.OPEN, "ranks could not reach one another either")
-    return Isolation(IsolationState.ISOLATED, "only peers on this node are reached; 8 ways out were tried")
+    return Isolation(IsolationState.ISOLATED, "only peers on this node are reached; no way out was found")
 
 
 def _devices() -> Iterator[str]:

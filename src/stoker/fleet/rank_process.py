@@ -86,6 +86,7 @@ def spawn_rank(
             stderr=descriptor,
             pass_fds=inherited,
             process_group=0,
+            umask=0o077,
             preexec_fn=tie_to_agent,
         )
     finally:

@@ -1,0 +1,115 @@
+"""Network isolation: what the probe finds inside and outside, and that no key is leased without it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stoker.core.events import EventKind
+from stoker.fleet.agent_plan import IsolationPolicy
+from stoker.fleet.isolation import IsolationState, listening_outside, probe
+from stoker.fleet.run_folder import RunFolder
+from stoker.fleet.run_state import Phase
+from stoker.keys.agent import KeyAgent
+from support import fake_house
+from support.fake_house import FakeErrands, make_folder, supervise, told
+
+ISOLATE = """
+import ctypes, encodings.idna, json, os, sys
+from stoker.fleet.isolation import isolate, probe
+from stoker.core.result import plain
+if sys.argv[3] == "nobody":
+    os.setgroups([]), os.setgid(65534), os.setuid(65534)
+    ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
+made = isolate()
+print(json.dumps([plain(made), plain(probe(int(sys.argv[1]), sys.argv[2]))]))
+"""
+"""Run with a port, a name and a user. `prctl(PR_SET_DUMPABLE, 1)` undoes what changing the user does."""
+
+WITHOUT_NAMESPACES = [
+    "unshare",
+    "--user",
+    "--map-root-user",
+    "sh",
+    "-c",
+    'echo 0 > /proc/sys/user/max_net_namespaces; exec "$@"',
+    "sh",
+]
+"""A machine that refuses network namespaces, for the command that follows."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return make_folder(tmp_path / "run")
+
+
+def isolated_and_probed(user: str, before: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    with listening_outside() as (port, name):
+        command = [*before, sys.executable, "-c", ISOLATE, str(port), name, user]
+        shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    made, found = json.loads(shown)
+    return made, found
+
+
+def test_a_process_that_is_not_isolated_is_found_out() -> None:
+    with listening_outside() as (port, name):
+        found = probe(port, name)
+    assert found.state is IsolationState.OPEN
+    assert "the machine's loopback" in found.reason
+    assert "an abstract socket" in found.reason
+
+
+@pytest.mark.parametrize("user", ["root", "nobody"])
+def test_an_isolated_process_finds_no_way_out(user: str) -> None:
+    made, found = isolated_and_probed(user, [])
+    assert made["state"] == "isolated"
+    assert found["state"] == "isolated"
+
+
+def test_a_platform_that_refuses_is_told_as_that() -> None:
+    made, found = isolated_and_probed("root", WITHOUT_NAMESPACES)
+    assert made["state"] == "refused"
+    assert "refused" in made["reason"]
+    assert found["state"] == "open"
+
+
+def test_ranks_run_isolated_and_the_verdict_says_so(folder: RunFolder) -> None:
+    verdict = supervise(FakeErrands(folder), isolation=IsolationPolicy.REQUIRED)
+    assert verdict.outcome is Phase.FINISHED
+    assert verdict.isolation.state is IsolationState.ISOLATED
+    (probed,) = told(folder, EventKind.ISOLATION_PROBED)
+    assert probed.text("state") == "isolated"
+
+
+def test_the_lease_is_given_only_after_the_probe(folder: RunFolder) -> None:
+    seen: list[list[EventKind]] = []
+
+    def lease(attempt: int) -> KeyAgent | None:
+        seen.append([event.kind for event in told(folder, *EventKind)])
+        return None
+
+    supervise(FakeErrands(folder, keys=lease), isolation=IsolationPolicy.REQUIRED)
+    assert seen == [[EventKind.RUN_STARTED, EventKind.ATTEMPT_STARTED, EventKind.ISOLATION_PROBED]]
+
+
+@pytest.mark.parametrize(
+    ("policy", "exit_code", "said"), [("required", 1, "isolation-refused\n"), ("when_possible", 0, "")]
+)
+def test_where_the_platform_refuses_no_rank_starts_unless_that_is_allowed(
+    folder: RunFolder, policy: str, exit_code: int, said: str
+) -> None:
+    settings = json.dumps({"isolation": policy, "world_size": 1})
+    command = [*WITHOUT_NAMESPACES, sys.executable, fake_house.__file__, str(folder.path), settings]
+    tests = str(Path(fake_house.__file__).parent.parent)
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": tests}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (exit_code, said)
+    (probed,) = told(folder, EventKind.ISOLATION_PROBED)
+    assert probed.text("state") == "refused"
+    assert bool(told(folder, EventKind.RANK_SPAWNED)) == (exit_code == 0)
