@@ -112,7 +112,7 @@ def step(facts: ReviewFacts, event: Event) -> tuple[ReviewFacts, tuple[SignAndRe
     if event.role not in DECIDING_ROLES and not withdrawn:
         raise NotAReviewer(
             f"{event.by} has the role {event.role}; deciding takes the role reviewer or admin.",
-            hint="Let a reviewer decide: stoker identity list shows the roles.",
+            hint="Let a reviewer decide: stoker identity ls shows the roles.",
         )
     if isinstance(event, Approve) and event.at_s >= facts.expires_s:
         raise ReviewExpired(
