@@ -8,11 +8,18 @@ from dataclasses import dataclass
 
 from stoker.core.errors import StokerError
 from stoker.core.progress import Progress
+from stoker.intake.review import review_digest
+from stoker.keys.refs import KekRef
+from stoker.ledger.records import RunRecord
 from stoker.promises.house import OpenHouse, SealedThing
 from stoker.promises.promise import Check, PromiseReport, judged
+from stoker.promises.runs import ToldRun
+from stoker.spec.job import CommitRef
 from stoker.store.header import StreamLabel
 from stoker.store.manifest import Manifest
 from stoker.store.ranges import BytesSource
+from stoker.train.commit_store import read_commit
+from stoker.train.run_objects import RunObjects
 
 _MAX_TRIAL_BYTES = 64 * 1024 * 1024
 
@@ -25,9 +32,9 @@ class _Attack:
     change: Callable[[bytearray], bytearray]
 
 
-def check_integrity(house: OpenHouse, progress: Progress) -> PromiseReport:
+def check_integrity(house: OpenHouse, runs: tuple[ToldRun, ...], progress: Progress) -> PromiseReport:
     """Compare every stored object with its manifest, then attack one stream of each live thing in memory."""
-    checks: list[Check] = []
+    checks = [check for run in runs for check in _checkpoints(house, run.record)]
     for thing in house.sealed_things():
         try:
             manifest = house.manifest(thing)
@@ -46,6 +53,34 @@ def check_integrity(house: OpenHouse, progress: Progress) -> PromiseReport:
     if not checks:
         return judged(4, [], missing="Nothing has been sealed yet, so there was nothing to attack.")
     return judged(4, checks)
+
+
+def _checkpoints(house: OpenHouse, run: RunRecord) -> list[Check]:
+    """The run's last committed checkpoint, whole, and the same with a digest that was never recorded."""
+    recorded = house.ledger.catalogue.checkpoints(run.id)
+    if not recorded or house.ledger.catalogue.is_tombstoned(run.kek):
+        return []
+    last = recorded[-1]
+    review = house.ledger.catalogue.review(run.review)
+    tried = f"the checkpoint of step {last.step} of run {run.id}, as the ledger recorded it"
+    with RunObjects(
+        house.store, house.keys, run=run.id, kek=KekRef.parse(run.kek), review_digest=review_digest(review)
+    ) as objects:
+        try:
+            commit = read_commit(objects, CommitRef(last.sequence, last.step, last.digest))
+            sizes = [
+                len(objects.read_part(part, commit.version, rank)) for rank, part in enumerate(commit.parts)
+            ]
+        except StokerError as error:
+            return [Check(tried, False, error.message)]
+        checks = [Check(tried, True, f"{len(sizes)} parts, {sum(sizes):,} bytes, every byte opened")]
+        try:
+            read_commit(objects, CommitRef(last.sequence, last.step, "0" * 64))
+        except StokerError as refusal:
+            checks.append(Check("another checkpoint in its place", True, f"refused ({refusal.id})"))
+        else:
+            checks.append(Check("another checkpoint in its place", False, "was accepted"))
+    return checks
 
 
 def _attacked(house: OpenHouse, thing: SealedThing, manifest: Manifest) -> list[Check]:
