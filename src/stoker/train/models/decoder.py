@@ -125,7 +125,7 @@ def _attend_by_products(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """The same as two batched products around a softmax.
 
     torch's fused kernel for CPUs keeps its products in fp32 units; with bf16 ones this takes half its time
-    (docs/decisions/0602-attention-on-cpu.md). The query heads of one key head are rows of one product.
+    (docs/decisions/0602-small-operations-on-cpu.md). The query heads of one key head are rows of one product.
     """
     batch, length, heads, width = query.shape
     kv_heads = key.shape[2]
