@@ -214,6 +214,13 @@ def test_an_excerpt_masks_every_finding_of_its_line() -> None:
     assert excerpt(data, found, 1) == excerpt(data, found, 0)
 
 
+def test_an_excerpt_of_a_long_line_is_cut_between_characters() -> None:
+    data = ("€" * 40 + " ada@example.org " + "€" * 40).encode()
+    text = excerpt(data, find(data), 0)
+    assert text.strip("€") == " <EMAIL xxx@xxxxxxx.xxx> "
+    assert 20 <= text.count("€") <= 24
+
+
 def test_every_pattern_compiles_alone_and_has_its_own_name() -> None:
     assert byte_options().max_mem == 64 * 1024 * 1024
     assert len({pattern.name for pattern in PATTERNS}) == len(PATTERNS)

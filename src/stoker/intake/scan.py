@@ -143,12 +143,13 @@ def mask(text: bytes) -> str:
     return "".join(shown) + ("…" if len(text) > 48 else "")
 
 
-def excerpt(data: bytes, found: Sequence[Finding], index: int, *, around: int = 48) -> str:
+def excerpt(data: bytes, found: Sequence[Finding], index: int, *, around: int = 32) -> str:
     """The line around `found[index]` with every one of `found` in it masked, for a person to judge by."""
     finding = found[index]
     begin = max(data.rfind(b"\n", 0, finding.start) + 1, finding.start - around)
     stop = data.find(b"\n", finding.end)
     stop = min(len(data) if stop < 0 else stop, finding.end + around)
+    begin, stop = _character_start(data, begin), _character_start(data, stop)
     pieces: list[str] = []
     at = begin
     for one in found:
@@ -158,6 +159,13 @@ def excerpt(data: bytes, found: Sequence[Finding], index: int, *, around: int = 
         at = max(at, one.end)
     pieces.append(_printable(data[at:stop]))
     return "".join(pieces).strip()
+
+
+def _character_start(data: bytes, position: int) -> int:
+    """The first position from `position` that does not lie inside a UTF-8 character."""
+    while position < len(data) and data[position] & 0xC0 == 0x80:
+        position += 1
+    return position
 
 
 def _printable(data: bytes) -> str:
