@@ -13,6 +13,12 @@ from stoker.fleet.summary import EvaluationFigure, RunReport, RunSummary
 
 def summary_text(summary: RunSummary) -> str:
     """How a run ended, for the one who started it."""
+    parts = [training_text(summary), evaluations_text(summary.evaluations), sample_text(summary.sample)]
+    return "\n".join(part for part in parts if part)
+
+
+def training_text(summary: RunSummary) -> str:
+    """How a run ended, what failed on the way, and where its time went."""
     rows: list[tuple[str, object]] = [
         ("run", summary.run),
         ("outcome", summary.outcome),
@@ -27,7 +33,6 @@ def summary_text(summary: RunSummary) -> str:
     rows.append(("isolation", f"{summary.isolation.state}: {summary.isolation.reason}"))
     rows.append(("folder", summary.folder))
     parts = [pairs(rows), recoveries_text(summary.recoveries), time_text(summary.goodput)]
-    parts += [evaluations_text(summary.evaluations), sample_text(summary.sample)]
     return "\n".join(part for part in parts if part)
 
 

@@ -24,7 +24,10 @@ from stoker.store.sealed import PartitionSeal
 def check_destruction(house: OpenHouse) -> PromiseReport:
     """Try to read everything whose key is gone; and, always, destroy a key of a scratch key store and try."""
     checks = [
-        check for thing in house.sealed_things() if house.is_lost(thing) for check in _tries(house, thing)
+        check
+        for thing in house.sealed_things()
+        if house.is_lost(thing)
+        for check in try_reading(house, thing)
     ]
     stones = house.ledger.catalogue.tombstones()
     if stones:
@@ -38,7 +41,8 @@ def check_destruction(house: OpenHouse) -> PromiseReport:
     return judged(3, checks)
 
 
-def _tries(house: OpenHouse, thing: SealedThing) -> list[Check]:
+def try_reading(house: OpenHouse, thing: SealedThing) -> list[Check]:
+    """Try to open what the lost key sealed, from the store and from the node cache."""
     try:
         manifest = house.manifest(thing)
     except StokerError as error:
