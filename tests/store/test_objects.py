@@ -215,6 +215,14 @@ def test_a_store_that_ignores_the_condition_is_refused_and_left_clean(kind: type
     assert [meta for page in behind.list() for meta in page] == []
 
 
+def test_a_store_is_probed_when_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    behind = _Forgetful()
+    monkeypatch.setattr(RemoteStore, "connect", lambda url: RemoteStore(behind, url))
+    with pytest.raises(UnsafeStore, match="s3://bucket"):
+        ObjectStore.open("s3://bucket")
+    assert [meta for page in behind.list() for meta in page] == []
+
+
 def test_stores_that_cannot_be_used_are_named_without_their_credentials(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for url in (
