@@ -86,6 +86,16 @@ def test_ranks_run_isolated_and_the_verdict_says_so(folder: RunFolder) -> None:
     assert probed.text("state") == "isolated"
 
 
+def test_an_isolated_rank_has_no_power_to_leave(folder: RunFolder) -> None:
+    deeds = [{"do": "show", "rank": 0, "at_step": "start", "attempt": 1}]
+    supervise(FakeErrands(folder, deeds=deeds), isolation=IsolationPolicy.REQUIRED)
+    shown = json.loads(folder.rank_log(1, 0).read_text().splitlines()[0])
+    powers = dict(line.split(":\t") for line in shown["capabilities"])
+    assert {name: int(mask, 16) for name, mask in powers.items()} == dict.fromkeys(powers, 0)
+    assert {"CapEff", "CapPrm", "CapBnd"} <= set(powers)
+    assert shown["networks"] == ["lo"]
+
+
 def test_the_lease_is_given_only_after_the_probe(folder: RunFolder) -> None:
     seen: list[list[EventKind]] = []
 

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -138,14 +139,16 @@ class Rank:
             "pid": os.getpid(),
             "core": next(line for line in limits.splitlines() if "core file" in line).split()[4:6],
             "arguments": sys.argv,
+            "capabilities": [
+                line for line in Path("/proc/self/status").read_text().split("\n") if "Cap" in line
+            ],
+            "networks": sorted(name for _, name in socket.if_nameindex()),
         }
         print(json.dumps(found), flush=True)
         print("to standard error", file=sys.stderr, flush=True)
 
     def do_connect(self, deed: dict[str, Any]) -> None:
         """Ask for a partition key, as a real rank does."""
-        import socket
-
         from stoker.keys.agent_client import AgentKeySource
         from stoker.keys.refs import KekRef, Purpose
 

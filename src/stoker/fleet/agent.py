@@ -96,6 +96,7 @@ class Agent:
         self._spawned = False
         self._kill_at_s: float | None = None
         self._supervised = True
+        self._isolated = False
 
     def run(self) -> None:
         """Serve until every rank is gone and there is nothing more to do. Kills all ranks on any way out."""
@@ -221,6 +222,7 @@ class Agent:
             found = isolate()
             if found.state is IsolationState.ISOLATED:
                 found = probe(plan.outside_port, plan.outside_name)
+        self._isolated = found.state is IsolationState.ISOLATED
         self._tell(EventKind.ISOLATION_PROBED, state=found.state.value, reason=found.reason)
 
     def _spawn_all(self) -> None:
@@ -241,6 +243,7 @@ class Agent:
                 key_fd=key_fd,
                 lock_fd=self._plan.lock_fd,
                 log_path=log_path,
+                powerless=self._isolated,
             )
             os.close(writer)
             if key_fd is not None:

@@ -37,6 +37,7 @@ from stoker.fleet.verdict import Verdict
 from stoker.intake.review import review_digest
 from stoker.keys.backend import KeyBackend
 from stoker.keys.errors import AgentLost, LeaseExpired
+from stoker.keys.memory import harden_process
 from stoker.keys.refs import Purpose
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import DatasetRecord, DatasetState, RunOutcome, RunRecord
@@ -241,6 +242,7 @@ def _supervise(
     isolation: IsolationPolicy,
     rank_command: Sequence[str],
 ) -> RunSummary:
+    harden_process()  # it holds keys for hours: no core file, and no other process looks into it
     home, run = house.home, record.id
     folder = RunFolder.of(home.runs_dir, run)
     own_review = house.ledger.catalogue.review(dataset.review)

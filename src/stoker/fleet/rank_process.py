@@ -22,9 +22,12 @@ EVENT_FD_NAME: Final = "STOKER_EVENT_FD"
 KEY_FD_NAME: Final = "STOKER_KEY_FD"
 
 _PR_SET_PDEATHSIG: Final = 1
+_PR_CAPBSET_DROP: Final = 24
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _LOST_PARENT: Final = 1
+_CAPABILITIES: Final = 64
+"""More than any kernel has; dropping one that does not exist does nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +58,12 @@ def spawn_rank(
     key_fd: int | None,
     lock_fd: int,
     log_path: Path,
+    powerless: bool,
 ) -> RankProcess:
     """Start one rank: its own process group, no standard input, output and error into `log_path` (0600).
 
-    It inherits the event pipe, the key socket and the attempt's lock, and no other descriptor.
+    It inherits the event pipe, the key socket and the attempt's lock, and no other descriptor. A powerless
+    rank has none of root's capabilities, so that it cannot leave the network it was put into.
     """
     names = {EVENT_FD_NAME: str(event_fd)}
     inherited = [event_fd, lock_fd]
@@ -73,6 +78,8 @@ def spawn_rank(
             return
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        for capability in range(_CAPABILITIES if powerless else 0):
+            prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
         if os.getppid() != agent:
             os._exit(_LOST_PARENT)
 
