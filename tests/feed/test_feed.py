@@ -76,7 +76,7 @@ def _state_after(dataset: MemoryDataset, steps: int, global_batch: int, world_si
     window_chunks=st.integers(1, 5),
     data=st.data(),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_every_world_size_gives_the_same_stream_and_each_sample_once_an_epoch(
     samples: int, chunk_samples: int, shares: tuple[int, int], window_chunks: int, data: st.DataObject
 ) -> None:
@@ -96,7 +96,7 @@ def test_every_world_size_gives_the_same_stream_and_each_sample_once_an_epoch(
     old_world=st.sampled_from([1, 2, 3, 4, 6, 12]),
     new_world=st.sampled_from([1, 2, 3, 4, 6, 12]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_a_resume_under_another_world_size_goes_on_where_the_other_stopped(
     samples: int, before: int, old_world: int, new_world: int
 ) -> None:
