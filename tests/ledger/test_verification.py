@@ -65,7 +65,7 @@ def test_an_honest_ledger_holds(folder: Path) -> None:
         assert report.root == ledger.audit.checkpoint().root
 
 
-@pytest.mark.parametrize("index", [0, 7, ACTS - 1])
+@pytest.mark.parametrize("index", [0, ACTS - 1])
 @pytest.mark.parametrize(
     "change",
     [
@@ -74,7 +74,8 @@ def test_an_honest_ledger_holds(folder: Path) -> None:
         "subject = subject || '!'",
         "time_s = time_s + 0.5",
         "detail = '{\"n\":2}'",
-        "detail = '{\"a\": 1}'",
+        "detail = ' ' || detail",
+        "row_digests = row_digests || ' '",
         "detail = '[]'",
         "detail = 'not json'",
         "detail = CAST(x'ff00' AS TEXT)",
