@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stoker.core.errors import BadName
+from stoker.core.errors import BadName, DiskFull
 from stoker.core.events import EventKind
 from stoker.fleet.attempt import lock_is_free
 from stoker.fleet.charge import KillRank
@@ -177,3 +179,22 @@ def test_events_that_a_rank_may_not_tell_are_dropped_and_counted(errands: FakeEr
     assert exited.number("dropped_lines") == 4
     assert "still here" in [event.text("text") for event in told(errands.folder, K.SAMPLE)]
     assert len(told(errands.folder, K.RUN_ENDED)) == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_ends_all_processes_and_is_named(small_disk: Path) -> None:
+    errands = FakeErrands(make_folder(small_disk / "run"), steps=100_000, step_s=0.001)
+    with pytest.raises(DiskFull, match="run"):
+        supervise(errands)
+    assert nothing_is_left(errands)
+    assert steps_done(errands)[0] == (1, 1)

@@ -1,1 +1,4 @@
-"""A room being opened."""
+"""A run stays alive: state machine, supervisor, agent, isolation, and where its time went.
+
+See docs/design/fleet.md.
+"""

@@ -159,7 +159,7 @@ def report(record: RunRecord, lineage: Lineage, told: EventFile) -> RunReport:
         spec_digest=record.spec_digest,
         steps_planned=int(started[-1].event.number("steps")) if started else 0,
         parameters=int(ready[-1].event.number("parameters")) if ready else None,
-        steps=_steps(placed),
+        steps=standing_steps(placed),
         checkpoints=tuple(_checkpoint(each) for each in _of_kind(placed, EventKind.CHECKPOINT_COMMITTED)),
         recoveries=find_recoveries(placed),
         evaluations=_evaluations(placed),
@@ -207,7 +207,7 @@ def _of_kind(placed: Iterable[Placed], kind: EventKind) -> list[Placed]:
     return [each for each in placed if each.event.kind is kind]
 
 
-def _steps(placed: Iterable[Placed]) -> tuple[StepPoint, ...]:
+def standing_steps(placed: Iterable[Placed]) -> tuple[StepPoint, ...]:
     """Steps in the order told; one stands unless a later attempt went back behind it."""
     points: list[StepPoint] = []
     undone_from: list[tuple[int, int]] = []
