@@ -73,6 +73,36 @@ def test_sharded_updates_are_those_of_whole_matrices(world_size: int) -> None:
             assert torch.equal(whole, part)
 
 
+def test_on_whole_matrices_it_is_torchs_muon_and_adamw() -> None:
+    def after_three_steps(rank: int, ours: bool) -> list[torch.Tensor]:
+        matrices, others = draw(1), draw(2)
+        parameters = [torch.nn.Parameter(tensor) for tensor in (*matrices, *others)]
+        muon, adam = parameters[: len(SHAPES)], parameters[len(SHAPES) :]
+        settings = {"lr": 0.05, "weight_decay": 0.1}
+        if ours:
+            groups = [{"params": muon, "orthogonalise": True, "weight_decay": 0.1}]
+            groups.append({"params": adam, "weight_decay": 0.1})
+            optimizers: list[torch.optim.Optimizer] = [Muon(groups, lr=0.05, betas=(0.9, 0.95), momentum=0.9)]
+        else:
+            optimizers = [
+                torch.optim.Muon(muon, momentum=0.9, adjust_lr_fn="match_rms_adamw", **settings),
+                torch.optim.AdamW(adam, betas=(0.9, 0.95), **settings),
+            ]
+        for seed in (3, 5, 7):
+            for parameter, gradient in zip(parameters, (*draw(seed), *draw(seed + 1)), strict=True):
+                parameter.grad = gradient
+            for optimizer in optimizers:
+                optimizer.step()
+        return [parameter.detach() for parameter in parameters]
+
+    expected = run_ranks(1, lambda rank: after_three_steps(rank, False))[0]
+    found = run_ranks(1, lambda rank: after_three_steps(rank, True))[0]
+    for ours, torchs in zip(found[: len(SHAPES)], expected, strict=False):
+        torch.testing.assert_close(ours, torchs, rtol=0.02, atol=0.003)
+    for ours, torchs in zip(found[len(SHAPES) :], expected[len(SHAPES) :], strict=True):
+        torch.testing.assert_close(ours, torchs)
+
+
 def test_owners_share_the_work_and_every_matrix_has_one() -> None:
     owners = assign_owners([(256, 256)] * 6 + [(256, 768)] * 6, 3)
     assert [owners[:6].count(rank) for rank in range(3)] == [2, 2, 2]
