@@ -19,18 +19,18 @@ class Precision(enum.StrEnum):
 class TrainSpec:
     """The step and its schedule."""
 
-    steps: int = 600
-    global_batch: int = 16
+    steps: int = 1200
+    global_batch: int = 8
     seed: int = 0
     learning_rate: float = 1.5e-2
     final_learning_rate_ratio: float = 0.05
-    warmup_steps: int = 30
+    warmup_steps: int = 60
     weight_decay: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.95
     gradient_clip: float = 1.0
     precision: Precision = Precision.BF16
-    checkpoint_every_steps: int = 60
+    checkpoint_every_steps: int = 120
     keep_checkpoints: int = 2
 
 
