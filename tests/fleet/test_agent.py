@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,10 @@ def agent_pid(folder: RunFolder) -> int:
     return int(stat.rpartition(")")[2].split()[1])
 
 
+def is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 def test_a_plan_and_orders_survive_the_wire() -> None:
     plan = AgentPlan(
         "r", 3, "n", (("a", "b"),), {"X": "y"}, (5, 6), 7, "/e", "/l", IsolationPolicy.OFF, 9, "o"
@@ -136,15 +141,39 @@ def test_ranks_end_when_the_agent_is_killed_and_the_run_goes_on(
     assert restart.text("reason") == "the agent was lost"
 
 
-def test_ranks_end_when_supervisor_and_agent_are_killed_together(
-    folder: RunFolder, supervised: subprocess.Popen[bytes]
-) -> None:
+def test_ranks_end_when_supervisor_and_agent_are_killed_together(folder: RunFolder) -> None:
+    """Rank 1 is stopped, so it cannot notice by itself that nobody listens any more."""
+    deeds = [{"do": "stop", "rank": 1, "at_step": 3, "attempt": 1}]
+    process = start_supervisor(folder, steps=100_000, deeds=deeds)
+    wait_until(lambda: ranks_make_steps(folder), "the ranks make steps")
     agent, pids = agent_pid(folder), rank_pids(folder)
+    wait_until(lambda: is_stopped(pids[1]), "rank 1 is stopped")
     os.kill(agent, signal.SIGSTOP)
-    supervised.kill()
+    process.kill()
+    process.wait()
     os.kill(agent, signal.SIGKILL)
     wait_until(lambda: not any(is_alive(pid) for pid in [agent, *pids]), "agent and ranks are gone")
     assert lock_is_free(folder.attempt_lock)
+
+
+def test_no_attempt_starts_while_a_process_of_the_last_one_lives(folder: RunFolder) -> None:
+    """A child that left its rank's group survives the agent; only the lock tells that it is there."""
+    deeds = [{"do": "leave_children", "rank": 1, "at_step": 3, "attempt": 1}]
+    process = start_supervisor(folder, steps=100_000, deeds=deeds)
+    wait_until(lambda: (folder.path / "children").exists(), "the children are there")
+    wait_until(lambda: ranks_make_steps(folder), "the ranks make steps")
+    pids = rank_pids(folder)
+    _, escaped = (int(pid) for pid in (folder.path / "children").read_text().split())
+    os.kill(agent_pid(folder), signal.SIGKILL)
+    wait_until(lambda: not any(is_alive(pid) for pid in pids), "the ranks are gone")
+    time.sleep(0.3)
+    assert is_alive(escaped)
+    assert [event.attempt for event in told(folder, K.ATTEMPT_STARTED)] == [1]
+    os.kill(escaped, signal.SIGKILL)
+    wait_until(lambda: len(told(folder, K.ATTEMPT_STARTED)) == 2, "the next attempt starts")
+    process.kill()
+    process.wait()
+    wait_until(lambda: lock_is_free(folder.attempt_lock), "all processes are gone")
 
 
 def test_the_agent_takes_its_ranks_along_when_it_is_told_to_end(

@@ -118,8 +118,9 @@ class Rank:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def do_leave_children(self, deed: dict[str, Any]) -> None:
-        """One in the rank's group, one in a session of its own; both hold what they inherit."""
-        fds = [int(os.environ["STOKER_EVENT_FD"])]
+        """One in the rank's group, one in a session of its own; both hold all that the rank inherited."""
+        names = [int(each.name) for each in Path("/proc/self/fd").iterdir()]
+        fds = [fd for fd in names if fd > 2 and Path(f"/proc/self/fd/{fd}").exists()]
         here = subprocess.Popen(SLEEPER, pass_fds=fds)
         away = subprocess.Popen(SLEEPER, pass_fds=fds, start_new_session=True)
         (Path(self.job["folder"]) / "children").write_text(f"{here.pid} {away.pid}")
