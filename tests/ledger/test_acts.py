@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,12 +38,6 @@ with Ledger.open(f"sqlite:///{folder}/ledger.db", folder / "ledger.key", SystemC
                 sys.stdin.read()
         print(number, flush=True)
 """
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with samples.open_ledger(tmp_path) as ledger:
-        yield ledger
 
 
 def start_writer(folder: Path, name: str, acts: int, *more: str) -> subprocess.Popen[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,6 @@ HOSTILE = (
     "\u202egnirts\u202c \u0000".replace("\u0000", "") + "\U0001f525" + "é" + "e\u0301",
     "../../etc/passwd",
 )
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with samples.open_ledger(tmp_path) as ledger:
-        yield ledger
 
 
 def write(ledger: Ledger, change: Callable[[Catalogue], None]) -> None:
@@ -84,63 +78,58 @@ def test_lists_are_in_the_order_of_recording_whatever_the_clock_says(ledger: Led
     assert ledger.catalogue.latest_source("own-text") == early
 
 
-def test_checkpoints_are_in_the_order_of_their_sequence(ledger: Ledger) -> None:
-    samples.fill(ledger)
+def test_checkpoints_are_in_the_order_of_their_sequence(filled: Ledger) -> None:
     for sequence in (3, 2):
         write(
-            ledger,
+            filled,
             lambda catalogue, n=sequence: catalogue.add_checkpoint(samples.checkpoint_record("r-1", n)),
         )
-    assert [record.sequence for record in ledger.catalogue.checkpoints(RunId("r-1"))] == [1, 2, 3]
+    assert [record.sequence for record in filled.catalogue.checkpoints(RunId("r-1"))] == [1, 2, 3]
 
 
-def test_a_dataset_is_found_by_its_bytes_and_recipe_only_while_it_is_live(ledger: Ledger) -> None:
-    samples.fill(ledger)
+def test_a_dataset_is_found_by_its_bytes_and_recipe_only_while_it_is_live(filled: Ledger) -> None:
     first = samples.dataset_record()
     second = samples.dataset_record(version="d2")
-    assert ledger.catalogue.find_dataset(first.source_root, first.recipe_digest) == first
-    assert ledger.catalogue.find_dataset(first.source_root, samples.hex64("another recipe")) is None
-    write(ledger, lambda catalogue: catalogue.add_dataset(second))
-    assert ledger.catalogue.find_dataset(first.source_root, first.recipe_digest) == second
-    write(ledger, lambda catalogue: catalogue.set_dataset_state(second.root, DatasetState.DESTROYED))
-    assert ledger.catalogue.find_dataset(first.source_root, first.recipe_digest) == first
-    write(ledger, lambda catalogue: catalogue.set_dataset_state(first.root, DatasetState.DESTROYED))
-    assert ledger.catalogue.find_dataset(first.source_root, first.recipe_digest) is None
-    assert [record.state for record in ledger.catalogue.datasets()] == [DatasetState.DESTROYED] * 2
+    assert filled.catalogue.find_dataset(first.source_root, first.recipe_digest) == first
+    assert filled.catalogue.find_dataset(first.source_root, samples.hex64("another recipe")) is None
+    write(filled, lambda catalogue: catalogue.add_dataset(second))
+    assert filled.catalogue.find_dataset(first.source_root, first.recipe_digest) == second
+    write(filled, lambda catalogue: catalogue.set_dataset_state(second.root, DatasetState.DESTROYED))
+    assert filled.catalogue.find_dataset(first.source_root, first.recipe_digest) == first
+    write(filled, lambda catalogue: catalogue.set_dataset_state(first.root, DatasetState.DESTROYED))
+    assert filled.catalogue.find_dataset(first.source_root, first.recipe_digest) is None
+    assert [record.state for record in filled.catalogue.datasets()] == [DatasetState.DESTROYED] * 2
     with pytest.raises(LedgerRefused, match="is destroyed"):
-        write(ledger, lambda catalogue: catalogue.set_dataset_state(first.root, DatasetState.LIVE))
+        write(filled, lambda catalogue: catalogue.set_dataset_state(first.root, DatasetState.LIVE))
 
 
-def test_a_run_ends_once(ledger: Ledger) -> None:
-    samples.fill(ledger)
-    write(ledger, lambda catalogue: catalogue.end_run(RunId("r-1"), RunOutcome.FINISHED, 1_700_000_100))
-    ended = ledger.catalogue.run(RunId("r-1"))
+def test_a_run_ends_once(filled: Ledger) -> None:
+    write(filled, lambda catalogue: catalogue.end_run(RunId("r-1"), RunOutcome.FINISHED, 1_700_000_100))
+    ended = filled.catalogue.run(RunId("r-1"))
     assert (ended.outcome, ended.ended_s) == (RunOutcome.FINISHED, 1_700_000_100.0)
     with pytest.raises(LedgerRefused, match="is finished"):
-        write(ledger, lambda catalogue: catalogue.end_run(RunId("r-1"), RunOutcome.FAILED, 2.0))
+        write(filled, lambda catalogue: catalogue.end_run(RunId("r-1"), RunOutcome.FAILED, 2.0))
 
 
 @pytest.mark.parametrize("before", [RunOutcome.FAILED, RunOutcome.CANCELLED])
-def test_a_run_that_did_not_finish_may_go_on_and_end_again(ledger: Ledger, before: RunOutcome) -> None:
-    samples.fill(ledger)
-    write(ledger, lambda catalogue: catalogue.end_run(RunId("r-1"), before, 1_700_000_100))
-    write(ledger, lambda catalogue: catalogue.reopen_run(RunId("r-1")))
-    going_on = ledger.catalogue.run(RunId("r-1"))
+def test_a_run_that_did_not_finish_may_go_on_and_end_again(filled: Ledger, before: RunOutcome) -> None:
+    write(filled, lambda catalogue: catalogue.end_run(RunId("r-1"), before, 1_700_000_100))
+    write(filled, lambda catalogue: catalogue.reopen_run(RunId("r-1")))
+    going_on = filled.catalogue.run(RunId("r-1"))
     assert (going_on.outcome, going_on.ended_s) == (RunOutcome.RUNNING, None)
-    write(ledger, lambda catalogue: catalogue.end_run(RunId("r-1"), RunOutcome.FINISHED, 1_700_000_200))
+    write(filled, lambda catalogue: catalogue.end_run(RunId("r-1"), RunOutcome.FINISHED, 1_700_000_200))
     with pytest.raises(LedgerRefused, match="cannot go on"):
-        write(ledger, lambda catalogue: catalogue.reopen_run(RunId("r-1")))
+        write(filled, lambda catalogue: catalogue.reopen_run(RunId("r-1")))
 
 
-def test_a_run_that_failed_goes_on_and_a_finished_one_does_not(ledger: Ledger) -> None:
-    samples.fill(ledger)
-    write(ledger, lambda catalogue: catalogue.end_run(RunId("r-1"), RunOutcome.FAILED, 7.0))
-    write(ledger, lambda catalogue: catalogue.reopen_run(RunId("r-1")))
-    assert ledger.catalogue.run(RunId("r-1")) == samples.run_record()
-    write(ledger, lambda catalogue: catalogue.end_run(RunId("r-1"), RunOutcome.FINISHED, 8.0))
+def test_a_run_that_failed_goes_on_and_a_finished_one_does_not(filled: Ledger) -> None:
+    write(filled, lambda catalogue: catalogue.end_run(RunId("r-1"), RunOutcome.FAILED, 7.0))
+    write(filled, lambda catalogue: catalogue.reopen_run(RunId("r-1")))
+    assert filled.catalogue.run(RunId("r-1")) == samples.run_record()
+    write(filled, lambda catalogue: catalogue.end_run(RunId("r-1"), RunOutcome.FINISHED, 8.0))
     with pytest.raises(LedgerRefused, match="cannot go on"):
-        write(ledger, lambda catalogue: catalogue.reopen_run(RunId("r-1")))
-    assert ledger.audit.verify().holds
+        write(filled, lambda catalogue: catalogue.reopen_run(RunId("r-1")))
+    assert filled.audit.verify().holds
 
 
 @pytest.mark.parametrize("before", ReviewState)
@@ -195,13 +184,12 @@ DUPLICATES: tuple[Callable[[Catalogue], None], ...] = (
 
 
 @pytest.mark.parametrize("again", DUPLICATES)
-def test_nothing_is_recorded_twice(ledger: Ledger, again: Callable[[Catalogue], None]) -> None:
-    samples.fill(ledger)
-    size = ledger.audit.size
+def test_nothing_is_recorded_twice(filled: Ledger, again: Callable[[Catalogue], None]) -> None:
+    size = filled.audit.size
     with pytest.raises(LedgerRefused, match=r"already"):
-        write(ledger, again)
-    assert ledger.audit.size == size
-    assert ledger.audit.verify().holds
+        write(filled, again)
+    assert filled.audit.size == size
+    assert filled.audit.verify().holds
 
 
 ORPHANS: tuple[tuple[str, Callable[[Catalogue], None]], ...] = (
@@ -222,11 +210,10 @@ ORPHANS: tuple[tuple[str, Callable[[Catalogue], None]], ...] = (
 
 @pytest.mark.parametrize(("missing", "orphan"), ORPHANS)
 def test_nothing_is_recorded_without_what_it_stands_on(
-    ledger: Ledger, missing: str, orphan: Callable[[Catalogue], None]
+    filled: Ledger, missing: str, orphan: Callable[[Catalogue], None]
 ) -> None:
-    samples.fill(ledger)
     with pytest.raises(LedgerRefused, match=f"The {missing} .* is not in the ledger"):
-        write(ledger, orphan)
+        write(filled, orphan)
 
 
 LOOK_UPS: tuple[tuple[type[StokerError], str, str, Callable[[Catalogue, str], object]], ...] = (
@@ -262,12 +249,12 @@ def test_a_wrong_name_gets_a_typed_error_with_the_nearest_valid_one(
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_text_is_kept_verbatim_and_changes_nothing_else(tmp_path: Path, text: str) -> None:
-    with samples.open_ledger(tmp_path) as ledger:
-        samples.fill(ledger)
-        with ledger.act(actor=text, action=text, subject=text, detail={text: [text]}) as catalogue:
-            catalogue.add_identity(samples.identity_record(text))
-            catalogue.add_source(samples.source_record(text, left_out={text: 3}))
+def test_hostile_text_is_kept_verbatim_and_changes_nothing_else(
+    filled: Ledger, tmp_path: Path, text: str
+) -> None:
+    with filled.act(actor=text, action=text, subject=text, detail={text: [text]}) as catalogue:
+        catalogue.add_identity(samples.identity_record(text))
+        catalogue.add_source(samples.source_record(text, left_out={text: 3}))
     with samples.open_ledger(tmp_path) as ledger:
         assert ledger.catalogue.identity(text).name == text
         assert ledger.catalogue.latest_source(text).left_out == {text: 3}
