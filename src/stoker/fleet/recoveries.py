@@ -37,7 +37,8 @@ class Recovery:
 
     def sentence(self) -> str:
         """What failed, how soon it was noticed, and what it took to go on."""
-        parts = [f"after step {self.step}: {self.what}{', on purpose' if self.injected else ''}"]
+        who = "" if self.rank < 0 else f"rank {self.rank} "
+        parts = [f"after step {self.step}: {who}{self.what}{', on purpose' if self.injected else ''}"]
         parts.append(f"noticed after {self.detected_s - self.failed_s:.2f} s")
         if self.resume_step is not None:
             parts.append(f"went on from the checkpoint of step {self.resume_step}")

@@ -45,7 +45,8 @@ def line_chart(series: Sequence[Series], marks: Sequence[Mark], *, x_title: str,
     finite = [(x, y) for each in series for x, y in each.points if math.isfinite(x) and math.isfinite(y)]
     if not finite:
         return '<p class="empty">No points were measured.</p>'
-    x_low, x_high = _widened(min(x for x, _ in finite), max(x for x, _ in finite))
+    places = [*(x for x, _ in finite), *(mark.x for mark in marks)]
+    x_low, x_high = _widened(min(places), max(places))
     y_low, y_high = _widened(min(y for _, y in finite), max(y for _, y in finite))
 
     def to_x(value: float) -> float:
