@@ -109,6 +109,12 @@ class Rank:
     def do_stop(self, deed: dict[str, Any]) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
 
+    def do_fall_silent(self, deed: dict[str, Any]) -> None:
+        """Neither tells nor reads anything, so it cannot notice that nobody listens any more."""
+        print("silent", flush=True)
+        while True:
+            time.sleep(60)
+
     def do_stand_still(self, deed: dict[str, Any]) -> None:
         while True:
             self.beat(self.section)
