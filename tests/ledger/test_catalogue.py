@@ -122,16 +122,6 @@ def test_a_run_that_did_not_finish_may_go_on_and_end_again(filled: Ledger, befor
         write(filled, lambda catalogue: catalogue.reopen_run(RunId("r-1")))
 
 
-def test_a_run_that_failed_goes_on_and_a_finished_one_does_not(filled: Ledger) -> None:
-    write(filled, lambda catalogue: catalogue.end_run(RunId("r-1"), RunOutcome.FAILED, 7.0))
-    write(filled, lambda catalogue: catalogue.reopen_run(RunId("r-1")))
-    assert filled.catalogue.run(RunId("r-1")) == samples.run_record()
-    write(filled, lambda catalogue: catalogue.end_run(RunId("r-1"), RunOutcome.FINISHED, 8.0))
-    with pytest.raises(LedgerRefused, match="cannot go on"):
-        write(filled, lambda catalogue: catalogue.reopen_run(RunId("r-1")))
-    assert filled.audit.verify().holds
-
-
 @pytest.mark.parametrize("before", ReviewState)
 @pytest.mark.parametrize("after", ReviewState)
 def test_a_review_moves_only_along_its_table(ledger: Ledger, before: ReviewState, after: ReviewState) -> None:
