@@ -1,7 +1,7 @@
 """The main job on a folder of one's own, through the real command line, with a rank killed in the middle.
 
-Shown here on one home: the kill is survived and nothing is lost; the losses are those of an undisturbed run; no
-plaintext and no data key is in any file; the promises hold; a destroyed dataset is gone.
+Shown here on one home: the kill is survived and nothing is lost; the losses are those of an undisturbed run;
+no plaintext and no data key is in any file; the promises hold; a destroyed dataset is gone.
 """
 
 from __future__ import annotations
