@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from stoker.core.signing import Ed25519Signer, Signer
 from stoker.keys.partition import KeySource
 from stoker.keys.refs import KekRef
 from stoker.spec.job import CommitRef, Job
-from stoker.spec.run import RunSpec
+from stoker.spec.run import Precision, RunSpec
 from stoker.train.attempt import RankPlace, run_attempt
 from stoker.train.run_objects import RunObjects
 from stoker.train.telemetry import Telemetry
@@ -27,6 +27,9 @@ from support.ranks import run_ranks
 from support.sealed_samples import MemoryKeys
 from support.small_datasets import NAME, REVIEW_DIGEST, VERSION, SmallDataset, seal_small_dataset
 from support.small_runs import KEK, RUN, SPEC, open_objects
+
+RUN_SPEC = replace(SPEC, train=replace(SPEC.train, precision=Precision.BF16))
+"""The small run in the precision that runs have unless told otherwise."""
 
 DATASET_KEK = KekRef(f"dataset/{NAME}/{VERSION}", 1)
 
@@ -116,7 +119,7 @@ class RunPlace:
         self,
         resume: CommitRef | None = None,
         *,
-        spec: RunSpec = SPEC,
+        spec: RunSpec = RUN_SPEC,
         world_size: int = 2,
         die_after: int | None = None,
     ) -> list[Event]:

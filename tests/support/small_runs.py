@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from stoker.keys.partition import KeySource
 from stoker.keys.refs import KekRef
 from stoker.spec.model import ModelSpec
-from stoker.spec.run import EvaluateSpec, LaunchSpec, RunSpec, TrainSpec
+from stoker.spec.run import EvaluateSpec, LaunchSpec, Precision, RunSpec, TrainSpec
 from stoker.store.objects import ObjectStore
 from stoker.train.models.decoder import build_model
 from stoker.train.models.initialise import materialise
@@ -39,6 +39,7 @@ SPEC = RunSpec(
         warmup_steps=2,
         checkpoint_every_steps=3,
         keep_checkpoints=2,
+        precision=Precision.FP32,
         seed=5,
     ),
     launch=LaunchSpec(ranks=2),
