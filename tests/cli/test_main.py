@@ -110,3 +110,18 @@ def test_identities_are_made_once_and_listed(tmp_path: Path) -> None:
 
 def test_names_cannot_drive_the_terminal() -> None:
     assert printable("a\x1b[31mb\r\nc") == "a\\x1b[31mb\\r\nc"
+
+
+def test_a_mistake_of_ours_is_told_as_one_with_its_traceback() -> None:
+    program = (
+        "import stoker.cli.identity as identity\n"
+        "def broken(*arguments, **options):\n    raise ZeroDivisionError('ours')\n"
+        "identity.ls.callback = broken\n"
+        "from stoker.cli.main import main\n"
+        "main(['identity', 'ls', '--json'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 171
+    assert json.loads(done.stdout)["error"]["id"] == "internal-error"
+    assert "Traceback" in done.stderr
+    assert "ZeroDivisionError" in done.stderr

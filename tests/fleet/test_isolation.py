@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from stoker.core.events import EventKind
-from stoker.fleet.agent_plan import IsolationPolicy
 from stoker.fleet.isolation import IsolationState, listening_outside, probe
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.run_state import Phase
 from stoker.keys.agent import KeyAgent
+from stoker.spec.run import IsolationPolicy
 from support import fake_house
 from support.fake_house import FakeErrands, make_folder, supervise, told
 

@@ -15,7 +15,6 @@ from stoker.core.events import EventKind, read_events
 from stoker.core.ids import RunId
 from stoker.core.progress import Task
 from stoker.core.result import envelope, plain
-from stoker.fleet.agent_plan import IsolationPolicy
 from stoker.fleet.attempt import lock_is_free
 from stoker.fleet.charge import KillRank
 from stoker.fleet.errors import BadRunFolder, DatasetGone, IsolationRefused, NotResumable
@@ -27,7 +26,7 @@ from stoker.keys.refs import KekRef
 from stoker.keys.states import KekState
 from stoker.ledger.errors import UnknownDataset, UnknownRun
 from stoker.ledger.records import DatasetState, RunOutcome
-from stoker.spec.run import LaunchSpec
+from stoker.spec.run import IsolationPolicy
 from support.run_house import SPEC, RunHouse, another_version, run_house
 
 
@@ -239,7 +238,7 @@ def test_a_run_is_supervised_once(house: RunHouse) -> None:
     from stoker.core.atomic import exclusive
 
     failed = house.start(
-        replace(SPEC, launch=LaunchSpec(ranks=1, restarts=0)),
+        replace(SPEC, launch=replace(SPEC.launch, ranks=1, restarts=0)),
         deeds=[{"do": "signal", "rank": 0, "at_step": 3, "attempt": 1, "signal": 9}],
     )
     assert failed.outcome is RunOutcome.FAILED
@@ -250,7 +249,10 @@ def test_a_run_is_supervised_once(house: RunHouse) -> None:
 
 def test_isolation_is_refused_where_the_store_is_on_the_network(house: RunHouse) -> None:
     with pytest.raises(IsolationRefused):
-        house.start(isolation=IsolationPolicy.REQUIRED, store_url="s3://bucket/path")
+        house.start(
+            replace(SPEC, launch=replace(SPEC.launch, isolation=IsolationPolicy.REQUIRED)),
+            store_url="s3://bucket/path",
+        )
     assert nothing_was_begun(house)
 
 

@@ -19,7 +19,6 @@ from stoker.core.clock import SystemClock
 from stoker.core.events import Event, EventKind, read_events
 from stoker.core.ids import RunId
 from stoker.core.progress import SILENT
-from stoker.fleet.agent_plan import IsolationPolicy
 from stoker.fleet.attempt import rank_environment
 from stoker.fleet.charge import Charge, KillRank
 from stoker.fleet.run_folder import RunFolder
@@ -27,6 +26,7 @@ from stoker.fleet.run_state import Policy
 from stoker.fleet.supervisor import Supervisor
 from stoker.fleet.verdict import Verdict
 from stoker.keys.agent import KeyAgent
+from stoker.spec.run import IsolationPolicy
 
 RUN = RunId("r-00000000000000000000")
 FAKE_RANK = str(Path(__file__).with_name("fake_rank.py"))

@@ -14,7 +14,6 @@ from stoker.core.clock import SystemClock
 from stoker.core.home import Home
 from stoker.core.ids import RunId, new_version_id
 from stoker.core.progress import SILENT
-from stoker.fleet.agent_plan import IsolationPolicy
 from stoker.fleet.launch import resume_run, start_run
 from stoker.fleet.summary import RunSummary
 from stoker.intake.review import decide_review, request_review
@@ -25,11 +24,13 @@ from stoker.keys.refs import Purpose
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import DatasetRecord, DatasetState, ReviewRecord, Role, SourceRecord
 from stoker.spec.recipe import PolicySpec
-from stoker.spec.run import LaunchSpec, RunSpec, TrainSpec
+from stoker.spec.run import IsolationPolicy, LaunchSpec, RunSpec, TrainSpec
 from support.fake_house import FAKE_RANK
 
 SPEC = RunSpec(
-    dataset="text", train=TrainSpec(steps=6, checkpoint_every_steps=2), launch=LaunchSpec(ranks=2, restarts=2)
+    dataset="text",
+    train=TrainSpec(steps=6, checkpoint_every_steps=2),
+    launch=LaunchSpec(ranks=2, restarts=2, isolation=IsolationPolicy.OFF),
 )
 
 
@@ -61,7 +62,6 @@ class RunHouse:
             "actor": "asker",
             "progress": SILENT,
             "clock": self.clock,
-            "isolation": IsolationPolicy.OFF,
             "rank_command": (sys.executable, FAKE_RANK, "--deeds", str(path)),
             **more,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import click
@@ -58,6 +59,24 @@ class Head:
     public_key: str
 
 
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """That a leaf is in the log of `checkpoint`, by RFC 6962; hashes are 64 hexadecimal digits."""
+
+    kind: ClassVar[str] = "audit-proof"
+    version: ClassVar[int] = 1
+    index: int
+    leaf_hash: str
+    hashes: tuple[str, ...]
+    root: str
+    checkpoint: str
+
+
+def _proof_text(result: Proof) -> str:
+    lines = [f"entry {result.index}, leaf {result.leaf_hash}", *(f"  {each}" for each in result.hashes)]
+    return "\n".join([*lines, f"root {result.root}", "", result.checkpoint])
+
+
 def _entries_text(result: Entries) -> str:
     rows = [
         (
@@ -110,12 +129,43 @@ def log(house: House, last: int) -> Entries:
     )
 
 
+@command("prove", text=_proof_text)
+@click.argument("index", type=click.IntRange(0))
+def prove(house: House, index: int) -> Proof:
+    """Prove that entry INDEX is in the log: its leaf, the hashes to the root, and the signed checkpoint."""
+    trail = house.ledger.audit
+    head = trail.checkpoint()
+    hashes = trail.inclusion_proof(index, head.size)
+    (entry,) = trail.entries(index, index + 1)
+    return Proof(
+        index, entry.leaf_hash.hex(), tuple(each.hex() for each in hashes), head.root.hex(), head.text
+    )
+
+
+@command("accept", text=_verified_text)
+@click.option("--reason", required=True, help="What was lost and why, for the record.")
+def accept(house: House, reason: str) -> Verified:
+    """Go on with a log that was rolled back, for a known reason; the loss itself is recorded in it."""
+    house.ledger.accept_log(actor=house.actor, reason=reason)
+    return _verified(house, ())
+
+
 @command(
     "verify", text=_verified_text, exit_code=lambda result: EXIT_FINDING if result.findings else EXIT_DONE
 )
-def verify(house: House) -> Verified:
+@click.option(
+    "--witness",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    multiple=True,
+    help="A checkpoint that was kept elsewhere; the log must have grown from it.",
+)
+def verify(house: House, witness: tuple[Path, ...]) -> Verified:
     """Recompute the whole log; exit code 1 when anything was edited, cut, reordered or forked."""
-    report = house.ledger.audit.verify()
+    return _verified(house, tuple(path.read_text() for path in witness))
+
+
+def _verified(house: House, witnessed: tuple[str, ...]) -> Verified:
+    report = house.ledger.audit.verify(witnessed=witnessed, progress=house.progress)
     return Verified(report.size, report.checkpoints, tuple(str(each) for each in report.findings))
 
 
@@ -126,5 +176,5 @@ def checkpoint(house: House) -> Head:
     return Head(trail.checkpoint().text, trail.public_key.hex())
 
 
-for each in (log, verify, checkpoint):
+for each in (log, prove, verify, accept, checkpoint):
     audit.add_command(each)

@@ -58,8 +58,10 @@ class House:
     @cached_property
     def backend(self) -> KeyBackend:
         from stoker.keys.destruction import reconcile_tombstones
+        from stoker.keys.memory import harden_process
         from stoker.keys.open import open_backend
 
+        harden_process()
         self.home.prepare()
         backend = open_backend(
             self.settings.keys_url(self.home), clock=self.clock, passphrase=_passphrase_source()

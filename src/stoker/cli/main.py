@@ -100,6 +100,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(_cancelled(as_json))
     except BrokenPipeError:
         sys.exit(EXIT_CANCELLED)
+    except Exception as error:  # noqa: BLE001 - the top of the process: a mistake of ours, told as such
+        sys.exit(_broken(error, as_json))
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -113,6 +115,23 @@ def _fail(error: StokerError, as_json: bool) -> int:
         if error.hint:
             click.echo(f"hint: {printable(error.hint)}", err=True)
     return error.exit_code
+
+
+class InternalError(StokerError):
+    """A mistake in Stoker itself; the traceback on stderr says where."""
+
+    exit_code = 171
+
+
+def _broken(error: Exception, as_json: bool) -> int:
+    import traceback
+
+    click.echo("".join(traceback.format_exception(error)), err=True)
+    told = InternalError(
+        f"Stoker made a mistake: {type(error).__name__}: {error}",
+        hint="Report it with the traceback above; it holds no data of yours but file names.",
+    )
+    return _fail(told, as_json)
 
 
 def _refuse_usage(error: click.UsageError, as_json: bool) -> int:

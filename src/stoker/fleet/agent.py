@@ -26,7 +26,6 @@ from stoker.core.ids import RunId
 from stoker.fleet.agent_plan import (
     MAX_PLAN_BYTES,
     AgentPlan,
-    IsolationPolicy,
     Kill,
     Order,
     Spawn,
@@ -45,6 +44,7 @@ from stoker.fleet.rank_process import (
     spawn_rank,
 )
 from stoker.fleet.signals import signals_as_bytes
+from stoker.spec.run import IsolationPolicy
 
 RANK_KINDS: Final = frozenset(
     {

@@ -6,7 +6,6 @@ else. Descriptors are inherited; the plan names their numbers. No secret is in a
 
 from __future__ import annotations
 
-import enum
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,16 +13,9 @@ from typing import Final, TypeAlias
 
 from stoker.core.config import from_plain
 from stoker.core.result import plain
+from stoker.spec.run import IsolationPolicy
 
 MAX_PLAN_BYTES: Final = 4 * 1024 * 1024
-
-
-class IsolationPolicy(enum.StrEnum):
-    """Whether ranks run in a network of their own, where only their peers are."""
-
-    OFF = "off"
-    WHEN_POSSIBLE = "when_possible"
-    REQUIRED = "required"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,6 @@ from stoker.core.errors import Busy
 from stoker.core.events import MAX_LINE_BYTES, Event, decode_event
 from stoker.fleet.agent_plan import (
     AgentPlan,
-    IsolationPolicy,
     Kill,
     Order,
     Spawn,
@@ -34,6 +33,7 @@ from stoker.fleet.agent_plan import (
 from stoker.fleet.errors import AgentFailed
 from stoker.fleet.rank_process import kill_group
 from stoker.fleet.run_folder import RunFolder
+from stoker.spec.run import IsolationPolicy
 
 _PATIENCE_S: Final = 5.0
 _READ_BYTES: Final = 256 * 1024

@@ -8,10 +8,10 @@ from typing import Protocol
 
 from stoker.core.events import Event
 from stoker.core.ids import RunId
-from stoker.fleet.agent_plan import IsolationPolicy
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.run_state import Policy
 from stoker.keys.agent import KeyAgent
+from stoker.spec.run import IsolationPolicy
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,6 @@ from stoker.core.home import Home
 from stoker.core.ids import RunId, new_run_id
 from stoker.core.progress import Progress
 from stoker.core.result import plain
-from stoker.fleet.agent_plan import IsolationPolicy
 from stoker.fleet.attempt import lock_is_free, rank_environment
 from stoker.fleet.charge import Charge, KillRank
 from stoker.fleet.errands import WORKER, HouseErrands, require_live, require_permission
@@ -42,7 +41,7 @@ from stoker.keys.refs import Purpose
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import DatasetRecord, DatasetState, RunOutcome, RunRecord
 from stoker.spec.job import Job
-from stoker.spec.run import RunSpec
+from stoker.spec.run import IsolationPolicy, RunSpec
 from stoker.store.errors import StoreUnreachable
 from stoker.train.checkpoint_errors import RETRYABLE
 
@@ -89,7 +88,6 @@ def start_run(
     progress: Progress,
     clock: Clock,
     faults: Sequence[KillRank] = (),
-    isolation: IsolationPolicy = IsolationPolicy.WHEN_POSSIBLE,
     origins: Mapping[str, str] | None = None,
     rank_command: Sequence[str] = WORKER,
 ) -> RunSummary:
@@ -100,7 +98,7 @@ def start_run(
     DiskFull; nothing of the run is left behind when it could not begin.
     """
     house = House(home, ledger, backend, store_url, actor, progress, clock)
-    isolation = isolation_for(store_url, isolation)
+    isolation = isolation_for(store_url, spec.launch.isolation)
     dataset = _live_dataset(ledger, spec.dataset, clock)
     require_permission(ledger, dataset, spec.purpose, clock)
     run = new_run_id(clock)
@@ -119,7 +117,6 @@ def resume_run(
     progress: Progress,
     clock: Clock,
     faults: Sequence[KillRank] = (),
-    isolation: IsolationPolicy = IsolationPolicy.WHEN_POSSIBLE,
     rank_command: Sequence[str] = WORKER,
 ) -> RunSummary:
     """Go on with a run that was cancelled, failed, or lost its supervisor, from its last recorded checkpoint.
@@ -127,7 +124,6 @@ def resume_run(
     Its restart budget is whole again. Raises UnknownRun, NotResumable, and what `start_run` raises.
     """
     house = House(home, ledger, backend, store_url, actor, progress, clock)
-    isolation = isolation_for(store_url, isolation)
     record = ledger.catalogue.run(run_id)
     if record.outcome is RunOutcome.FINISHED:
         raise NotResumable(f"Run {run_id} is finished.", hint="Start a new run with `stoker train`.")
@@ -137,6 +133,7 @@ def resume_run(
             hint="Go on where it was started, or restore its folder.",
         )
     spec = from_plain(RunSpec, dict(record.spec), f"the ledger's record of run {run_id}")
+    isolation = isolation_for(store_url, spec.launch.isolation)
     dataset = ledger.catalogue.dataset_of_root(record.dataset_root)
     require_live(dataset, clock)
     require_permission(ledger, dataset, spec.purpose, clock)

@@ -17,7 +17,6 @@ from stoker.core.clock import Clock
 from stoker.core.errors import StokerError
 from stoker.core.events import Event, EventKind, EventLog, Section
 from stoker.core.progress import Progress, Task
-from stoker.fleet.agent_plan import IsolationPolicy
 from stoker.fleet.attempt import Attempt, AttemptOrder
 from stoker.fleet.charge import Charge, Errands
 from stoker.fleet.errors import IsolationRefused
@@ -49,6 +48,7 @@ from stoker.fleet.run_state import (
 from stoker.fleet.signals import signals_as_bytes
 from stoker.fleet.verdict import RunError, Verdict, explain
 from stoker.keys.agent import KeyAgent
+from stoker.spec.run import IsolationPolicy
 
 _TICK_S: Final = 0.25
 _LEAVING_S: Final = 0.005

@@ -34,15 +34,24 @@ class TrainSpec:
     keep_checkpoints: int = 2
 
 
+class IsolationPolicy(enum.StrEnum):
+    """Whether ranks run in a network of their own, where only their peers are."""
+
+    OFF = "off"
+    WHEN_POSSIBLE = "when_possible"
+    REQUIRED = "required"
+
+
 @dataclass(frozen=True, slots=True)
 class LaunchSpec:
-    """Where and how the ranks run."""
+    """Where and how the ranks run. `isolation` required: no key is leased to ranks that reach a network."""
 
     ranks: int = 2
     threads_per_rank: int = 1
     restarts: int = 5
     hang_after_s: float = 60.0
     start_within_s: float = 180.0
+    isolation: IsolationPolicy = IsolationPolicy.WHEN_POSSIBLE
 
 
 @dataclass(frozen=True, slots=True)
