@@ -18,8 +18,10 @@ from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.planner import SavePlan, WriteItem, WriteItemType
 
 from stoker.core.errors import StokerError
+from stoker.keys.refs import KekRef
 from stoker.spec.job import CommitRef
 from stoker.store.errors import SwappedStream
+from stoker.store.objects import ObjectStore
 from stoker.train.checkpoint import load_checkpoint, save_checkpoint
 from stoker.train.checkpoint_errors import BadCommitLog, CheckpointUnfit, NonFiniteState
 from stoker.train.checkpoint_state import scalars_of, tensors_of
@@ -30,6 +32,9 @@ from stoker.train.run_objects import RunObjects
 from support.ranks import run_ranks
 from support.sealed_samples import MemoryKeys
 from support.small_runs import (
+    KEK,
+    REVIEW_DIGEST,
+    RUN,
     SPEC,
     open_objects,
     small_keys,
@@ -290,6 +295,20 @@ def test_a_part_that_was_sealed_again_under_the_same_label_is_refused(
         assert again.object_bytes == part.object_bytes
         with pytest.raises(SwappedStream, match=part.key):
             whole_reading(objects, reference)
+
+
+def test_a_record_under_another_runs_key_is_refused_though_this_reader_could_open_it(tmp_path: Path) -> None:
+    other = KekRef("run/another", 1)
+    keys = MemoryKeys(KEK, other)
+    store = ObjectStore.open(tmp_path.as_uri())
+    with RunObjects(store, keys, run=RUN, kek=other, review_digest=REVIEW_DIGEST) as planted:
+        log = CommitLog.begin(planted, 1, None)
+    with (
+        open_objects(tmp_path, keys) as objects,
+        pytest.raises(SwappedStream, match="sealed under run/another#1"),
+    ):
+        objects.read_record(0)
+    assert log.state.next_sequence == 1
 
 
 def test_an_item_that_would_be_pickled_is_refused(tmp_path: Path) -> None:

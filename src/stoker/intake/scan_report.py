@@ -238,7 +238,13 @@ def scan_and_seal(
 def read_report(record: SourceRecord, *, backend: KeyBackend, store: ObjectStore) -> ScanReport:
     """The sealed report of this source version. Raises ObjectMissing when it was not scanned yet."""
     key = report_key(record)
-    stream = StreamReader.open(StoredObject(store, key), BackendKeySource(backend), _label(record), place=key)
+    stream = StreamReader.open(
+        StoredObject(store, key),
+        BackendKeySource(backend),
+        _label(record),
+        kek=KekRef.parse(record.kek),
+        place=key,
+    )
     report = decode_report(stream.read_all(MAX_REPORT_BYTES), key)
     if (report.source_version, report.manifest_root) != (record.version, record.manifest_root):
         raise BrokenRecord(f"{key} is the report of another source.", hint="Scan the source again.")

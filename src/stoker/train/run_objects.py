@@ -83,6 +83,7 @@ class RunObjects:
             self._part_label(version, rank),
             header_digest=bytes.fromhex(part.header_digest),
             object_bytes=part.object_bytes,
+            kek=self._seal.kek,
             place=part.key,
         )
         if reader.plaintext_bytes != part.plaintext_bytes:
@@ -134,7 +135,9 @@ class RunObjects:
     def open_record(self, sequence: int, sealed: bytes) -> Record:
         """The record inside `sealed`, which must be record `sequence` of this run."""
         key = self.record_key(sequence)
-        reader = StreamReader.open(BytesSource(sealed), self._keys, self._record_label(sequence), place=key)
+        reader = StreamReader.open(
+            BytesSource(sealed), self._keys, self._record_label(sequence), kek=self._seal.kek, place=key
+        )
         return decode_record(reader.read_all(MAX_RECORD_BYTES), key)
 
     def checkpoint_prefixes(self) -> Iterator[str]:
