@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from stoker.core.clock import ManualClock
 from stoker.core.events import Section
 from stoker.spec.model import ModelSpec
-from stoker.spec.run import RunSpec
+from stoker.spec.run import Precision, RunSpec, TrainSpec
 from stoker.train.evaluate import Evaluation, evaluate_model
 from stoker.train.generate import generate
 from stoker.train.models import build_model, materialise
@@ -30,7 +30,8 @@ SPLIT = TokenSplit.pack([(7 * place * place + place) % VOCABULARY for place in r
 
 def sharded() -> torch.nn.Module:
     mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),), mesh_dim_names=("dp_shard",))
-    spread = parallelize(build_model(MODEL, VOCABULARY), mesh, RunSpec(dataset="none", model=MODEL))
+    spec = RunSpec(dataset="none", model=MODEL, train=TrainSpec(precision=Precision.FP32))
+    spread = parallelize(build_model(MODEL, VOCABULARY), mesh, spec)
     return materialise(spread, 3, torch.device("cpu"))
 
 

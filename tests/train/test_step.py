@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.distributed.device_mesh import init_device_mesh
@@ -13,13 +15,21 @@ from stoker.spec.run import Precision, RunSpec, TrainSpec
 from stoker.train.loss import next_token_loss
 from stoker.train.models import build_model, materialise
 from stoker.train.optimizer import build_optimizer
-from stoker.train.parallelize import parallelize
+from stoker.train.parallelize import parallelize, units
 from stoker.train.step import NonFiniteLoss, StepFigures, train_step
 from support.ranks import RankFailed, run_ranks
 
 VOCABULARY = 61
 MODEL = ModelSpec(layers=2, width=24, heads=6, kv_heads=2, ffn_width=40)
-TRAIN = TrainSpec(steps=8, global_batch=4, seed=5, warmup_steps=2, learning_rate=1e-2, gradient_clip=0.5)
+TRAIN = TrainSpec(
+    steps=8,
+    global_batch=4,
+    seed=5,
+    warmup_steps=2,
+    learning_rate=1e-2,
+    gradient_clip=0.5,
+    precision=Precision.FP32,
+)
 
 
 def batches(count: int) -> list[torch.Tensor]:
@@ -69,6 +79,21 @@ def test_every_world_size_reproduces_the_losses_of_one_process(
         assert found.grad_norm == pytest.approx(expected.grad_norm, rel=1e-3)
 
 
+@pytest.mark.parametrize(("unit_parameters", "expected"), [(1, [1, 1]), (8_000, [2]), (100_000, [])])
+def test_blocks_gathered_one_by_one_together_or_with_the_rest_take_the_same_steps(
+    unit_parameters: int,
+    expected: list[int],
+    one_process_figures: list[StepFigures],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stoker.train.parallelize.UNIT_PARAMETERS", unit_parameters)
+    model = build_model(MODEL, VOCABULARY)
+    assert [len(unit) for unit in units(model)] == expected
+    found = run_ranks(2, lambda rank: take_steps(rank, TRAIN, whole=False))[0]
+    for one_process, figures in zip(one_process_figures, found, strict=True):
+        assert figures.loss == pytest.approx(one_process.loss, abs=1e-4)
+
+
 def test_the_loss_falls_on_a_batch_seen_again(one_process_figures: list[StepFigures]) -> None:
     def learn(rank: int) -> list[float]:
         model = sharded(rank, TRAIN)
@@ -103,15 +128,7 @@ def test_gradients_of_two_ranks_are_those_of_one_process() -> None:
 
 
 def test_bf16_stays_near_fp32(one_process_figures: list[StepFigures]) -> None:
-    train = TrainSpec(
-        steps=8,
-        global_batch=4,
-        seed=5,
-        warmup_steps=2,
-        learning_rate=1e-2,
-        gradient_clip=0.5,
-        precision=Precision.BF16,
-    )
+    train = replace(TRAIN, precision=Precision.BF16)
     found = run_ranks(2, lambda rank: take_steps(rank, train, whole=False))[0]
     for expected, figures in zip(one_process_figures, found, strict=True):
         assert figures.loss == pytest.approx(expected.loss, abs=0.03)
