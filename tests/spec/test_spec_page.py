@@ -1,0 +1,23 @@
+"""docs/design/spec.md names every key of a run file."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from stoker.spec.model import ModelSpec
+from stoker.spec.run import EvaluateSpec, LaunchSpec, RunSpec, TrainSpec
+
+PAGE = (Path(__file__).parents[2] / "docs/design/spec.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "spec", [RunSpec, ModelSpec, TrainSpec, LaunchSpec, EvaluateSpec], ids=lambda spec: spec.__name__
+)
+def test_every_key_is_on_the_page(spec: type) -> None:
+    sections = {"model", "train", "launch", "evaluate"}
+    for field in dataclasses.fields(spec):
+        shown = f"`[{field.name}]`" if field.name in sections else f"`{field.name}`"
+        assert shown in PAGE, field.name
