@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from stoker.spec.model import ModelSpec
@@ -33,6 +35,25 @@ class TrainSpec:
     checkpoint_every_steps: int = 120
     keep_checkpoints: int = 2
 
+    def problems(self) -> Iterator[str]:
+        """One sentence for each rule that is broken, naming the key and its value."""
+        for name in ("steps", "global_batch", "checkpoint_every_steps", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                yield f"{name} is {getattr(self, name)}; it must be at least 1."
+        if not 0 <= self.seed < 1 << 63:
+            yield f"seed is {self.seed}; it must be 0 to 2^63 - 1."
+        if self.warmup_steps < 0:
+            yield f"warmup_steps is {self.warmup_steps}; it must be 0 or more."
+        for name in ("learning_rate", "gradient_clip"):
+            if not 0.0 < getattr(self, name) < math.inf:
+                yield f"{name} is {getattr(self, name)}; it must be finite and above 0."
+        for name in ("final_learning_rate_ratio", "weight_decay"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                yield f"{name} is {getattr(self, name)}; it must be 0 to 1."
+        for name in ("beta1", "beta2"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                yield f"{name} is {getattr(self, name)}; it must be at least 0 and below 1."
+
 
 class IsolationPolicy(enum.StrEnum):
     """Whether ranks run in a network of their own, where only their peers are."""
@@ -52,6 +73,17 @@ class LaunchSpec:
     hang_after_s: float = 60.0
     start_within_s: float = 180.0
     isolation: IsolationPolicy = IsolationPolicy.WHEN_POSSIBLE
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each rule that is broken, naming the key and its value."""
+        for name in ("ranks", "threads_per_rank"):
+            if getattr(self, name) < 1:
+                yield f"{name} is {getattr(self, name)}; it must be at least 1."
+        if self.restarts < 0:
+            yield f"restarts is {self.restarts}; it must be 0 or more."
+        for name in ("hang_after_s", "start_within_s"):
+            if not 1.0 <= getattr(self, name) <= 86_400.0:
+                yield f"{name} is {getattr(self, name)}; it must be 1 to 86400 seconds."
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +107,10 @@ class RunSpec:
     train: TrainSpec = field(default_factory=TrainSpec)
     launch: LaunchSpec = field(default_factory=LaunchSpec)
     evaluate: EvaluateSpec = field(default_factory=EvaluateSpec)
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each rule between the sections that is broken."""
+        batch, ranks = self.train.global_batch, self.launch.ranks
+        if ranks >= 1 and batch >= 1 and batch % ranks:
+            fits = ", ".join(str(each) for each in range(1, batch + 1) if batch % each == 0)
+            yield f"train.global_batch is {batch} and launch.ranks {ranks}; ranks must divide it: {fits}."

@@ -1,0 +1,38 @@
+"""Run files name every rule that they break."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stoker.core.config import Layer, load
+from stoker.core.errors import ConfigError
+from stoker.spec.run import RunSpec
+
+
+def test_the_defaults_hold() -> None:
+    assert load(RunSpec, [Layer("f", {"dataset": "d"})]).value.dataset == "d"
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ({"train": {"steps": 0}}, "train: steps is 0; it must be at least 1"),
+        ({"train": {"global_batch": 9}, "launch": {"ranks": 2}}, "ranks must divide it: 1, 3, 9"),
+        ({"train": {"learning_rate": 0.0}}, "learning_rate is 0.0; it must be finite and above 0"),
+        ({"train": {"learning_rate": float("inf")}}, "learning_rate is inf"),
+        ({"train": {"beta2": 1.0}}, "beta2 is 1.0"),
+        ({"train": {"warmup_steps": -1}}, "warmup_steps is -1"),
+        ({"train": {"weight_decay": -0.1}}, "weight_decay is -0.1"),
+        ({"train": {"seed": -1}}, "seed is -1"),
+        ({"launch": {"ranks": 0}}, "launch: ranks is 0"),
+        ({"launch": {"restarts": -1}}, "restarts is -1"),
+        ({"launch": {"hang_after_s": 0.0}}, "hang_after_s is 0.0"),
+        ({"model": {"heads": 5}}, "model:"),
+    ],
+)
+def test_each_broken_rule_is_named_with_its_value(table: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(RunSpec, [Layer("run.toml", {"dataset": "d", **table})])
+    assert expected in caught.value.message
