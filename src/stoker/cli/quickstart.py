@@ -70,6 +70,12 @@ class QuickstartReport:
         return self.outcome == RunOutcome.FINISHED and self.failures_survived > 0 and gone
 
 
+class QuickstartFailed(StokerError):
+    """Training did not come to its end, so the rest of the way cannot be shown."""
+
+    exit_code = 172
+
+
 @dataclass
 class _Tour:
     """The quickstart under way: says each step aloud and times it."""
@@ -276,9 +282,16 @@ def _train(tour: _Tour, steps: int | None) -> RunSummary:
         origins=loaded.origins,
     )
     done(training_text(summary))
-    if summary.outcome is RunOutcome.FINISHED:
-        tour.say(f"\n{click.style('5  evaluate', bold=True)}  on files that the model never saw")
-        tour.say(_indented(f"{evaluations_text(summary.evaluations)}\n{sample_text(summary.sample)}"))
+    if summary.outcome is RunOutcome.CANCELLED:
+        raise click.Abort
+    if summary.outcome is not RunOutcome.FINISHED:
+        reason = summary.error.message if summary.error is not None else summary.outcome
+        raise QuickstartFailed(
+            f"Run {summary.run} ended before its time: {reason}",
+            hint=f"Look at {summary.folder}; when it is mended, go on with: stoker run resume {summary.run}",
+        )
+    tour.say(f"\n{click.style('5  evaluate', bold=True)}  on files that the model never saw")
+    tour.say(_indented(f"{evaluations_text(summary.evaluations)}\n{sample_text(summary.sample)}"))
     return summary
 
 
