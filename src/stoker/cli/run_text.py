@@ -9,6 +9,7 @@ from stoker.cli.table import day, human_bytes, human_seconds, pairs, short, tabl
 from stoker.fleet.goodput import Goodput
 from stoker.fleet.recoveries import Recovery
 from stoker.fleet.summary import EvaluationFigure, RunReport, RunSummary
+from stoker.ledger.records import RunOutcome
 
 
 def summary_text(summary: RunSummary) -> str:
@@ -28,6 +29,8 @@ def training_text(summary: RunSummary) -> str:
         rows.append(("error", f"{summary.error.error_id}: {summary.error.message}"))
         if summary.error.hint:
             rows.append(("hint", summary.error.hint))
+    if summary.outcome is not RunOutcome.FINISHED:
+        rows.append(("go on with", f"stoker run resume {summary.run}"))
     if summary.last_checkpoint_step is not None:
         rows.append(("last checkpoint", f"step {summary.last_checkpoint_step}"))
     rows.append(("isolation", f"{summary.isolation.state}: {summary.isolation.reason}"))
