@@ -13,6 +13,7 @@ import pytest
 from stoker.core.atomic import exclusive
 from stoker.core.errors import BadName, Busy, ConfigError, DiskFull
 from stoker.core.progress import SILENT, Progress
+from stoker.intake import walk
 from stoker.intake.errors import (
     EmptySource,
     LinkLeavesSource,
@@ -327,6 +328,23 @@ def test_a_file_that_changes_during_the_import_stops_it(home: IntakeHome, folder
     progress = Interfering("import", lambda: CHANGES[change](folder) and None)
     with pytest.raises(SourceChanged, match=r"inner/c\.txt"):
         bring(home, folder, progress=progress)
+    assert nothing_is_left(home)
+
+
+def test_a_file_that_changes_between_its_first_and_its_last_byte_stops_the_import(
+    home: IntakeHome, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_whole = walk._read_whole
+
+    def read_while_someone_writes(descriptor: int, size_bytes: int) -> bytes:
+        data = read_whole(descriptor, size_bytes)
+        with (folder / "a.txt").open("a") as file:
+            file.write("more")
+        return data
+
+    monkeypatch.setattr(walk, "_read_whole", read_while_someone_writes)
+    with pytest.raises(SourceChanged, match=r"a\.txt"):
+        bring(home, folder)
     assert nothing_is_left(home)
 
 
