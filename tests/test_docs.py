@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
@@ -85,3 +86,21 @@ def test_links_between_documents_lead_somewhere(path: Path) -> None:
 def test_no_module_is_longer_than_the_house_allows() -> None:
     for path in (ROOT / "src").rglob("*.py"):
         assert len(path.read_text().splitlines()) <= 600, path
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", ROOT / "examples/own-text/README.md"], ids=["main", "example"]
+)
+def test_every_command_line_shown_is_one_that_the_command_line_knows(path: Path) -> None:
+    lines = [
+        line.partition("   #")[0] for line in path.read_text().splitlines() if line.startswith("stoker ")
+    ]
+    assert lines
+    for line in lines:
+        words = shlex.split(line)[1:]
+        context, command = click.Context(cli), cli
+        while isinstance(command, click.Group):
+            _, found, words = command.resolve_command(context, words)
+            assert found is not None, line
+            context, command = click.Context(found, info_name=found.name), found
+        command.make_context(command.name, [*words], resilient_parsing=False)

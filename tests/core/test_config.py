@@ -64,6 +64,23 @@ def test_three_mistakes_are_all_named_with_file_path_and_nearest_key(tmp_path: P
     )
 
 
+def test_broken_rules_are_named_beside_unknown_keys_and_wrong_types(tmp_path: Path) -> None:
+    path = write(tmp_path, "name = 5\nlimt = 3\n[inner]\nstep = 7\nsteps = 0\n")
+    with pytest.raises(ConfigError) as caught:
+        load_file(Outer, path)
+    assert caught.value.message.split("\n  ")[1:] == [
+        f"{path}: name: expected text in quotes, found 5",
+        f"{path}: inner.step: unknown key; did you mean 'steps'?",
+        f"{path}: limt: unknown key; did you mean 'limit'?",
+        f"{path}: inner: steps is 0; at least 1 is needed",
+    ]
+
+
+def test_a_part_with_a_wrong_value_is_not_held_against_its_rules(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="1 mistake in"):
+        load_file(Outer, write(tmp_path, 'name = "a"\n[inner]\nsteps = 0\nrate = "fast"\n'))
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -77,7 +77,7 @@ def require_torch() -> None:
     if missing:
         raise MissingExtra(
             f"Training needs {', '.join(missing)}, which are not installed.",
-            hint="Run: pip install 'stoker[train]'",
+            hint="Run: pip install '.[train]' in Stoker's clone",
         )
 
 

@@ -118,7 +118,8 @@ def load(cls: type[T], layers: Sequence[Layer], overrides: Sequence[str] = ()) -
     try:
         value = _converter().structure(merged, cls)
     except (ClassValidationError, IterableValidationError, ForbiddenExtraKeysError) as error:
-        mistakes = [_placed(path, text, origins) for path, text in _explain(error, "")]
+        found = [*_explain(error, ""), *_checks_of_sound_parts(merged, cls, "")]
+        mistakes = [_placed(path, text, origins) for path, text in found]
     else:
         mistakes = [_placed(path, text, origins) for path, text in _self_checks(value, "")]
         if not mistakes:
@@ -254,6 +255,36 @@ def _self_checks(value: Any, path: str) -> Iterator[tuple[str, str]]:
     if dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
             yield from _self_checks(getattr(value, field.name), _join(path, field.name))
+
+
+def _checks_of_sound_parts(table: Mapping[str, Any], cls: Any, path: str) -> Iterator[tuple[str, str]]:
+    """The rules that are broken in each part of `cls` that can be built, when the whole cannot.
+
+    Unknown keys are told apart and do not count here. A part with a wrong value has no rules to break.
+    """
+    hints = typing.get_type_hints(cls)
+    for name, inner in table.items():
+        if dataclasses.is_dataclass(hints.get(name)) and isinstance(inner, Mapping):
+            yield from _checks_of_sound_parts(inner, hints[name], _join(path, name))
+    try:
+        value = _converter().structure(_known(table, cls), cls)
+    except (ClassValidationError, IterableValidationError):
+        return
+    if isinstance(value, SelfChecking):
+        for text in value.problems():
+            yield path, text
+
+
+def _known(table: Mapping[str, Any], cls: Any) -> dict[str, Any]:
+    """`table` without the keys that `cls` does not have, all the way down."""
+    hints = typing.get_type_hints(cls)
+    return {
+        name: _known(value, hints[name])
+        if dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping)
+        else value
+        for name, value in table.items()
+        if name in hints
+    }
 
 
 def _placed(path: str, text: str, origins: Mapping[str, str]) -> str:
