@@ -76,9 +76,26 @@ def test_broken_rules_are_named_beside_unknown_keys_and_wrong_types(tmp_path: Pa
     ]
 
 
-def test_a_part_with_a_wrong_value_is_not_held_against_its_rules(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="1 mistake in"):
+def test_broken_rules_are_named_beside_wrong_values_of_the_same_table(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
         load_file(Outer, write(tmp_path, 'name = "a"\n[inner]\nsteps = 0\nrate = "fast"\n'))
+    assert "2 mistakes" in caught.value.message
+    assert "inner.rate: expected a number, found 'fast'" in caught.value.message
+    assert "inner: steps is 0; at least 1 is needed" in caught.value.message
+
+
+def test_no_rule_is_held_against_a_value_that_could_not_be_understood(tmp_path: Path) -> None:
+    @dataclass(frozen=True, slots=True)
+    class Pair:
+        less: int = 5
+        more: int = 9
+
+        def problems(self) -> Iterator[str]:
+            if self.less > self.more:
+                yield f"less is {self.less}, above more {self.more}"
+
+    with pytest.raises(ConfigError, match="1 mistake in"):
+        load_file(Pair, write(tmp_path, 'less = 20\nmore = "many"\n'))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
+import re
 import tomllib
 import types
 import typing
@@ -258,21 +259,35 @@ def _self_checks(value: Any, path: str) -> Iterator[tuple[str, str]]:
 
 
 def _checks_of_sound_parts(table: Mapping[str, Any], cls: Any, path: str) -> Iterator[tuple[str, str]]:
-    """The rules that are broken in each part of `cls` that can be built, when the whole cannot.
+    """The broken rules that can be told although something in `table` cannot be understood.
 
-    Unknown keys are told apart and do not count here. A part with a wrong value has no rules to break.
+    What cannot be understood was told already: its defaults stand in, and rules that name it are left out.
     """
     hints = typing.get_type_hints(cls)
     for name, inner in table.items():
         if dataclasses.is_dataclass(hints.get(name)) and isinstance(inner, Mapping):
             yield from _checks_of_sound_parts(inner, hints[name], _join(path, name))
+    sound, wrong = _known(table, cls), []
     try:
-        value = _converter().structure(_known(table, cls), cls)
-    except (ClassValidationError, IterableValidationError):
-        return
+        value = _converter().structure(sound, cls)
+    except (ClassValidationError, IterableValidationError) as error:
+        wrong = [place.partition("[")[0].split(".") for place, _ in _explain(error, "")]
+        for steps in wrong:
+            _remove(sound, steps)
+        try:
+            value = _converter().structure(sound, cls)
+        except (ClassValidationError, IterableValidationError):
+            return  # something that has no default is missing
     if isinstance(value, SelfChecking):
         for text in value.problems():
-            yield path, text
+            if not any(re.search(rf"\b{steps[-1]}\b", text) for steps in wrong):
+                yield path, text
+
+
+def _remove(table: dict[str, Any], steps: Sequence[str]) -> None:
+    for step in steps[:-1]:
+        table = table.get(step, {})
+    table.pop(steps[-1], None)
 
 
 def _known(table: Mapping[str, Any], cls: Any) -> dict[str, Any]:
