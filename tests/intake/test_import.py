@@ -6,15 +6,18 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from stoker.core.atomic import exclusive
 from stoker.core.errors import BadName, Busy, ConfigError, DiskFull
+from stoker.core.ids import VersionId
 from stoker.core.progress import SILENT, Progress
 from stoker.intake import walk
 from stoker.intake.errors import (
+    BrokenRecord,
     EmptySource,
     LinkLeavesSource,
     SourceChanged,
@@ -418,3 +421,15 @@ def test_a_changed_byte_or_another_manifest_is_refused(home: IntakeHome, folder:
         path.write_bytes((shard.parents[1] / second.version / "manifest" / path.name).read_bytes())
     with pytest.raises(RolledBack):
         contents(home, first)
+
+
+def test_a_source_copied_under_another_name_or_version_is_not_that_source(
+    home: IntakeHome, folder: Path
+) -> None:
+    record = bring(home, folder).record
+    for other in (replace(record, name="diary"), replace(record, version=VersionId("0" * 32))):
+        for key in home.objects(f"sources/letters/{record.version}"):
+            copy = key.replace(f"letters/{record.version}", f"{other.name}/{other.version}")
+            home.store.create(copy, home.store.get(key))
+        with pytest.raises(BrokenRecord, match="another source or version"):
+            contents(home, other)

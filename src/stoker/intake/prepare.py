@@ -102,7 +102,8 @@ def prepare_dataset(
         return PrepareReport(found, found=True)
     if importlib.util.find_spec("tokenizers") is None:
         raise MissingExtra(
-            "Preparing a dataset needs the package tokenizers.", hint="Run: pip install '.[train]' in Stoker's clone"
+            "Preparing a dataset needs the package tokenizers.",
+            hint="Run: pip install '.[train]' in Stoker's clone",
         )
     with exclusive(locks / f"dataset-{name}.lock", f"dataset {name}"):
         if found := preparation.existing():

@@ -43,8 +43,11 @@ class SourceReader:
         prefix = source_prefix(record.name, record.version)
         manifest = Manifest.open(store, prefix, record.manifest_root, public_key)
         index = manifest.superblock.artefact(INDEX_ARTEFACT)
-        if index is None or manifest.superblock.version != record.version:
-            raise BrokenRecord(f"{prefix} is no source of this version.", hint="Import the source again.")
+        named = (manifest.superblock.subject, manifest.superblock.version)
+        if index is None or named != (f"source/{record.name}", record.version):
+            raise BrokenRecord(
+                f"{prefix} holds the manifest of another source or version.", hint="Import the source again."
+            )
         opened = OpenedKeys(keys)
         try:
             stream = manifest.open_stream(index.shard, opened, StreamKind.INDEX, INDEX_SCHEMA)
