@@ -322,4 +322,4 @@ def test_without_torch_the_room_imports_and_gives_arrays_and_a_tensor_is_a_clear
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "stoker[train]" in done.stdout
+    assert "extra 'train'" in done.stdout

@@ -106,10 +106,24 @@ def _passphrase_source() -> Callable[[], str] | None:
     """A passphrase from STOKER_PASSPHRASE_FILE, or asked for on a terminal; None means the key file."""
     named = os.environ.get("STOKER_PASSPHRASE_FILE")
     if named:
-        return lambda: Path(named).read_text().rstrip("\n")
+        return lambda: _passphrase_in(Path(named))
     if os.environ.get("STOKER_PASSPHRASE_PROMPT"):
         return lambda: str(click.prompt("Passphrase of the key store", hide_input=True, err=True))
     return None
+
+
+def _passphrase_in(path: Path) -> str:
+    from stoker.keys.errors import PassphraseNeeded
+
+    hint = "Let STOKER_PASSPHRASE_FILE name a file that holds the passphrase and nothing else."
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\n")
+    except OSError as error:
+        raise PassphraseNeeded(
+            f"The passphrase file {path} cannot be read: {error.strerror}.", hint=hint
+        ) from error
+    except UnicodeDecodeError:
+        raise PassphraseNeeded(f"The passphrase file {path} is not UTF-8.", hint=hint) from None
 
 
 @contextmanager

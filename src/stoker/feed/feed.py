@@ -120,7 +120,7 @@ class Feed:
         except ModuleNotFoundError as error:
             raise MissingExtra(
                 "Tensors need torch, which is not installed.",
-                hint="Install stoker[train], or use next_array().",
+                hint="Install the extra 'train' from Stoker's clone, or use next_array().",
             ) from error
         return torch.from_numpy(self.next_array())
 

@@ -28,11 +28,11 @@ from stoker.keys.refs import KekRef, Purpose
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import SourceRecord
 from stoker.spec.recipe import Kind
-from stoker.store.errors import ObjectExists
+from stoker.store.errors import ObjectExists, ObjectMissing
 from stoker.store.header import StreamKind, StreamLabel
 from stoker.store.objects import ObjectStore, StoredObject
 from stoker.store.reader import StreamReader
-from stoker.store.sealed import PartitionSeal
+from stoker.store.sealed import PartitionSeal, SealedBytes
 
 REPORT_FORMAT: Final = "stoker scan report 1"
 REPORT_SCHEMA: Final = 1
@@ -232,12 +232,26 @@ def scan_and_seal(
             store.create(report_key(record), sealed.data)
     except ObjectExists:
         return read_report(record, backend=backend, store=store)
+    except BaseException:
+        _take_back(report_key(record), sealed, store)
+        raise
     return report
+
+
+def _take_back(key: str, sealed: SealedBytes, store: ObjectStore) -> None:
+    """Remove a report that was not recorded, but never another scan's: no two have the same sealed bytes."""
+    if store.exists(key) and store.size(key) == len(sealed.data) and store.get(key) == sealed.data:
+        store.delete(key)
 
 
 def read_report(record: SourceRecord, *, backend: KeyBackend, store: ObjectStore) -> ScanReport:
     """The sealed report of this source version. Raises ObjectMissing when it was not scanned yet."""
     key = report_key(record)
+    if not store.exists(key):
+        raise ObjectMissing(
+            f"Source {record.name}, version {record.version[:12]}, was not scanned for today's patterns yet.",
+            hint=f"Run: stoker review scan {record.name}",
+        )
     stream = StreamReader.open(
         StoredObject(store, key),
         BackendKeySource(backend),

@@ -199,7 +199,7 @@ def _root_keys(
         if passphrase is None:
             raise PassphraseNeeded(
                 f"The key store {place} is protected by a passphrase.",
-                hint="Give it when asked, or through the variable that the command's help names.",
+                hint="Let STOKER_PASSPHRASE_FILE name a file with it, or set STOKER_PASSPHRASE_PROMPT=1.",
             )
         keys = RootKeys(root_from_passphrase(passphrase(), head.salt, head.scrypt), head.store_id)
         wrong: WrongPassphrase | WrongRootKey = WrongPassphrase(

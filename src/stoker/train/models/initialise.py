@@ -43,7 +43,7 @@ def _first_weights(name: str, shape: torch.Size, seed: int, layers: int) -> Tens
     """Norms at one; matrices normal with deviation 1/sqrt(inputs), residual outputs over sqrt(2 layers)."""
     if len(shape) == 1:
         return torch.ones(shape)
-    deviation = 0.02 if name == "embedding.weight" else 1.0 / math.sqrt(shape[1])
+    deviation = 1.0 / math.sqrt(shape[1])
     if name.endswith(RESIDUAL_OUTPUTS):
         deviation /= math.sqrt(2 * layers)
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
