@@ -110,8 +110,9 @@ def test_a_sealed_report_is_found_again_and_recorded_once(home: IntakeHome, reco
 
 
 def test_a_report_that_was_changed_or_is_missing_is_an_error(home: IntakeHome, record: SourceRecord) -> None:
-    with pytest.raises(ObjectMissing):
+    with pytest.raises(ObjectMissing, match="was not scanned") as error:
         read_report(record, backend=home.backend, store=home.store)
+    assert error.value.hint == f"Run: stoker review scan {record.name}"
     seal(home, record)
     path = home.store_dir / report_key(record)
     data = bytearray(path.read_bytes())
