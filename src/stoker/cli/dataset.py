@@ -82,6 +82,13 @@ def prepare_text(report: PrepareReport) -> str:
         ("expires", day(record.expires_s)),
         *((name.replace("_", " "), _shown(value)) for name, value in figures.items()),
     ]
+    if report.seconds:
+        took = ", ".join(
+            f"{name.replace('_', ' ')} {seconds:.1f} s" for name, seconds in report.seconds.items()
+        )
+        lines.append(("time", took))
+    if report.unfinished_removed:
+        lines.append(("cleaned", f"{report.unfinished_removed} unfinished preparations of this dataset"))
     return pairs(lines)
 
 

@@ -77,7 +77,7 @@ def import_text(report: ImportReport) -> str:
     else:
         lines.append("left out   nothing")
     if report.unfinished_removed:
-        lines.append(f"cleaned    {report.unfinished_removed} objects of an import that did not finish")
+        lines.append(f"cleaned    {report.unfinished_removed} unfinished imports of this source")
     return "\n".join(lines)
 
 
