@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ from stoker.core.ids import check_name, new_run_id, new_version_id
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "tiny"
     place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,nr_inodes=40", "tmpfs", str(place)], check=True)
     try:
         yield place
     finally:
@@ -101,6 +103,27 @@ def test_a_lock_is_held_by_one_process_and_freed_by_death(tmp_path: Path) -> Non
         holder.wait()
     with exclusive(lock, "dataset a"):
         assert lock.exists()
+
+
+def test_a_disk_without_room_for_another_file_is_a_full_disk(tiny_disk: Path) -> None:
+    for free in range(4):
+        made = []
+        with contextlib.suppress(OSError):
+            for number in range(100):
+                path = tiny_disk / f"filler-{number}"
+                path.touch()
+                made.append(path)
+        for path in made[:free]:
+            path.unlink()
+        with pytest.raises(DiskFull, match="home"):
+            Home(tiny_disk / "home").prepare()
+        for path in made[free:]:
+            path.unlink()
+        shutil.rmtree(tiny_disk / "home", ignore_errors=True)
+    for number in range(39):
+        (tiny_disk / f"filler-{number}").touch()
+    with pytest.raises(DiskFull, match=r"one\.lock"), exclusive(tiny_disk / "one.lock", "one"):
+        raise AssertionError("it was locked")
 
 
 def test_home_is_found_by_environment_then_nearby_then_user(tmp_path: Path) -> None:

@@ -62,10 +62,11 @@ def naming_full_disk(place: Path | str) -> Iterator[None]:
 def exclusive(lock_path: Path, what: str) -> Iterator[None]:
     """Hold an advisory lock for the block; the kernel drops it when the process dies.
 
-    Raises Busy at once when another process holds it.
+    Raises Busy at once when another process holds it, DiskFull when the lock's file cannot be made.
     """
-    lock_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with naming_full_disk(lock_path):
+        lock_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

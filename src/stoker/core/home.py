@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stoker.core.atomic import write_atomic
+from stoker.core.atomic import naming_full_disk, write_atomic
 from stoker.core.errors import BadHome
 
 HOME_VERSION = 1
@@ -66,8 +66,12 @@ class Home:
     def prepare(self) -> Home:
         """Make the folder (mode 0700) when it is absent, and check that it is ours to use.
 
-        Raises BadHome when it is no folder, not writable, readable by others, or of a newer version.
+        Raises BadHome when it is no folder, not writable, open to others, or of a newer version; DiskFull.
         """
+        with naming_full_disk(self.root):
+            return self._prepare()
+
+    def _prepare(self) -> Home:
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
