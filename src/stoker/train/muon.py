@@ -26,7 +26,8 @@ class Muon(torch.optim.Optimizer):
     """Groups with `orthogonalise` take Muon's update, the others AdamW's; weight decay is decoupled in both.
 
     Muon's update is scaled by 0.2 · sqrt(longer side), the size of AdamW's usual update (Liu et al. 2025,
-    arXiv:2502.16982), so that one learning rate fits both.
+    arXiv:2502.16982), so that one learning rate fits both. `products` is the type of the matrix
+    products that orthogonalise.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Muon(torch.optim.Optimizer):
         lr: float,
         betas: tuple[float, float],
         momentum: float,
+        products: torch.dtype = torch.bfloat16,
         iterations: int = 5,
         eps: float = 1e-8,
     ) -> None:
@@ -49,6 +51,7 @@ class Muon(torch.optim.Optimizer):
             "orthogonalise": False,
         }
         super().__init__(list(groups), defaults)
+        self._products = products
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -97,7 +100,7 @@ class Muon(torch.optim.Optimizer):
             gradient = _local(_gradient(parameter))
             momentum.lerp_(gradient, 1.0 - group["momentum"])
             # Nesterov's look-ahead, in the type of the products that follow.
-            updates.append(gradient.lerp(momentum, group["momentum"]).bfloat16())
+            updates.append(gradient.lerp(momentum, group["momentum"]).to(self._products))
         shares = orthogonalise_shards(parameters, updates, group["iterations"])
         for parameter, share in zip(parameters, shares, strict=True):
             local = _local(parameter)
@@ -108,7 +111,7 @@ class Muon(torch.optim.Optimizer):
 def orthogonalise_shards(
     parameters: Sequence[Tensor], updates: Sequence[Tensor], iterations: int
 ) -> list[Tensor]:
-    """This rank's rows of every orthogonalised matrix, given its rows of each (`updates`)."""
+    """This rank's rows of every orthogonalised matrix, given its rows of each (`updates`, in one type)."""
     world_size, rank = _layout(parameters)
     if world_size == 1:
         return [newton_schulz(update, iterations) for update in updates]
@@ -116,7 +119,7 @@ def orthogonalise_shards(
     padded = [(-(-rows // world_size), columns) for rows, columns in shapes]
     owners = assign_owners(shapes, world_size)
 
-    sending = torch.zeros(sum(rows * columns for rows, columns in padded), dtype=torch.bfloat16)
+    sending = torch.zeros(sum(rows * columns for rows, columns in padded), dtype=updates[0].dtype)
     for part, update in zip(_parts(sending, padded), updates, strict=True):
         part[: len(update)] = update
     by_rank = [_parts(buffer, padded) for buffer in _gather(sending, world_size)]
@@ -130,7 +133,7 @@ def orthogonalise_shards(
         sum(rows * columns for index, (rows, columns) in enumerate(shapes) if owners[index] == owner)
         for owner in range(world_size)
     ]
-    sending = torch.zeros(max(loads), dtype=torch.bfloat16)
+    sending = torch.zeros(max(loads), dtype=updates[0].dtype)
     sending[: loads[rank]] = torch.cat([result.reshape(-1) for result in results] or [sending[:0]])
     gathered = _gather(sending, world_size)
 
@@ -156,11 +159,10 @@ def assign_owners(shapes: Sequence[tuple[int, int]], world_size: int) -> list[in
 
 
 def newton_schulz(matrix: Tensor, iterations: int) -> Tensor:
-    """A matrix with `matrix`'s singular vectors and singular values near one, in bf16."""
+    """A matrix with `matrix`'s singular vectors and singular values near one, in its type."""
     first, second, third = NEWTON_SCHULZ
     tall = matrix.shape[0] > matrix.shape[1]
-    current = matrix.bfloat16()
-    current = current.T.contiguous() if tall else current
+    current = matrix.T.contiguous() if tall else matrix
     current = current / (current.float().norm() + 1e-7)
     for _ in range(iterations):
         gram = current @ current.T

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stoker.spec.run import TrainSpec
+from stoker.spec.run import Precision, TrainSpec
 from stoker.train.muon import Muon
 
 
@@ -28,7 +28,13 @@ def build_optimizer(model: nn.Module, spec: TrainSpec) -> torch.optim.Optimizer:
         {"params": tables, "weight_decay": spec.weight_decay, "rate_scale": 1.0},
         {"params": gains, "weight_decay": 0.0, "rate_scale": 1.0},
     ]
-    return Muon(groups, lr=spec.learning_rate, betas=(spec.beta1, spec.beta2), momentum=0.95)
+    return Muon(
+        groups,
+        lr=spec.learning_rate,
+        betas=(spec.beta1, spec.beta2),
+        momentum=0.95,
+        products=torch.bfloat16 if spec.precision is Precision.BF16 else torch.float32,
+    )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -40,7 +40,7 @@ def materialise(model: nn.Module, seed: int, device: torch.device) -> nn.Module:
 
 
 def _first_weights(name: str, shape: torch.Size, seed: int, layers: int) -> Tensor:
-    """Norms at one; matrices normal with deviation 1/sqrt(inputs), residual outputs over sqrt(2 layers)."""
+    """Norms at one; matrices normal with deviation 1/sqrt(columns), residual outputs over sqrt(2 layers)."""
     if len(shape) == 1:
         return torch.ones(shape)
     deviation = 1.0 / math.sqrt(shape[1])
