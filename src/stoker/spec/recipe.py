@@ -77,9 +77,9 @@ class PolicySpec:
 class RecipeSpec:
     """Redact, tokenise, pack, split, seal."""
 
-    vocabulary: int = 1024
+    vocabulary: int = 2048
     tokenizer_sample_bytes: int = 8 * 1024 * 1024
-    sequence_tokens: int = 256
+    sequence_tokens: int = 128
     heldout_fraction: float = 0.03
     chunk_log2: int = 16
     samples_per_shard: int = 4096

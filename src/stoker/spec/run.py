@@ -22,7 +22,7 @@ class TrainSpec:
     """The step and its schedule."""
 
     steps: int = 1200
-    global_batch: int = 8
+    global_batch: int = 16
     seed: int = 0
     learning_rate: float = 1.5e-2
     final_learning_rate_ratio: float = 0.05
