@@ -5,23 +5,18 @@ Run `python bench/feed.py`, or with `--json` for one object. See docs/design/fee
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import secrets
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from measuring.command import Size, run
+from measuring.figures import Figure, Measured, at_least, at_most, median_of, ratio_of, versions_of
+from measuring.turns import Probe, processor_s, take_turns, wall_s
 from stoker.core.clock import SystemClock
 from stoker.core.signing import Ed25519Signer
 from stoker.feed.batches import BatchReader
@@ -43,15 +38,13 @@ SEQUENCE_TOKENS: Final = 2048
 CHUNK_LOG2: Final = 20
 GLOBAL_BATCH: Final = 16
 WINDOW_CHUNKS: Final = 4
-ROUNDS: Final = 5
-RATIO_GOAL: Final = 0.3
 METHOD: Final = (
-    "Samples of 2,048 tokens (and one) in uint16, sealed in 1 MiB chunks, read through the node cache, whose "
-    "files are in the page cache. In each round, in turn: AES-256-GCM decrypt_into of 1 MiB chunks into one "
-    "buffer; a sequential pass; one epoch of batches of 16, shuffled, as int64, by the calling thread; these "
-    "three by the thread's processor time, so that other load on the machine matters less. Then the same "
-    "batches through Feed with its thread, by the wall clock. MB/s of stored plaintext; medians of the "
-    "rounds; spread is max - min."
+    "Samples of 2,048 tokens (and one) in uint16, sealed in 1 MiB chunks, read through the node cache, "
+    "whose files are in the page cache. In each round, in rotating order: AES-256-GCM decrypt_into of 1 MiB "
+    "chunks into one buffer; a sequential pass; one epoch of batches of 16, shuffled, as int64, by the "
+    "calling thread; these by processor time of the one thread. And the same batches through Feed with its "
+    "thread, by the wall clock. MB/s of stored plaintext; medians and quartiles of the rounds; the ratio is "
+    "taken round by round."
 )
 
 
@@ -103,25 +96,27 @@ def write_dataset(folder: Path, megabytes: int) -> Dataset:
     )
 
 
-def raw_rate(total_bytes: int) -> float:
-    """MB/s of AES-256-GCM alone, decrypting `total_bytes` chunk by chunk into one buffer."""
+def raw_rate(megabytes: int) -> float:
+    """MB/s of AES-256-GCM alone, decrypting `megabytes` chunk by chunk into one buffer."""
     chunk_bytes = (1 << CHUNK_LOG2) - 16
     aead, nonce = AESGCM(secrets.token_bytes(32)), bytes(12)
     chunks = [aead.encrypt(nonce, secrets.token_bytes(chunk_bytes), None) for _ in range(8)]
     target = bytearray(chunk_bytes)
-    count = total_bytes // chunk_bytes
-    began = time.thread_time()
-    for number in range(count):
-        aead.decrypt_into(nonce, chunks[number % 8], None, target)
-    return count * chunk_bytes / (time.thread_time() - began) / 1e6
+    count = -(-megabytes * 1_000_000 // chunk_bytes)
+
+    def decrypt() -> None:
+        for number in range(count):
+            aead.decrypt_into(nonce, chunks[number % 8], None, target)
+
+    return count * chunk_bytes / processor_s(decrypt) / 1e6
 
 
 def sequential_rate(dataset: Dataset) -> float:
     """MB/s of a sequential pass."""
-    began, total = time.thread_time(), 0
-    for rows in dataset.split("train").sequential():
-        total += rows.nbytes
-    return total / (time.thread_time() - began) / 1e6
+    totals: list[int] = []
+    split = dataset.split("train")
+    seconds = processor_s(lambda: totals.append(sum(rows.nbytes for rows in split.sequential())))
+    return totals[0] / seconds / 1e6
 
 
 def batch_rate(dataset: Dataset) -> float:
@@ -130,12 +125,14 @@ def batch_rate(dataset: Dataset) -> float:
     order = Order(split.samples, split.chunk_samples, GLOBAL_BATCH, WINDOW_CHUNKS, seed=1)
     reader = BatchReader(split, order, 0, GLOBAL_BATCH)
     steps = split.samples // GLOBAL_BATCH
-    began = time.thread_time()
-    for step in range(steps):
-        reader.read(step)
-    elapsed = time.thread_time() - began
+
+    def read() -> None:
+        for step in range(steps):
+            reader.read(step)
+
+    seconds = processor_s(read)
     reader.wipe()
-    return steps * GLOBAL_BATCH * split.schema.sample_bytes / elapsed / 1e6
+    return steps * GLOBAL_BATCH * split.schema.sample_bytes / seconds / 1e6
 
 
 def feed_rate(dataset: Dataset) -> float:
@@ -144,11 +141,13 @@ def feed_rate(dataset: Dataset) -> float:
     assert schema is not None
     with Feed(dataset, global_batch=GLOBAL_BATCH, seed=1, window_chunks=WINDOW_CHUNKS) as feed:
         steps = feed.samples_per_epoch // GLOBAL_BATCH
-        began = time.perf_counter()
-        for _ in range(steps):
-            feed.next_array()
-        elapsed = time.perf_counter() - began
-    return steps * GLOBAL_BATCH * schema.sample_bytes / elapsed / 1e6
+
+        def take() -> None:
+            for _ in range(steps):
+                feed.next_array()
+
+        seconds = wall_s(take)
+    return steps * GLOBAL_BATCH * schema.sample_bytes / seconds / 1e6
 
 
 def amplification(dataset: Dataset, world_size: int) -> float:
@@ -165,63 +164,29 @@ def amplification(dataset: Dataset, world_size: int) -> float:
     return opens / chunks
 
 
-def measure(megabytes: int, rounds: int) -> dict[str, Any]:
-    """The benchmark's whole result."""
+def measure(megabytes: int, rounds: int) -> Measured:
+    """Rates, the ratio to AES-GCM alone, and the read amplification."""
     with tempfile.TemporaryDirectory() as folder:
         dataset = write_dataset(Path(folder), megabytes)
-        sequential_rate(dataset)  # fills the node cache
-        probes: dict[str, Callable[[], float]] = {
-            "raw_aes_gcm": lambda: raw_rate(megabytes * 1_000_000),
+        probes: dict[str, Probe] = {
+            "raw_aes_gcm": lambda: raw_rate(megabytes),
             "sequential": lambda: sequential_rate(dataset),
             "batches": lambda: batch_rate(dataset),
             "feed": lambda: feed_rate(dataset),
         }
-        rates: dict[str, list[float]] = {name: [] for name in probes}
-        for _ in range(rounds):
-            for name, probe in probes.items():
-                rates[name].append(probe())
+        rates = take_turns(probes, rounds)
         opened = {size: amplification(dataset, size) for size in (1, GLOBAL_BATCH)}
-    figures = {name: _figure(statistics.median(found), "MB/s") for name, found in rates.items()}
-    for name, found in rates.items():
-        figures[f"{name}_spread"] = _figure(max(found) - min(found), "MB/s")
-    ratio = figures["batches"]["value"] / figures["raw_aes_gcm"]["value"]
-    figures["batches_to_raw"] = _figure(ratio, "ratio", RATIO_GOAL, ratio >= RATIO_GOAL)
+    figures = {name: median_of(found, "MB/s") for name, found in rates.items()}
+    figures["batches_to_raw"] = ratio_of(rates["batches"], rates["raw_aes_gcm"], at_least(0.3))
     for size, value in opened.items():
-        figures[f"read_amplification_{size}_ranks"] = _figure(value, "ratio", 1.25, value <= 1.25)
-    return {
-        "bench": "feed",
-        "figures": figures,
-        "peers": {"cryptography": version("cryptography"), "numpy": version("numpy")},
-        "environment": {
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "cpus": os.cpu_count(),
-            "megabytes": megabytes,
-            "rounds": rounds,
-        },
-        "method": METHOD,
-    }
+        figures[f"read_amplification_{size}_ranks"] = Figure(value, "ratio", at_most(1.25))
+    return Measured(figures, METHOD, versions_of("cryptography", "numpy"))
 
 
-def _figure(value: float, unit: str, goal: float | None = None, holds: bool | None = None) -> dict[str, Any]:
-    return {"value": round(value, 4), "unit": unit, "goal": goal, "holds": holds}
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--megabytes", type=int, default=256, help="how much plaintext (default 256)")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often each is measured")
-    options = parser.parse_args()
-    result = measure(options.megabytes, options.rounds)
-    if options.json:
-        print(json.dumps(result))
-        return 0
-    for name, figure in result["figures"].items():
-        goal = "" if figure["goal"] is None else f"   goal {figure['goal']}: {figure['holds']}"
-        print(f"{name:28} {figure['value']:>12,.3f} {figure['unit']}{goal}")
-    return 0
-
+SIZES: Final = (
+    Size("megabytes", 256, 16, "how much plaintext"),
+    Size("rounds", 5, 2, "rounds of all cases"),
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("feed", __doc__, SIZES, measure))

@@ -1,27 +1,24 @@
 """How fast streams are sealed and opened, beside AES-GCM alone on the same chunks in the same run.
 
-`python bench/seal.py` prints a table, with `--json` one object. See docs/design/store.md, "Speed".
+Run `python bench/seal.py`, or with `--json` for one object. See docs/design/store.md, "Speed".
 """
 
 from __future__ import annotations
 
-import argparse
-import gc
 import hashlib
-import json
 import mmap
 import os
-import platform
-import statistics
+import sys
 import tempfile
-import time
-from collections.abc import Callable
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from measuring.command import Size, run
+from measuring.figures import Figure, Measured, at_least, rate_of, ratio_of, versions_of
+from measuring.turns import processor_s, take_turns
 from stoker.keys.refs import KekRef, Purpose
 from stoker.keys.secret import SecretKey
 from stoker.store.header import StreamKind, StreamLabel
@@ -36,6 +33,13 @@ KEK: Final = KekRef("dataset/bench", 1)
 LABEL: Final = StreamLabel(StreamKind.SHARD, "dataset/bench", "00" * 16, 0, 1, bytes(32))
 FETCH: Final = 8 * CHUNK
 PLACE: Final = "the benchmark's stream"
+CASES: Final = ("raw_seal", "seal", "write", "raw_open", "open", "raw_open_file", "open_file", "digest")
+METHOD: Final = (
+    "Every case over one stream of 1 MiB chunks in one process, in rotating order, by processor time of the "
+    "one thread. Raw is AESGCM.encrypt_into and decrypt_into on chunks of the same size with reused "
+    "buffers; digest is SHA-256 alone. Medians and quartiles of the rounds; ratios are of rates, round by "
+    "round."
+)
 
 
 class _OneKey:
@@ -176,89 +180,30 @@ class Bench:
             raise SystemExit("the opened bytes differ from the sealed ones")
 
 
-def measure(cases: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of this thread for each case, in turn: other processes of the machine count little."""
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
-    for case in cases.values():
-        case()
-    gc.disable()
-    for turn in range(rounds):
-        names = list(cases)
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            start = time.thread_time()
-            cases[name]()
-            seconds[name].append(time.thread_time() - start)
-    gc.enable()
-    return seconds
-
-
-def figures(bench: Bench, seconds: dict[str, list[float]]) -> dict[str, dict[str, object]]:
-    """Rates as medians with their quartiles, and ratios taken turn by turn."""
-    found: dict[str, dict[str, object]] = {}
-    for name, taken in seconds.items():
-        rates = sorted(bench.bytes / second / 1e9 for second in taken)
-        low, middle, high = statistics.quantiles(rates, n=4)
-        found[f"{name}_rate"] = {
-            "value": round(middle, 2),
-            "unit": "GB/s",
-            "spread": [round(low, 2), round(high, 2)],
-            "goal": None,
-            "holds": None,
-        }
+def measure(megabytes: int, rounds: int) -> Measured:
+    """Rates, and ratios to what the cipher or the digest alone reaches."""
+    bench = Bench(megabytes)
+    bench.check()
+    seconds = take_turns({name: partial(processor_s, getattr(bench, name)) for name in CASES}, rounds)
+    bench.check()
+    figures: dict[str, Figure] = {
+        f"{name}_rate": rate_of(bench.bytes / 1e9, seconds[name], "GB/s") for name in CASES
+    }
     for name, raw, goal in (
-        ("seal", "raw_seal", 0.9),
-        ("open", "raw_open", 0.9),
-        ("open_file", "raw_open_file", 0.9),
+        ("seal", "raw_seal", at_least(0.9)),
+        ("open", "raw_open", at_least(0.9)),
+        ("open_file", "raw_open_file", at_least(0.9)),
         ("write", "raw_seal", None),
         ("write", "digest", None),
     ):
-        ratios = [mine / other for other, mine in zip(seconds[name], seconds[raw], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        found[f"{name}_to_{raw}"] = {
-            "value": round(middle, 3),
-            "unit": "ratio of rates",
-            "spread": [round(low, 3), round(high, 3)],
-            "goal": None if goal is None else f"at least {goal}",
-            "holds": None if goal is None else middle >= goal,
-        }
-    return found
+        figures[f"{name}_to_{raw}"] = ratio_of(seconds[raw], seconds[name], goal)
+    return Measured(figures, METHOD, versions_of("cryptography"))
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--chunks", type=int, default=64, help="MiB in a stream")
-    parser.add_argument("--rounds", type=int, default=21, help="turns of every case")
-    options = parser.parse_args()
-    bench = Bench(options.chunks)
-    bench.check()
-    names = ("raw_seal", "seal", "write", "raw_open", "open", "raw_open_file", "open_file", "digest")
-    seconds = measure({name: getattr(bench, name) for name in names}, options.rounds)
-    bench.check()
-    result = {
-        "bench": "seal",
-        "figures": figures(bench, seconds),
-        "peers": {"cryptography": version("cryptography")},
-        "environment": {
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "cpus": os.cpu_count(),
-            "system": platform.system(),
-        },
-        "method": f"{options.rounds} turns of every case in one process, in rotating order, by CPU time of "
-        f"the one thread, on one stream of {options.chunks} chunks of 1 MiB. Raw is AESGCM.encrypt_into and "
-        "decrypt_into on chunks of the same size with reused buffers. Values are medians, spreads quartiles; "
-        "ratios are taken turn by turn.",
-    }
-    if options.json:
-        print(json.dumps(result))
-        return
-    for name, figure in cast(dict[str, dict[str, object]], result["figures"]).items():
-        verdict = "holds" if figure["holds"] else "falls short"
-        goal = f"  goal {figure['goal']}: {verdict}" if figure["goal"] else ""
-        print(f"{name:26} {figure['value']:>8} {figure['unit']}  {figure['spread']}{goal}")
-
+SIZES: Final = (
+    Size("megabytes", 64, 8, "MiB in the stream"),
+    Size("rounds", 21, 3, "rounds of all cases"),
+)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run("seal", __doc__, SIZES, measure))

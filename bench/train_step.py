@@ -5,17 +5,13 @@ Run `python bench/train_step.py`, or with `--json` for one object. See docs/desi
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 import torch
 import torch.distributed as distributed
@@ -23,6 +19,9 @@ import torch.nn.functional as functional
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
+from measuring.command import Size, run
+from measuring.figures import Figure, Measured, at_most, median_of, rate_of, ratio_of, versions_of
+from measuring.turns import Probe, processor_s, take_turns
 from stoker.spec.model import ModelSpec
 from stoker.spec.recipe import RecipeSpec
 from stoker.spec.run import Precision, RunSpec, TrainSpec
@@ -35,13 +34,12 @@ from stoker.train.parallelize import parallelize
 from stoker.train.step import train_step
 
 ROWS: Final = 8
-ROUNDS: Final = 7
 METHOD: Final = (
-    "One thread, deterministic algorithms on, as a rank of the quickstart has it. Each operation forward and "
-    "backward in bf16 at the default model's sizes (8 samples of the recipe's length): ours and torch's in "
-    "turn, by the thread's processor time, so that other load matters less; medians of the rounds; ratio is "
-    "ours over torch's. A step is the default model's, sharded by FSDP2 over one rank, 8 samples, by the "
-    "process's processor time, with bf16 and with fp32 products in turn."
+    "One thread, deterministic algorithms on, as a rank of the quickstart has it. Each operation forward "
+    "and backward in bf16 at the default model's sizes (8 samples of the recipe's length), ours and "
+    "torch's, by processor time of the one thread. A step is the default model's, sharded by FSDP2 over one "
+    "rank, 8 samples, with bf16 and with fp32 products, by processor time of the process. All in rotating "
+    "order; medians and quartiles of the rounds; ratios are ours over torch's times, round by round."
 )
 Operation = Callable[[], Tensor]
 
@@ -87,10 +85,12 @@ def operations() -> dict[str, tuple[Operation, Operation]]:
 
 def both_ways_s(operation: Operation) -> float:
     """Seconds of processor time for one forward and backward pass."""
-    began_s = time.thread_time()
-    result = operation()
-    torch.autograd.backward(result, torch.ones_like(result))
-    return time.thread_time() - began_s
+
+    def both_ways() -> None:
+        result = operation()
+        torch.autograd.backward(result, torch.ones_like(result))
+
+    return processor_s(both_ways)
 
 
 def step_of(precision: Precision) -> Callable[[], float]:
@@ -111,72 +111,42 @@ def step_of(precision: Precision) -> Callable[[], float]:
     return step
 
 
-def measure(rounds: int) -> dict[str, Any]:
-    """The benchmark's whole result."""
+def measure(rounds: int) -> Measured:
+    """Milliseconds of each operation and step, and their ratios."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # as ranks do
     torch.manual_seed(0)
+    pairs = operations()
+    probes: dict[str, Probe] = {}
+    for name, (ours, torchs) in pairs.items():
+        probes[name] = partial(both_ways_s, ours)
+        probes[f"torch_{name}"] = partial(both_ways_s, torchs)
     with tempfile.TemporaryDirectory() as folder:
         rendezvous = distributed.FileStore(  # type: ignore[attr-defined]
             f"{folder}/rendezvous", 1
         )
         distributed.init_process_group("gloo", store=rendezvous, rank=0, world_size=1)
-        probes: dict[str, Callable[[], float]] = {}
-        for name, (ours, torchs) in operations().items():
-            probes[name] = lambda operation=ours: both_ways_s(operation)  # type: ignore[misc]
-            probes[f"torch_{name}"] = lambda operation=torchs: both_ways_s(operation)  # type: ignore[misc]
-        for precision in Precision:
-            probes[f"step_{precision}"] = step_of(precision)
-        found: dict[str, list[float]] = {name: [] for name in probes}
-        for turn in range(rounds + 1):
-            for name, probe in probes.items():
-                took_s = probe()
-                if turn:
-                    found[name].append(took_s)
+        probes |= {f"step_{precision}": step_of(precision) for precision in Precision}
+        seconds = take_turns(probes, rounds)
         distributed.destroy_process_group()
-    medians = {name: statistics.median(took) for name, took in found.items()}
-    figures = {name: _figure(1e3 * took_s, "ms") for name, took_s in medians.items()}
-    for name in operations():
-        ratio = medians[name] / medians[f"torch_{name}"]
-        figures[f"{name}_to_torch"] = _figure(ratio, "ratio", 1.0, ratio <= 1.0)
-    ratio = medians["step_bf16"] / medians["step_fp32"]
-    figures["step_bf16_to_fp32"] = _figure(ratio, "ratio", 1.0, ratio <= 1.0)
-    tokens = ROWS * RecipeSpec().sequence_tokens
-    figures["tokens_per_core_second"] = _figure(tokens / medians["step_bf16"], "tokens/s")
-    return {
-        "bench": "train_step",
-        "figures": figures,
-        "peers": {"torch": torch.__version__},
-        "environment": {
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-            "cpus": os.cpu_count(),
-            "rounds": rounds,
-        },
-        "method": METHOD,
+    figures: dict[str, Figure] = {
+        name: median_of([1e3 * took_s for took_s in taken], "ms") for name, taken in seconds.items()
     }
+    for name in pairs:
+        figures[f"{name}_to_torch"] = ratio_of(seconds[name], seconds[f"torch_{name}"], at_most(1.0))
+    figures["step_bf16_to_fp32"] = ratio_of(seconds["step_bf16"], seconds["step_fp32"], at_most(1.0))
+    tokens = ROWS * RecipeSpec().sequence_tokens
+    figures["tokens_per_core_second"] = rate_of(tokens, seconds["step_bf16"], "tokens/s")
+    return Measured(
+        figures,
+        METHOD,
+        versions_of("torch"),
+        {"cpu_capability": torch.backends.cpu.get_cpu_capability()},
+    )
 
 
-def _figure(value: float, unit: str, goal: float | None = None, holds: bool | None = None) -> dict[str, Any]:
-    return {"value": round(value, 4), "unit": unit, "goal": goal, "holds": holds}
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often each is measured")
-    options = parser.parse_args()
-    result = measure(options.rounds)
-    if options.json:
-        print(json.dumps(result))
-        return 0
-    for name, figure in result["figures"].items():
-        goal = "" if figure["goal"] is None else f"   goal {figure['goal']}: {figure['holds']}"
-        print(f"{name:28} {figure['value']:>12,.3f} {figure['unit']}{goal}")
-    return 0
-
+SIZES: Final = (Size("rounds", 7, 1, "rounds of all cases"),)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("train_step", __doc__, SIZES, measure))
