@@ -6,7 +6,8 @@ import math
 
 from stoker.core.events import EventKind
 from stoker.fleet.recoveries import find_recoveries
-from stoker.fleet.summary import place_events, standing_steps
+from stoker.fleet.summary import error_at_end, place_events, standing_steps
+from stoker.fleet.verdict import RunError
 from support.run_events import Story
 
 K = EventKind
@@ -70,6 +71,18 @@ def test_two_failures_are_two() -> None:
         (1, 0, "ended by signal 9", False, 3, 2),
         (2, 1, "ended with exit code 1", False, 4, None),
     ]
+
+
+def test_why_a_run_failed_is_told_until_it_goes_on() -> None:
+    why = {"error_id": "non-finite-loss", "message": "Step 4.", "hint": "Lower it.", "exit_code": 121}
+    story = trained(3).tell(K.ATTEMPT_ENDED, outcome="failed").tell(K.RUN_ENDED, outcome="failed", **why)
+    assert error_at_end(place_events(story.events)) == RunError(
+        "non-finite-loss", "Step 4.", "Lower it.", 121
+    )
+    story.begin()
+    assert error_at_end(place_events(story.events)) is None
+    story.tell(K.RUN_ENDED, outcome="finished", error_id="", message="", hint="", exit_code=0)
+    assert error_at_end(place_events(story.events)) is None
 
 
 def test_a_step_stands_unless_a_later_attempt_went_back_behind_it() -> None:

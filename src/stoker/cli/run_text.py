@@ -9,6 +9,7 @@ from stoker.cli.table import day, human_bytes, human_seconds, pairs, short, tabl
 from stoker.fleet.goodput import Goodput
 from stoker.fleet.recoveries import Recovery
 from stoker.fleet.summary import EvaluationFigure, RunReport, RunSummary
+from stoker.fleet.verdict import RunError
 from stoker.ledger.records import RunOutcome
 
 
@@ -25,10 +26,7 @@ def training_text(summary: RunSummary) -> str:
         ("outcome", summary.outcome),
         ("step", f"{summary.last_step} of {summary.steps_planned}"),
     ]
-    if summary.error is not None:
-        rows.append(("error", f"{summary.error.error_id}: {summary.error.message}"))
-        if summary.error.hint:
-            rows.append(("hint", summary.error.hint))
+    rows += _error_rows(summary.error)
     if summary.outcome is not RunOutcome.FINISHED:
         rows.append(("go on with", f"stoker run resume {summary.run}"))
     if summary.last_checkpoint_step is not None:
@@ -42,17 +40,16 @@ def training_text(summary: RunSummary) -> str:
 def report_text(report: RunReport) -> str:
     """Everything that is known of a run."""
     stands = [point for point in report.steps if point.stands]
-    lineage = report.lineage
+    lineage, saved = report.lineage, report.checkpoints
+    newest = f", the newest of step {saved[-1].step}" if saved else ""
     rows: list[tuple[str, object]] = [
         ("run", f"{report.run} ({report.name})"),
         ("outcome", report.outcome),
+        *_error_rows(report.error),
         ("started", f"{day(report.started_s)} by {report.started_by}"),
         ("steps", f"{len(stands)} of {report.steps_planned}"),
         ("parameters", "-" if report.parameters is None else f"{report.parameters:,}"),
-        (
-            "checkpoints",
-            f"{len(report.checkpoints)}, {human_bytes(sum(c.bytes for c in report.checkpoints))}",
-        ),
+        ("checkpoints", f"{len(saved)}, {human_bytes(sum(each.bytes for each in saved))}{newest}"),
         ("dataset", f"{lineage.dataset} {lineage.dataset_version[:8]}, root {short(lineage.dataset_root)}"),
         (
             "from source",
@@ -69,6 +66,13 @@ def report_text(report: RunReport) -> str:
     parts = [pairs(rows), _losses_text(report), recoveries_text(report.recoveries), time_text(report.goodput)]
     parts += [evaluations_text(report.evaluations), sample_text(report.sample)]
     return "\n".join(part for part in parts if part)
+
+
+def _error_rows(error: RunError | None) -> list[tuple[str, object]]:
+    if error is None:
+        return []
+    rows: list[tuple[str, object]] = [("error", f"{error.error_id}: {error.message}")]
+    return [*rows, ("hint", error.hint)] if error.hint else rows
 
 
 def _losses_text(report: RunReport) -> str:

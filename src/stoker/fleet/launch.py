@@ -299,6 +299,8 @@ def _recording(house: House, record: RunRecord) -> Iterator[list[Verdict]]:
     except BaseException as error:
         with contextlib.suppress(StokerError):  # the error under way says more
             _record_end(house, record.id, RunOutcome.FAILED, type(error).__name__)
+        if isinstance(error, StokerError):
+            error.hint = f"{error.hint} Then go on with: stoker run resume {record.id}".lstrip()
         raise
     verdict = verdicts[-1]
     reason = "" if verdict.error is None else verdict.error.error_id

@@ -79,7 +79,10 @@ class Lineage:
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """Everything that is known of a run. Times `at_s` are seconds since it began."""
+    """Everything that is known of a run. Times `at_s` are seconds since it began.
+
+    `error` is why it failed; None when it did not, and when it goes on again.
+    """
 
     kind: ClassVar[str] = "run_report"
     version: ClassVar[int] = 1
@@ -87,6 +90,7 @@ class RunReport:
     run: RunId
     name: str
     outcome: RunOutcome
+    error: RunError | None
     started_by: str
     started_s: float
     ended_s: float | None
@@ -153,6 +157,7 @@ def report(record: RunRecord, lineage: Lineage, told: EventFile) -> RunReport:
         run=record.id,
         name=record.name,
         outcome=record.outcome,
+        error=error_at_end(placed),
         started_by=record.started_by,
         started_s=record.started_s,
         ended_s=record.ended_s,
@@ -262,6 +267,17 @@ def _evaluations(placed: Iterable[Placed]) -> tuple[EvaluationFigure, ...]:
             seconds=event.number("seconds"),
         )
     return tuple(newest.values())
+
+
+def error_at_end(placed: Iterable[Placed]) -> RunError | None:
+    """Why the run ended as it did, unless it ended well or goes on again."""
+    ends = [each.event for each in placed if each.event.kind in (EventKind.RUN_STARTED, EventKind.RUN_ENDED)]
+    if not ends or ends[-1].kind is EventKind.RUN_STARTED or not ends[-1].fields.get("error_id"):
+        return None
+    told = ends[-1].fields
+    error_id, message, hint = (str(told.get(name, "")) for name in ("error_id", "message", "hint"))
+    code = told.get("exit_code")
+    return RunError(error_id, message, hint, code if isinstance(code, int) else 1)
 
 
 def _isolation(placed: Iterable[Placed]) -> Isolation | None:

@@ -254,6 +254,8 @@ class Supervisor:
                 outcome=instruction.outcome.value,
                 error_id="" if error is None else error.error_id,
                 message="" if error is None else error.message,
+                hint="" if error is None else error.hint,
+                exit_code=0 if error is None else error.exit_code,
             )
 
     def _start_attempt(self, number: int) -> None:

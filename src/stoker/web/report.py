@@ -47,7 +47,7 @@ def render_report(report: RunReport) -> str:
         "content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         f"<title>{title}</title><style>{STYLE}</style></head><body><main>"
         f"<header><h1>{escape(report.name)}</h1><p>{escape(report.run)} · {escape(report.outcome)} · started "
-        f"{iso_utc(report.started_s)} by {escape(report.started_by)}</p></header>"
+        f"{iso_utc(report.started_s)} by {escape(report.started_by)}</p>{_error(report)}</header>"
         f"{_tiles(report)}"
         f"<section><h2>Loss</h2>{_loss_chart(report)}{_recoveries(report)}</section>"
         f"<section><h2>Where the time went</h2>{_time(report.goodput)}</section>"
@@ -57,6 +57,11 @@ def render_report(report: RunReport) -> str:
         "<footer>Every figure on this page was measured: it is computed from the run's events.</footer>"
         "</main></body></html>"
     )
+
+
+def _error(report: RunReport) -> str:
+    error = report.error
+    return "" if error is None else f"<p><b>{escape(error.error_id)}</b>: {escape(error.message)}</p>"
 
 
 def _tiles(report: RunReport) -> str:
