@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from stoker.cli.main import printable
 from stoker.cli.table import day, human_bytes, human_seconds, pairs, short, table
+from stoker.core.ids import RunId
 from stoker.fleet.goodput import Goodput
 from stoker.fleet.recoveries import Recovery
 from stoker.fleet.summary import EvaluationFigure, RunReport, RunSummary
@@ -27,8 +28,7 @@ def training_text(summary: RunSummary) -> str:
         ("step", f"{summary.last_step} of {summary.steps_planned}"),
     ]
     rows += _error_rows(summary.error)
-    if summary.outcome is not RunOutcome.FINISHED:
-        rows.append(("go on with", f"stoker run resume {summary.run}"))
+    rows += _go_on_rows(summary.run, summary.outcome)
     if summary.last_checkpoint_step is not None:
         rows.append(("last checkpoint", f"step {summary.last_checkpoint_step}"))
     rows.append(("isolation", f"{summary.isolation.state}: {summary.isolation.reason}"))
@@ -44,8 +44,9 @@ def report_text(report: RunReport) -> str:
     newest = f", the newest of step {saved[-1].step}" if saved else ""
     rows: list[tuple[str, object]] = [
         ("run", f"{report.run} ({report.name})"),
-        ("outcome", report.outcome),
+        ("outcome", f"{report.outcome}, but nothing supervises it" if report.abandoned else report.outcome),
         *_error_rows(report.error),
+        *_go_on_rows(report.run, report.outcome, report.abandoned),
         ("started", f"{day(report.started_s)} by {report.started_by}"),
         ("steps", f"{len(stands)} of {report.steps_planned}"),
         ("parameters", "-" if report.parameters is None else f"{report.parameters:,}"),
@@ -73,6 +74,11 @@ def _error_rows(error: RunError | None) -> list[tuple[str, object]]:
         return []
     rows: list[tuple[str, object]] = [("error", f"{error.error_id}: {error.message}")]
     return [*rows, ("hint", error.hint)] if error.hint else rows
+
+
+def _go_on_rows(run: RunId, outcome: RunOutcome, abandoned: bool = False) -> list[tuple[str, object]]:
+    ended_early = outcome in (RunOutcome.FAILED, RunOutcome.CANCELLED)
+    return [("go on with", f"stoker run resume {run}")] if ended_early or abandoned else []
 
 
 def _losses_text(report: RunReport) -> str:

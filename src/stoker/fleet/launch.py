@@ -30,7 +30,7 @@ from stoker.fleet.errands import WORKER, HouseErrands, require_live, require_per
 from stoker.fleet.errors import DatasetGone, IsolationRefused, NotResumable
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.run_state import Phase, Policy
-from stoker.fleet.summary import RunSummary, read_run, summarise
+from stoker.fleet.summary import RunSummary, read_run, summarise, supervisor_lock
 from stoker.fleet.supervisor import Supervisor
 from stoker.fleet.verdict import Verdict
 from stoker.intake.review import review_digest
@@ -276,11 +276,21 @@ def _supervise(
         isolation=isolation,
         faults=tuple(faults),
     )
-    with exclusive(home.locks_dir / f"run-{run}.lock", f"run {run}"):
+    with exclusive(supervisor_lock(home, run), f"run {run}"), _saying_how_to_go_on(run):
         _wait_for_earlier_attempt(folder.attempt_lock, house.clock)
         with _recording(house, record) as verdicts:
             verdicts.append(Supervisor(charge, errands, house.progress, house.clock).run())
     return summarise(read_run(home, house.ledger, run), verdicts[-1], folder)
+
+
+@contextlib.contextmanager
+def _saying_how_to_go_on(run: RunId) -> Iterator[None]:
+    """Errors of the supervisor itself, such as a full disk, leave a run that can be resumed."""
+    try:
+        yield
+    except StokerError as error:
+        error.hint = f"{error.hint} Then go on with: stoker run resume {run}".lstrip()
+        raise
 
 
 @contextlib.contextmanager
@@ -299,8 +309,6 @@ def _recording(house: House, record: RunRecord) -> Iterator[list[Verdict]]:
     except BaseException as error:
         with contextlib.suppress(StokerError):  # the error under way says more
             _record_end(house, record.id, RunOutcome.FAILED, type(error).__name__)
-        if isinstance(error, StokerError):
-            error.hint = f"{error.hint} Then go on with: stoker run resume {record.id}".lstrip()
         raise
     verdict = verdicts[-1]
     reason = "" if verdict.error is None else verdict.error.error_id

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 from stoker.core.events import Event, EventFile, EventKind, read_events
 from stoker.core.home import Home
 from stoker.core.ids import ReviewId, RunId, VersionId
+from stoker.fleet.attempt import lock_is_free
 from stoker.fleet.errors import BadRunFolder
 from stoker.fleet.goodput import Goodput, account
 from stoker.fleet.isolation import Isolation, IsolationState
@@ -81,7 +83,8 @@ class Lineage:
 class RunReport:
     """Everything that is known of a run. Times `at_s` are seconds since it began.
 
-    `error` is why it failed; None when it did not, and when it goes on again.
+    `error` is why it failed; None when it did not, and when it goes on again. `abandoned`: it counts as
+    running, but its supervisor is gone and could not record the end; it was killed, say, or the disk was full.
     """
 
     kind: ClassVar[str] = "run_report"
@@ -91,6 +94,7 @@ class RunReport:
     name: str
     outcome: RunOutcome
     error: RunError | None
+    abandoned: bool
     started_by: str
     started_s: float
     ended_s: float | None
@@ -144,10 +148,16 @@ def read_run(home: Home, ledger: Ledger, run_id: RunId) -> RunReport:
             f"{folder.events} is not there.",
             hint="The run was started on another machine, or its folder was removed; restore it.",
         ) from error
-    return report(record, _lineage(ledger, record), told)
+    abandoned = record.outcome is RunOutcome.RUNNING and lock_is_free(supervisor_lock(home, run_id))
+    return report(record, _lineage(ledger, record), told, abandoned=abandoned)
 
 
-def report(record: RunRecord, lineage: Lineage, told: EventFile) -> RunReport:
+def supervisor_lock(home: Home, run: RunId) -> Path:
+    """What the supervisor of a run holds while it lives."""
+    return home.locks_dir / f"run-{run}.lock"
+
+
+def report(record: RunRecord, lineage: Lineage, told: EventFile, *, abandoned: bool) -> RunReport:
     """The report of the run with these records and events."""
     placed = tuple(place_events(told.events))
     started = _of_kind(placed, EventKind.RUN_STARTED)
@@ -158,6 +168,7 @@ def report(record: RunRecord, lineage: Lineage, told: EventFile) -> RunReport:
         name=record.name,
         outcome=record.outcome,
         error=error_at_end(placed),
+        abandoned=abandoned,
         started_by=record.started_by,
         started_s=record.started_s,
         ended_s=record.ended_s,
