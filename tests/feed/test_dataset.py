@@ -134,6 +134,20 @@ def test_a_bad_copy_in_the_nodes_cache_is_replaced_and_reading_goes_on(tmp_path:
     assert copies[0].read_bytes() == sealed.shard_path(1).read_bytes()
 
 
+@pytest.mark.parametrize("offset", [0, 4, 9, 14, 17, 30, 100, 250, 330])
+def test_a_copy_whose_header_was_changed_is_replaced_too(tmp_path: Path, offset: int) -> None:
+    sealed = sealed_dataset(tmp_path / "store", MemoryKeys())
+    cache = NodeCache(tmp_path / "cache", sealed.store, 1 << 24)
+    list(sealed.open(cache=cache).split("train").sequential())
+    (copy,) = (tmp_path / "cache").rglob("00000001.stk")
+    data = bytearray(copy.read_bytes())
+    data[offset] ^= 1
+    copy.write_bytes(data)
+    found = np.concatenate(list(sealed.open(cache=cache).split("train").sequential()))
+    assert np.array_equal(found, sealed.written["train"])
+    assert copy.read_bytes() == sealed.shard_path(1).read_bytes()
+
+
 def test_a_bad_object_behind_the_nodes_cache_is_still_an_error_that_names_the_chunk(tmp_path: Path) -> None:
     sealed = sealed_dataset(tmp_path / "store", MemoryKeys())
     _flip_in_chunk(sealed.shard_path(0), 1)

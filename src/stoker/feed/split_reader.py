@@ -8,11 +8,21 @@ from collections.abc import Iterator
 from typing import Final
 
 from stoker.core.clock import Clock
+from stoker.core.errors import StokerError
 from stoker.feed.errors import NotSamples
 from stoker.feed.source import Samples
 from stoker.keys.partition import KeySource
 from stoker.store.cache import NodeCache
-from stoker.store.errors import CorruptObject, CorruptStream, OutOfRange, TruncatedStream
+from stoker.store.errors import (
+    CommitmentMismatch,
+    CorruptObject,
+    CorruptStream,
+    NotSealed,
+    OutOfRange,
+    SwappedStream,
+    TruncatedStream,
+    UnknownVersion,
+)
 from stoker.store.header import StreamKind
 from stoker.store.manifest import Manifest
 from stoker.store.objects import ObjectStore
@@ -24,6 +34,16 @@ from stoker.store.superblock import SampleSchema, Split
 MAX_OPEN_SHARDS: Final = 64
 KEYS_KEPT_S: Final = 60.0
 """How long an unwrapped key is used before it is asked for again; so how late a destroyed key is noticed."""
+
+_BAD_COPY: Final = (
+    CommitmentMismatch,
+    CorruptStream,
+    NotSealed,
+    SwappedStream,
+    TruncatedStream,
+    UnknownVersion,
+)
+"""What a changed byte of a sealed object may be told as, header or chunk."""
 
 
 class SplitReader:
@@ -108,7 +128,7 @@ class SplitReader:
         shard = self._split.first_shard + within
         try:
             return self._opened(shard).read_chunk(place)
-        except (CorruptStream, TruncatedStream) as error:
+        except _BAD_COPY as error:
             if self._cache is None:
                 raise
             return self._read_without_copy(shard, place, error)
@@ -157,7 +177,7 @@ class SplitReader:
         entry = self._manifest.entry(shard)
         return self._cache.fetch(key, entry.object_bytes, digest=entry.digest if check_copy else None)
 
-    def _read_without_copy(self, shard: int, place: int, error: CorruptStream | TruncatedStream) -> Samples:
+    def _read_without_copy(self, shard: int, place: int, error: StokerError) -> Samples:
         """The chunk once more, after a bad copy in the node's cache was replaced by the store's object.
 
         Raises `error`, which names shard and chunk, when the store's object is bad as well.
