@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
 
 import numpy as np
 
 from stoker.core.errors import StokerError
-from stoker.core.events import EventKind
+from stoker.core.events import Event, EventKind
 from stoker.feed.dataset import Dataset
-from stoker.feed.feed import Feed
+from stoker.feed.feed import DEFAULT_WINDOW_CHUNKS, Feed
+from stoker.feed.order import Order
 from stoker.fleet.attempt import lock_is_free
 from stoker.fleet.run_folder import RunFolder
 from stoker.intake.review import review_digest
@@ -18,31 +22,21 @@ from stoker.promises.house import OpenHouse
 from stoker.promises.promise import Check, PromiseReport, judged
 from stoker.promises.runs import ToldRun, unreadable
 
-_SAME_LOSS = 1e-6
-_GLOBAL_BATCH = 12
-_BATCHES = 3
+_SAME_LOSS: Final = 1e-6
+_GLOBAL_BATCH: Final = 12
+_BATCHES: Final = 3
+_MAX_COUNTED: Final = 1 << 20
 
 
 def check_continuity(house: OpenHouse, runs: tuple[ToldRun, ...]) -> PromiseReport:
     """Judge every run's steps across its attempts, then deal one stream to other numbers of ranks."""
     checks: list[Check] = []
     if runs:
-        checks.append(_steps(runs))
-        abandoned = [
-            str(run.id)
-            for run in runs
-            if run.record.outcome is RunOutcome.RUNNING
-            and lock_is_free(RunFolder.of(house.home.runs_dir, run.id).attempt_lock)
-        ]
-        seen = (
-            f"abandoned: {', '.join(abandoned)}; go on with: stoker run resume"
-            if abandoned
-            else "none is abandoned"
-        )
-        checks.append(Check("runs that say they are running", not abandoned, seen))
-    live = [each for each in house.ledger.catalogue.datasets() if _readable(house, each)]
+        checks += [_steps(runs), _abandoned(house, runs)]
+    things = house.ledger.catalogue.datasets()
+    live = [each for each in things if not house.is_lost(house.sealed_dataset(each))]
     if live:
-        checks.append(_same_stream(house, live[-1]))
+        checks += _order(house, live[-1])
     if not checks:
         return judged(6, [], missing="No run has trained yet and there is no dataset to deal.")
     return judged(6, checks)
@@ -50,59 +44,120 @@ def check_continuity(house: OpenHouse, runs: tuple[ToldRun, ...]) -> PromiseRepo
 
 def _steps(runs: tuple[ToldRun, ...]) -> Check:
     wrong = unreadable(runs)
-    restarts = redone = 0
+    restarts = again = 0
     for run in runs:
-        losses: dict[int, float] = {}
-        committed, expected = {0}, 1
-        for event in run.of_kind(EventKind.ATTEMPT_STARTED, EventKind.CHECKPOINT_COMMITTED, EventKind.STEP):
-            if event.kind is EventKind.CHECKPOINT_COMMITTED:
-                committed.add(int(event.number("step")))
-            elif event.kind is EventKind.ATTEMPT_STARTED:
-                resume = int(event.number("resume_step"))
-                restarts += resume > 0
-                if resume != max(committed):
-                    wrong.append(f"run {run.id} went on from step {resume}, last commit {max(committed)}")
-                expected = resume + 1
-            elif event.rank == 0:
-                step, loss = int(event.number("step")), event.number("loss")
-                if step != expected:
-                    wrong.append(f"run {run.id} did step {step} where {expected} was due")
-                expected = step + 1
-                if step in losses:
-                    redone += 1
-                    if not math.isclose(loss, losses[step], rel_tol=_SAME_LOSS):
-                        wrong.append(f"run {run.id}: step {step} gave {losses[step]}, then {loss}")
-                losses[step] = loss
-    seen = f"{restarts} resumes, each right after its commit; {redone} steps done again gave the same loss"
+        if run.problem:
+            continue
+        story = _Story(run)
+        wrong += [f"run {run.id} {problem}" for problem in story.problems()]
+        restarts, again = restarts + story.restarts, again + story.again
+    seen = (
+        f"{restarts} restarts, each right after the last commit; {again} steps done again gave the same loss"
+    )
     return Check(f"steps of {len(runs)} runs across their attempts", not wrong, "; ".join(wrong[:5]) or seen)
 
 
-def _readable(house: OpenHouse, record: DatasetRecord) -> bool:
-    expired = house.clock.now_s() >= record.expires_s
-    return not expired and not house.ledger.catalogue.is_tombstoned(record.kek)
+class _Story:
+    """One run's steps, held against what the ledger recorded of its commits and of its end."""
+
+    def __init__(self, run: ToldRun) -> None:
+        self.restarts = 0
+        self.again = 0
+        self._run = run
+        self._losses: dict[int, float] = {}
+        self._due = 1
+        self._told: set[tuple[int, int, str]] = set()
+
+    def problems(self) -> Iterator[str]:
+        """What does not fit, in the order in which it was told."""
+        kinds = (EventKind.ATTEMPT_STARTED, EventKind.CHECKPOINT_COMMITTED, EventKind.STEP)
+        for event in self._run.of_kind(*kinds):
+            if event.kind is EventKind.ATTEMPT_STARTED:
+                yield from self._start(event)
+            elif event.rank == 0 and event.kind is EventKind.STEP:
+                yield from self._step(event)
+            elif event.rank == 0:
+                step = int(event.number("step"))
+                self._told.add((int(event.number("sequence")), step, event.text("digest")))
+                if step != self._due - 1:
+                    yield f"committed step {step} where step {self._due - 1} was done"
+        for record in self._run.checkpoints:
+            if (record.sequence, record.step, record.digest) not in self._told:
+                yield f"never told of the checkpoint of step {record.step} that the ledger recorded"
+        yield from self._end()
+
+    def _start(self, event: Event) -> Iterator[str]:
+        """The resume point is the last checkpoint that the ledger recorded of earlier attempts."""
+        resume = int(event.number("resume_step"))
+        self.restarts += event.attempt > 1
+        earlier = [each.step for each in self._run.checkpoints if each.attempt < event.attempt]
+        last = earlier[-1] if earlier else 0
+        if resume != last:
+            yield f"went on from step {resume} in attempt {event.attempt}, last commit {last}"
+        self._due = resume + 1
+
+    def _step(self, event: Event) -> Iterator[str]:
+        step, loss = int(event.number("step")), event.number("loss")
+        if step != self._due:
+            yield f"did step {step} where {self._due} was due"
+        self._due = step + 1
+        if step in self._losses:
+            self.again += 1
+            before = self._losses[step]
+            same = math.isclose(loss, before, rel_tol=_SAME_LOSS) or (math.isnan(loss) and math.isnan(before))
+            if not same:
+                yield f"gave the loss {before} in step {step}, then {loss}"
+        self._losses[step] = loss
+
+    def _end(self) -> Iterator[str]:
+        planned = self._run.spec.train.steps
+        if self._run.record.outcome is not RunOutcome.FINISHED:
+            return
+        if self._due - 1 != planned:
+            yield f"is recorded as finished after step {self._due - 1} of {planned}"
+        if not self._run.checkpoints or self._run.checkpoints[-1].step != planned:
+            yield f"is recorded as finished without a checkpoint of step {planned}"
 
 
-def _same_stream(house: OpenHouse, record: DatasetRecord) -> Check:
-    """Global batches dealt to 1, 2, 3 and 4 ranks, in turn, on one state."""
-    dataset = Dataset.open(
-        house.store,
-        None,
-        name=record.name,
-        version=record.version,
-        root=record.root,
-        public_key=house.backend.signer("manifest").public_key,
-        keys=house.keys,
-        review_digest=review_digest(house.ledger.catalogue.review(record.review)),
-    )
+def _abandoned(house: OpenHouse, runs: tuple[ToldRun, ...]) -> Check:
+    """A run that says it goes on has a supervisor, or processes that wait for the next one."""
+    abandoned = [
+        str(run.id)
+        for run in runs
+        if run.record.outcome is RunOutcome.RUNNING
+        and _free(RunFolder.of(house.home.runs_dir, run.id).attempt_lock)
+        and _free(house.home.locks_dir / f"run-{run.id}.lock")
+    ]
+    seen = "none is abandoned"
+    if abandoned:
+        seen = f"abandoned: {', '.join(abandoned)}; go on with: stoker run resume"
+    return Check("runs that say they are running", not abandoned, seen)
+
+
+def _free(lock: Path) -> bool:
+    return not lock.exists() or lock_is_free(lock)
+
+
+def _order(house: OpenHouse, record: DatasetRecord) -> list[Check]:
+    """The newest readable dataset, dealt to 1, 2, 3 and 4 ranks in turn; and its first epoch, counted."""
     tried = f"the order of {record.name} dealt to 1, 2, 3 and 4 ranks"
     try:
+        dataset = Dataset.open(
+            house.store,
+            None,
+            name=record.name,
+            version=record.version,
+            root=record.root,
+            public_key=house.manifest_key,
+            keys=house.keys,
+            review_digest=review_digest(house.ledger.catalogue.review(record.review)),
+        )
         streams = [_deal(dataset, world_size) for world_size in (1, 2, 3, 4)]
     except StokerError as error:
-        return Check(tried, False, error.message)
+        return [Check(tried, False, error.message)]
     same = all(np.array_equal(streams[0], stream) for stream in streams[1:])
-    return Check(
-        tried, same, f"{_BATCHES * _GLOBAL_BATCH} samples, {'the same' if same else 'not the same'} stream"
-    )
+    word = "the same" if same else "not the same"
+    return [Check(tried, same, f"{_BATCHES * _GLOBAL_BATCH} samples, {word} stream"), _epoch(dataset, record)]
 
 
 def _deal(dataset: Dataset, world_size: int) -> np.ndarray:
@@ -116,3 +171,16 @@ def _deal(dataset: Dataset, world_size: int) -> np.ndarray:
     finally:
         for feed in feeds:
             feed.close()
+
+
+def _epoch(dataset: Dataset, record: DatasetRecord) -> Check:
+    """No sample twice and, when the epoch is short enough to be counted whole, none left out."""
+    reader = dataset.split("train")
+    order = Order(reader.samples, reader.chunk_samples, _GLOBAL_BATCH, DEFAULT_WINDOW_CHUNKS, seed=7)
+    count = min(reader.samples, _MAX_COUNTED)
+    numbers = order.numbers(np.arange(count, dtype=np.int64))
+    inside = bool(numbers.min() >= 0 and numbers.max() < reader.samples)
+    once = inside and np.unique(numbers).size == count
+    whole = "its whole epoch" if count == reader.samples else f"the first of {reader.samples:,}"
+    seen = f"{count:,} samples, {whole}: each {'once' if once else 'not once'}"
+    return Check(f"samples of {record.name} in an epoch", once, seen)

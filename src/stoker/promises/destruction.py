@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from stoker.core.errors import StokerError
 from stoker.core.ids import new_version_id
-from stoker.keys.errors import KeyDestroyed, KeyExpired
+from stoker.keys.errors import KeyDestroyed, KeyExpired, KeyUnknown
 from stoker.keys.open import open_backend
 from stoker.keys.partition import BackendKeySource
 from stoker.keys.refs import Purpose
 from stoker.keys.states import KekState
+from stoker.ledger.records import DatasetState
 from stoker.promises.house import OpenHouse, SealedThing
 from stoker.promises.promise import Check, PromiseReport, judged
 from stoker.store.header import StreamKind, StreamLabel
-from stoker.store.manifest import Manifest
 from stoker.store.ranges import BytesSource, RangeSource
 from stoker.store.reader import StreamReader
 from stoker.store.sealed import PartitionSeal
@@ -29,41 +31,80 @@ def check_destruction(house: OpenHouse) -> PromiseReport:
         if house.is_lost(thing)
         for check in try_reading(house, thing)
     ]
-    stones = house.ledger.catalogue.tombstones()
-    if stones:
-        states = {str(info.ref): info.state for info in house.backend.list_keks()}
-        alive = [
-            each.kek for each in stones if states.get(each.kek, KekState.DESTROYED) is not KekState.DESTROYED
-        ]
-        tried = f"{len(stones)} destroyed keys against the key store"
-        checks.append(Check(tried, not alive, "; ".join(alive) or "none came back"))
+    catalogue = house.ledger.catalogue
+    for run in catalogue.runs():
+        if catalogue.is_tombstoned(run.kek):
+            tried = f"reading run {run.id}, whose key is gone, from the store"
+            checks.append(_try_all(house, tried, _streams(house, f"runs/{run.id}"), house.store.source))
+    checks += _agreement(house)
     checks += _scratch(house)
     return judged(3, checks)
 
 
 def try_reading(house: OpenHouse, thing: SealedThing) -> list[Check]:
-    """Try to open what the lost key sealed, from the store and from the node cache."""
-    try:
-        manifest = house.manifest(thing)
-    except StokerError as error:
-        return [
-            Check(f"reading {thing.what}, whose key is gone", True, f"its manifest is gone too ({error.id})")
-        ]
-    key = manifest.shard_key(0)
-    cached = house.cache.fetch(key, manifest.entry(0).object_bytes)
+    """Try to open everything that the lost key sealed, from the store, and a copy from the node cache."""
+    keys = _streams(house, thing.prefix)
+    what = f"reading {thing.what}, whose key is gone, from the"
+    if not keys:
+        return [Check(f"{what} store", True, "its objects are gone too")]
+
+    def cached(key: str) -> RangeSource:
+        return house.cache.fetch(key, house.store.size(key))
+
     return [
-        _try(house, f"reading {thing.what}, whose key is gone, from the {where}", manifest, source)
-        for where, source in (("store", house.store.source(key)), ("cache", cached))
+        _try_all(house, f"{what} store", keys, house.store.source),
+        _try_all(house, f"{what} cache", keys[:1], cached),
     ]
 
 
-def _try(house: OpenHouse, tried: str, manifest: Manifest, source: RangeSource) -> Check:
-    label = house.header(manifest.shard_key(0)).label
-    try:
-        manifest.open_stream(0, house.keys, label.kind, label.schema, source=source)
-    except (KeyDestroyed, KeyExpired) as refusal:
-        return Check(tried, True, f"refused ({refusal.id})")
-    return Check(tried, False, "it opened")
+def _streams(house: OpenHouse, prefix: str) -> list[str]:
+    """The sealed objects under a prefix, whatever a manifest says: shards, scan reports, checkpoints."""
+    return sorted(key for key in house.store.list(prefix) if key.endswith(".stk"))
+
+
+def _try_all(house: OpenHouse, tried: str, keys: list[str], source_of: Callable[[str], RangeSource]) -> Check:
+    """Open each as someone would who has the store and the key store, and no manifest."""
+    refusals: Counter[str] = Counter()
+    wrong: list[str] = []
+    for key in keys:
+        try:
+            StreamReader.open(source_of(key), house.keys, house.header(key).label, place=key)
+        except (KeyDestroyed, KeyExpired, KeyUnknown) as refusal:
+            refusals[refusal.id] += 1
+        except StokerError as error:
+            wrong.append(f"{key} could not be tried: {error.message}")
+        else:
+            wrong.append(f"{key} opened")
+    seen = ", ".join(f"{count} refused ({name})" for name, count in refusals.items())
+    return Check(tried, not wrong, "; ".join(wrong[:5]) or seen or "nothing is left of it")
+
+
+def _agreement(house: OpenHouse) -> list[Check]:
+    """Whether ledger and key store say the same of what is gone, and of when."""
+    catalogue = house.ledger.catalogue
+    stones = {stone.kek for stone in catalogue.tombstones()}
+    infos = {str(info.ref): info for info in house.backend.list_keks()}
+    dead = {name for name, info in infos.items() if info.state is KekState.DESTROYED}
+    wrong = [f"{kek} lives in the key store" for kek in sorted(stones & (infos.keys() - dead))]
+    wrong += [f"{kek} is destroyed, and the ledger has no tombstone" for kek in sorted(dead - stones)]
+    checks = []
+    if stones or dead:
+        tried = f"{len(stones | dead)} destroyed keys, ledger against key store"
+        checks.append(Check(tried, not wrong, "; ".join(wrong[:5]) or "both say so"))
+    late = []
+    datasets = catalogue.datasets()
+    for record in datasets:
+        info = infos.get(record.kek)
+        what = f"dataset {record.name} {record.version[:8]}"
+        if record.state is DatasetState.DESTROYED and record.kek not in stones:
+            late.append(f"{what} is recorded as destroyed, its key {record.kek} is not")
+        outlives = info is not None and (info.expires_s is None or info.expires_s > record.expires_s)
+        if outlives and record.kek not in dead:
+            late.append(f"{what} expires before its key {record.kek} does")
+    if datasets:
+        tried = f"the end of {len(datasets)} datasets against that of their keys"
+        checks.append(Check(tried, not late, "; ".join(late[:5]) or "no key outlives its dataset"))
+    return checks
 
 
 def _scratch(house: OpenHouse) -> list[Check]:

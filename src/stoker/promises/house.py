@@ -10,6 +10,7 @@ from stoker.core.home import Home
 from stoker.keys.backend import KeyBackend
 from stoker.keys.partition import BackendKeySource
 from stoker.ledger.ledger import Ledger
+from stoker.ledger.records import DatasetRecord, DatasetState
 from stoker.store.cache import NodeCache
 from stoker.store.header import MAX_HEADER_BYTES, StreamHeader, parse_header
 from stoker.store.manifest import Manifest
@@ -25,6 +26,7 @@ class SealedThing:
     root: str
     kek: str
     expires_s: float | None
+    destroyed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,27 +44,43 @@ class OpenHouse:
     def keys(self) -> BackendKeySource:
         return BackendKeySource(self.backend)
 
+    @property
+    def manifest_key(self) -> bytes:
+        """The raw public key that every manifest of this house is signed with."""
+        return self.backend.signer("manifest").public_key
+
     def sealed_things(self) -> Iterator[SealedThing]:
         """Every source and dataset version, newest first, datasets before sources."""
         catalogue = self.ledger.catalogue
-        for dataset in reversed(catalogue.datasets()):
-            prefix = f"datasets/{dataset.name}/{dataset.version}"
-            what = f"dataset {dataset.name} {dataset.version[:8]}"
-            yield SealedThing(what, prefix, dataset.root, dataset.kek, dataset.expires_s)
+        yield from (self.sealed_dataset(record) for record in reversed(catalogue.datasets()))
         for source in reversed(catalogue.sources()):
-            prefix = f"sources/{source.name}/{source.version}"
-            what = f"source {source.name} {source.version[:8]}"
-            yield SealedThing(what, prefix, source.manifest_root, source.kek, None)
+            yield SealedThing(
+                what=f"source {source.name} {source.version[:8]}",
+                prefix=f"sources/{source.name}/{source.version}",
+                root=source.manifest_root,
+                kek=source.kek,
+                expires_s=None,
+            )
 
     def is_lost(self, thing: SealedThing) -> bool:
         """Whether the ledger says that nothing can open this any more."""
         expired = thing.expires_s is not None and self.clock.now_s() >= thing.expires_s
-        return expired or self.ledger.catalogue.is_tombstoned(thing.kek)
+        return expired or thing.destroyed or self.ledger.catalogue.is_tombstoned(thing.kek)
+
+    def sealed_dataset(self, record: DatasetRecord) -> SealedThing:
+        """A dataset's record as the thing that lies in the store."""
+        return SealedThing(
+            what=f"dataset {record.name} {record.version[:8]}",
+            prefix=f"datasets/{record.name}/{record.version}",
+            root=record.root,
+            kek=record.kek,
+            expires_s=record.expires_s,
+            destroyed=record.state is DatasetState.DESTROYED,
+        )
 
     def manifest(self, thing: SealedThing) -> Manifest:
         """Its manifest, verified against the recorded root. Raises what Manifest.open raises."""
-        public_key = self.backend.signer("manifest").public_key
-        return Manifest.open(self.store, thing.prefix, thing.root, public_key)
+        return Manifest.open(self.store, thing.prefix, thing.root, self.manifest_key)
 
     def header(self, key: str) -> StreamHeader:
         """What the stored stream says of itself, before anything of it is verified."""

@@ -3,69 +3,93 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
 
 from stoker.core.errors import StokerError
 from stoker.core.progress import Progress
 from stoker.intake.review import review_digest
+from stoker.intake.scan_report import MAX_REPORT_BYTES
 from stoker.keys.refs import KekRef
-from stoker.ledger.records import RunRecord
+from stoker.ledger.records import CheckpointRecord, RunRecord
+from stoker.promises.acts import Acts, Scan
+from stoker.promises.attacks import Attack, accepts, attacked
 from stoker.promises.house import OpenHouse, SealedThing
 from stoker.promises.promise import Check, PromiseReport, judged
 from stoker.promises.runs import ToldRun
 from stoker.spec.job import CommitRef
-from stoker.store.header import StreamLabel
+from stoker.store.errors import ObjectMissing
+from stoker.store.header import StreamKind, StreamLabel
 from stoker.store.manifest import Manifest
-from stoker.store.ranges import BytesSource
+from stoker.store.ranges import RangeSource
+from stoker.store.reader import StreamReader
+from stoker.train.commit_record import Commit
 from stoker.train.commit_store import read_commit
-from stoker.train.run_objects import RunObjects
-
-_MAX_TRIAL_BYTES = 64 * 1024 * 1024
+from stoker.train.run_objects import PART_SCHEMA, RunObjects
 
 
-@dataclass(frozen=True, slots=True)
-class _Attack:
-    """A way to present other bytes than those that were sealed."""
-
-    name: str
-    change: Callable[[bytearray], bytearray]
-
-
-def check_integrity(house: OpenHouse, runs: tuple[ToldRun, ...], progress: Progress) -> PromiseReport:
-    """Compare every stored object with its manifest, then attack one stream of each live thing in memory."""
-    checks = [check for run in runs for check in _checkpoints(house, run.record)]
+def check_integrity(
+    house: OpenHouse, runs: tuple[ToldRun, ...], acts: Acts, progress: Progress
+) -> PromiseReport:
+    """Compare every stored object with what was recorded, then attack one stream of each live thing."""
+    checks = [check for run in runs for check in _checkpoint(house, run.record)]
     for thing in house.sealed_things():
-        try:
-            manifest = house.manifest(thing)
-            report = manifest.verify_objects(progress)
-        except StokerError as error:
-            checks.append(Check(f"every object of {thing.what}", False, error.message))
-            continue
-        seen = f"{report.objects} objects, {report.object_bytes:,} bytes, all as recorded"
-        if report.findings:
-            seen = "; ".join(f"{each.key} {each.problem}" for each in report.findings[:5])
-        checks.append(
-            Check(f"every object of {thing.what} against its signed manifest", not report.findings, seen)
-        )
-        if not house.is_lost(thing):
-            checks += _attacked(house, thing, manifest)
+        checks += _thing(house, thing, progress)
+    checks += _scan_reports(house, acts)
     if not checks:
         return judged(4, [], missing="Nothing has been sealed yet, so there was nothing to attack.")
     return judged(4, checks)
 
 
-def _checkpoints(house: OpenHouse, run: RunRecord) -> list[Check]:
-    """The run's last committed checkpoint, whole, and the same with a digest that was never recorded."""
+def _thing(house: OpenHouse, thing: SealedThing, progress: Progress) -> list[Check]:
+    lost = house.is_lost(thing)
+    tried = f"every object of {thing.what} against its signed manifest"
+    try:
+        manifest = house.manifest(thing)
+        report = manifest.verify_objects(progress)
+    except ObjectMissing as error:
+        return [] if lost else [Check(tried, False, error.message)]
+    except StokerError as error:
+        return [Check(tried, False, error.message)]
+    seen = f"{report.objects} objects, {report.object_bytes:,} bytes, all as recorded"
+    if report.findings:
+        seen = "; ".join(f"{each.key} {each.problem}" for each in report.findings[:5])
+    checks = [Check(tried, not report.findings, seen)]
+    if not lost:
+        checks += _stream_attacked(house, thing, manifest)
+    return checks
+
+
+def _stream_attacked(house: OpenHouse, thing: SealedThing, manifest: Manifest) -> list[Check]:
+    """Attacks on the thing's first stream, and another of its streams in the first one's place."""
+    what = f"a stream of {thing.what}"
+    key = manifest.shard_key(0)
+    try:
+        header = house.header(key)
+    except StokerError as error:
+        return [Check(f"changes to {what}", False, error.message)]
+    kind, schema = header.label.kind, header.label.schema
+
+    def opening(source: RangeSource) -> StreamReader:
+        return manifest.open_stream(0, house.keys, kind, schema, source=source)
+
+    checks = [attacked(what, house.store.source(key), header, opening)]
+    if manifest.shards > 1:
+        swap = Attack("swap", house.store.source(manifest.shard_key(1)), 0)
+        swapped = accepts(opening, swap)
+        seen = "was accepted" if swapped else "refused"
+        checks.append(Check(f"another stream in place of {what}", not swapped, seen))
+    return checks
+
+
+def _checkpoint(house: OpenHouse, run: RunRecord) -> list[Check]:
+    """The run's last committed checkpoint, whole; another in its place; and attacks on one of its parts."""
     recorded = house.ledger.catalogue.checkpoints(run.id)
     if not recorded or house.ledger.catalogue.is_tombstoned(run.kek):
         return []
     last = recorded[-1]
-    review = house.ledger.catalogue.review(run.review)
     tried = f"the checkpoint of step {last.step} of run {run.id}, as the ledger recorded it"
-    with RunObjects(
-        house.store, house.keys, run=run.id, kek=KekRef.parse(run.kek), review_digest=review_digest(review)
-    ) as objects:
+    digest = review_digest(house.ledger.catalogue.review(run.review))
+    kek = KekRef.parse(run.kek)
+    with RunObjects(house.store, house.keys, run=run.id, kek=kek, review_digest=digest) as objects:
         try:
             commit = read_commit(objects, CommitRef(last.sequence, last.step, last.digest))
             sizes = [
@@ -73,75 +97,66 @@ def _checkpoints(house: OpenHouse, run: RunRecord) -> list[Check]:
             ]
         except StokerError as error:
             return [Check(tried, False, error.message)]
-        checks = [Check(tried, True, f"{len(sizes)} parts, {sum(sizes):,} bytes, every byte opened")]
-        try:
-            read_commit(objects, CommitRef(last.sequence, last.step, "0" * 64))
-        except StokerError as refusal:
-            checks.append(Check("another checkpoint in its place", True, f"refused ({refusal.id})"))
-        else:
-            checks.append(Check("another checkpoint in its place", False, "was accepted"))
+        checks = [
+            Check(tried, True, f"{len(sizes)} parts, {sum(sizes):,} bytes, every byte opened"),
+            _another_in_its_place(objects, last),
+        ]
+    if commit.parts:
+        checks.append(_part_attacked(house, run, commit, digest))
     return checks
 
 
-def _attacked(house: OpenHouse, thing: SealedThing, manifest: Manifest) -> list[Check]:
-    """Attacks on the thing's first stream, each on a copy in memory."""
-    entry, key = manifest.entry(0), manifest.shard_key(0)
-    if entry.object_bytes > _MAX_TRIAL_BYTES:
-        return []
-    sound = house.store.get(key, max_bytes=_MAX_TRIAL_BYTES)
-    header = house.header(key)
-    head, size, chunk = len(header.encoded), len(sound), 1 << header.chunk_log2
-    places = sorted({0, 4, head // 2, head - 1, head, head + 40, (head + size) // 2, size - 1})
-    attacks = [_Attack(f"byte {place}", _flip(place)) for place in places]
-    attacks.append(_Attack("last byte cut", lambda data: data[:-1]))
-    if size > head + chunk:
-        attacks.append(
-            _Attack("cut at a chunk's border", lambda data: data[: head + (size - head - 1) // chunk * chunk])
-        )
-    if size > head + 3 * chunk:
-        attacks.append(_Attack("two chunks swapped", _swap(head + chunk, chunk)))
-    accepted = [each.name for each in attacks if _accepts(house, manifest, header.label, each, sound)]
-    if not _accepts(house, manifest, header.label, _Attack("none", lambda data: data), sound):
-        accepted.append("the unchanged stream was refused, so refusals prove nothing")
-    checks = [
-        Check(
-            f"{len(attacks)} changes to a stream of {thing.what}",
-            not accepted,
-            "; ".join(accepted) or "each refused, the unchanged one opens",
-        )
-    ]
-    if manifest.shards > 1:
-        other = house.store.get(manifest.shard_key(1), max_bytes=_MAX_TRIAL_BYTES)
-        swapped = _accepts(house, manifest, header.label, _Attack("swap", lambda _: bytearray(other)), sound)
-        checks.append(
-            Check("another stream of it in its place", not swapped, "accepted" if swapped else "refused")
-        )
-    return checks
-
-
-def _flip(place: int) -> Callable[[bytearray], bytearray]:
-    def change(data: bytearray) -> bytearray:
-        data[place] ^= 0x01
-        return data
-
-    return change
-
-
-def _swap(start: int, chunk: int) -> Callable[[bytearray], bytearray]:
-    def change(data: bytearray) -> bytearray:
-        first, second = data[start : start + chunk], data[start + chunk : start + 2 * chunk]
-        return data[:start] + second + first + data[start + 2 * chunk :]
-
-    return change
-
-
-def _accepts(house: OpenHouse, manifest: Manifest, label: StreamLabel, attack: _Attack, sound: bytes) -> bool:
-    """Whether the reader hands on the whole stream after the attack."""
-    changed = attack.change(bytearray(sound))
-    assert attack.name == "none" or hashlib.sha256(changed).digest() != hashlib.sha256(sound).digest()
+def _another_in_its_place(objects: RunObjects, last: CheckpointRecord) -> Check:
+    tried = f"another checkpoint in the place of step {last.step} of run {last.run}"
     try:
-        stream = manifest.open_stream(0, house.keys, label.kind, label.schema, source=BytesSource(changed))
-        stream.read_all(_MAX_TRIAL_BYTES)
-    except StokerError:
-        return False
-    return True
+        read_commit(objects, CommitRef(last.sequence, last.step, "0" * 64))
+    except StokerError as refusal:
+        return Check(tried, True, f"refused ({refusal.id})")
+    return Check(tried, False, "was accepted")
+
+
+def _part_attacked(house: OpenHouse, run: RunRecord, commit: Commit, digest: bytes) -> Check:
+    """As with streams; what a part must say it is follows from the commit record."""
+    part = commit.parts[0]
+    label = StreamLabel(StreamKind.CHECKPOINT_PART, f"run/{run.id}", commit.version, 0, PART_SCHEMA, digest)
+
+    def opening(source: RangeSource) -> StreamReader:
+        return StreamReader.open(
+            source,
+            house.keys,
+            label,
+            header_digest=bytes.fromhex(part.header_digest),
+            object_bytes=part.object_bytes,
+            kek=KekRef.parse(run.kek),
+            place=part.key,
+        )
+
+    what = f"a part of the checkpoint of step {commit.step} of run {run.id}"
+    return attacked(what, house.store.source(part.key), house.header(part.key), opening)
+
+
+def _scan_reports(house: OpenHouse, acts: Acts) -> list[Check]:
+    """What reviewers were shown, against the digest that the log holds of it."""
+    keks = {(each.name, str(each.version)): each.kek for each in house.ledger.catalogue.sources()}
+    wrong: list[str] = []
+    read = 0
+    for scan in acts.scans:
+        kek = keks.get((scan.source, scan.version))
+        if kek is None or house.ledger.catalogue.is_tombstoned(kek):
+            continue
+        read += 1
+        try:
+            wrong += _unlike(house, scan)
+        except StokerError as error:
+            wrong.append(error.message)
+    if not read:
+        return []
+    seen = "; ".join(wrong[:5]) or "each is what was recorded"
+    return [Check(f"{read} scan reports against the log", not wrong, seen)]
+
+
+def _unlike(house: OpenHouse, scan: Scan) -> list[str]:
+    key = f"sources/{scan.source}/{scan.version}/scan/{scan.patterns_digest[:32]}.stk"
+    reader = StreamReader.open(house.store.source(key), house.keys, house.header(key).label, place=key)
+    found = hashlib.sha256(reader.read_all(MAX_REPORT_BYTES)).hexdigest()
+    return [] if found == scan.digest else [f"{key} is another report than the one that was recorded"]

@@ -4,135 +4,100 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
-from stoker.core.errors import StokerError
-from stoker.feed.dataset import Dataset
-from stoker.intake.review import review_digest
-from stoker.intake.source_reader import SourceReader
-from stoker.ledger.records import DatasetRecord
+from stoker.promises.canaries import Canaries, find_canaries
 from stoker.promises.house import OpenHouse
 from stoker.promises.promise import Check, PromiseReport, judged
-from stoker.promises.search import Searched, forms_of, search
+from stoker.promises.search import Matcher, Needles, Searched, search, search_store
 
-_MIN_TOKENS = 4
+_PROCESSES = Path("/proc")
 
 
-def check_plaintext(house: OpenHouse) -> PromiseReport:
-    """Prove that the canaries are inside, then look for them outside: files, shared memory, processes."""
-    needles: dict[str, dict[str, bytes]] = {}
-    inside: list[str] = []
-    for source in house.ledger.catalogue.sources():
-        name = f"source/{source.name}/{source.version}"
-        secret = house.backend.canary(name).encode()
-        needles[name] = forms_of(secret)
-        if house.ledger.catalogue.is_tombstoned(source.kek):
-            continue
-        try:
-            with SourceReader.open(source, house.store, house.keys, _public_key(house)) as reader:
-                held = reader.canary is not None and secret in reader.read(reader.canary)
-        except StokerError as error:
-            inside.append(f"{name}: {error.message}")
-            continue
-        if not held:
-            inside.append(f"{name} holds no canary")
-    if not needles:
+def shared_folders() -> tuple[Path, ...]:
+    """Where every process of the machine may write: shared memory and the temporary folder."""
+    return (Path("/dev/shm"), Path(tempfile.gettempdir()))  # noqa: S108 - searched, not written
+
+
+def check_plaintext(house: OpenHouse, outside: Sequence[Path], since_s: float) -> PromiseReport:
+    """Prove that the canaries are inside, then look for them outside: files, shared memory, processes.
+
+    Of the folders `outside` of STOKER_HOME, files that changed since `since_s` are read.
+    """
+    canaries = find_canaries(house)
+    if not canaries.needles:
         return judged(2, [], missing="No source has been imported, so there is no canary to search for.")
-    checks = [
-        Check(
-            f"{len(needles)} canaries, each inside its sealed source",
-            not inside,
-            "; ".join(inside) or "found",
-        )
-    ]
-    tokens = _as_tokens(house, needles)
+    checks = [*canaries.checks, _home(house, canaries)]
+    if not Path(house.store.place).is_relative_to(house.home.root.resolve()):
+        checks.append(_store_elsewhere(house, canaries))
+    found = search(outside, canaries.needles, newer_s=since_s)
     checks.append(
-        _searched("STOKER_HOME: store, cache, runs, keys, ledger", search([house.home.root], tokens))
+        _judged("shared memory and the temporary folder, files since this house was made", found, canaries)
     )
-    temporary = [Path("/dev/shm"), Path(tempfile.gettempdir())]  # noqa: S108 - searched, not written
-    checks.append(
-        _searched(
-            "shared memory and the temporary folder, files since the first import",
-            search(temporary, needles, newer_s=_since(house)),
-        )
-    )
-    checks.append(_processes(needles))
+    checks.append(_processes(canaries.needles))
     checks.append(_swap())
     return judged(2, checks)
 
 
-def _public_key(house: OpenHouse) -> bytes:
-    return house.backend.signer("manifest").public_key
+def _home(house: OpenHouse, canaries: Canaries) -> Check:
+    linked = [part.resolve() for part in house.home.root.iterdir() if part.is_symlink()]
+    found = search([house.home.root, *linked], canaries.needles)
+    where = "STOKER_HOME: store, cache, runs, keys, ledger"
+    if found.foreign and not found.hits:
+        return Check(where, False, f"{_some(found.foreign)} may be read by another user only")
+    return _judged(where, found, canaries)
 
 
-def _since(house: OpenHouse) -> float:
-    return min(source.imported_s for source in house.ledger.catalogue.sources())
+def _store_elsewhere(house: OpenHouse, canaries: Canaries) -> Check:
+    place = house.store.place
+    local = Path(place)
+    remote = not local.is_absolute()
+    found = search_store(house.store, canaries.needles) if remote else search([local], canaries.needles)
+    return _judged(f"the store {place}", found, canaries)
 
 
-def _as_tokens(house: OpenHouse, needles: Mapping[str, Mapping[str, bytes]]) -> dict[str, dict[str, bytes]]:
-    """The needles, and each also as the token ids that its datasets would hold."""
-    extended = {name: dict(forms) for name, forms in needles.items()}
-    for record in house.ledger.catalogue.datasets():
-        if house.ledger.catalogue.is_tombstoned(record.kek) or house.clock.now_s() >= record.expires_s:
-            continue
-        name = f"source/{record.source}/{record.source_version}"
-        for form, value in _token_forms(house, record, house.backend.canary(name)):
-            extended[name][form] = value
-    return extended
-
-
-def _token_forms(house: OpenHouse, record: DatasetRecord, text: str) -> Iterator[tuple[str, bytes]]:
-    from tokenizers import Tokenizer
-
-    dataset = Dataset.open(
-        house.store,
-        None,
-        name=record.name,
-        version=record.version,
-        root=record.root,
-        public_key=_public_key(house),
-        keys=house.keys,
-        review_digest=review_digest(house.ledger.catalogue.review(record.review)),
-    )
-    tokenizer = Tokenizer.from_buffer(bytes(dataset.artefact("tokenizer")))
-    ids = tokenizer.encode(text, add_special_tokens=False).ids[1:-1]
-    if len(ids) >= _MIN_TOKENS:
-        yield f"tokens of {record.name}", b"".join(each.to_bytes(2, "little") for each in ids)
-
-
-def _searched(where: str, found: Searched) -> Check:
-    seen = f"{found.files:,} files, {found.content_bytes:,} bytes, no canary in any form"
+def _judged(where: str, found: Searched, canaries: Canaries) -> Check:
+    size = f"{found.files:,} files, {found.content_bytes:,} bytes"
+    seen = f"{size}: the canaries in none of {canaries.forms} forms"
+    if found.foreign:
+        seen += f"; {len(found.foreign)} may be read by other users only"
     if found.hits:
         seen = "; ".join(f"{hit.path} at byte {hit.offset} ({hit.form})" for hit in found.hits[:5])
     elif found.unreadable:
-        seen = f"could not read {', '.join(str(path) for path in found.unreadable[:5])}"
+        seen = f"could not read {_some(found.unreadable)}"
     return Check(where, not found.hits and not found.unreadable, seen)
 
 
-def _processes(needles: Mapping[str, Mapping[str, bytes]]) -> Check:
+def _some(paths: Sequence[Path]) -> str:
+    return ", ".join(str(path) for path in paths[:5])
+
+
+def _processes(needles: Needles) -> Check:
     """Command lines and environments of every process that may be looked at."""
-    looked, leaks = 0, []
-    for folder in Path("/proc").glob("[0-9]*"):
+    matcher = Matcher(needles)
+    looked, closed, leaks = 0, 0, []
+    for folder in _PROCESSES.glob("[0-9]*"):
         for leaf in ("cmdline", "environ"):
             try:
                 content = (folder / leaf).read_bytes()
-            except OSError:
+            except PermissionError:
+                closed += 1
                 continue
+            except OSError:
+                continue  # it has ended
             looked += 1
-            leaks += [
-                f"{folder.name}/{leaf}"
-                for forms in needles.values()
-                if any(value in content for value in forms.values())
-            ]
-    seen = "; ".join(leaks[:5]) or f"{looked} looked at, no canary"
-    return Check("command lines and environments of processes", not leaks, seen)
+            leaks += [f"process {folder.name}, {leaf} ({form})" for _, form, _ in matcher.find(content)]
+    seen = f"{looked} looked at, no canary"
+    if closed:
+        seen += f"; {closed} could not be looked at"
+    return Check("command lines and environments of processes", not leaks, "; ".join(leaks[:5]) or seen)
 
 
 def _swap() -> Check:
     """Keys are locked in memory, but data pages can be swapped out where there is swap."""
     try:
-        swaps = Path("/proc/swaps").read_text().splitlines()[1:]
+        swaps = (_PROCESSES / "swaps").read_text().splitlines()[1:]
     except OSError:
         return Check("swap", os.name != "posix", "cannot be looked at on this system")
     names = ", ".join(line.split()[0] for line in swaps if line.strip())

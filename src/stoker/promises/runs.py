@@ -5,20 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from stoker.core.config import from_plain
 from stoker.core.errors import StokerError
-from stoker.core.events import Event, EventKind, read_events
+from stoker.core.events import Event, EventFile, EventKind, read_events
 from stoker.core.ids import RunId
 from stoker.fleet.run_folder import RunFolder
-from stoker.ledger.records import RunRecord
+from stoker.ledger.records import CheckpointRecord, RunRecord
 from stoker.promises.house import OpenHouse
+from stoker.spec.run import RunSpec
 
 
 @dataclass(frozen=True, slots=True)
 class ToldRun:
-    """A run of the ledger with its events in order; `problem` says why they cannot be read, if so."""
+    """A run of the ledger with its events in order; `problem` says why they cannot be judged, if so.
+
+    `checkpoints` are those that the ledger recorded, in the order of their commit.
+    """
 
     record: RunRecord
+    spec: RunSpec
+    checkpoints: tuple[CheckpointRecord, ...]
     events: tuple[Event, ...]
+    cut_lines: int
     problem: str
 
     @property
@@ -31,16 +39,27 @@ class ToldRun:
 
 def told_runs(house: OpenHouse) -> tuple[ToldRun, ...]:
     """Every run that the ledger knows of, oldest first."""
-    runs = []
-    for record in house.ledger.catalogue.runs():
-        path = RunFolder.of(house.home.runs_dir, record.id).events
-        try:
-            runs.append(ToldRun(record, read_events(path).events, ""))
-        except FileNotFoundError:
-            runs.append(ToldRun(record, (), f"its events are gone from {path}"))
-        except StokerError as error:
-            runs.append(ToldRun(record, (), error.message))
-    return tuple(runs)
+    return tuple(_told(house, record) for record in house.ledger.catalogue.runs())
+
+
+def _told(house: OpenHouse, record: RunRecord) -> ToldRun:
+    checkpoints = house.ledger.catalogue.checkpoints(record.id)
+    path = RunFolder.of(house.home.runs_dir, record.id).events
+    spec, problem = RunSpec(dataset=record.dataset), ""
+    told = EventFile((), 0)
+    try:
+        spec = from_plain(RunSpec, dict(record.spec), f"the ledger's record of run {record.id}")
+        told = read_events(path)
+        strangers = sum(event.run != record.id for event in told.events)
+        if strangers:
+            problem = f"{strangers} events in {path} are of another run"
+    except FileNotFoundError:
+        problem = f"its events are gone from {path}"
+    except OSError as error:
+        problem = f"{path} cannot be read: {error.strerror}"
+    except StokerError as error:
+        problem = error.message
+    return ToldRun(record, spec, checkpoints, told.events, told.cut_lines, problem)
 
 
 def unreadable(runs: tuple[ToldRun, ...]) -> list[str]:

@@ -1,18 +1,28 @@
-"""Searching files for plaintext that must not be there, in the forms in which it could hide."""
+"""Searching files for plaintext that must not be there, in the forms in which it could hide.
+
+See docs/design/promises.md, "Searching".
+"""
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import mmap
+import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
+
+from stoker.store.objects import ObjectStore
+
+Needles: TypeAlias = Mapping[str, Mapping[str, bytes]]
+"""What is searched for: by the secret's name, its bytes in each form."""
 
 _ENCODINGS: Final = ("utf-16-le", "utf-16-be", "utf-32-le")
+_STEM_BYTES: Final = 12
+_BLOCK_BYTES: Final = 1 << 23
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +33,20 @@ class Hit:
     needle: str
     form: str
     offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What a search covered, so that "nothing found" can be weighed.
+
+    `unreadable` could not be looked into; `foreign` belong to other users, who alone may read them.
+    """
+
+    files: int
+    content_bytes: int
+    hits: tuple[Hit, ...]
+    unreadable: tuple[Path, ...]
+    foreign: tuple[Path, ...] = ()
 
 
 def forms_of(secret: bytes) -> dict[str, bytes]:
@@ -43,59 +67,152 @@ def forms_of(secret: bytes) -> dict[str, bytes]:
     return forms
 
 
-@dataclass(frozen=True, slots=True)
-class Searched:
-    """What a search covered, so that "nothing found" can be weighed."""
+class Matcher:
+    """Finds any of many needles in one pass for each beginning that they share.
 
-    files: int
-    content_bytes: int
-    hits: tuple[Hit, ...]
-    unreadable: tuple[Path, ...]
-
-
-def search(
-    folders: Iterable[Path], needles: Mapping[str, Mapping[str, bytes]], *, newer_s: float = 0.0
-) -> Searched:
-    """Every file below `folders` changed since `newer_s`, and its name, for every form of every needle.
-
-    Symbolic links are not followed; a file that vanishes meanwhile is skipped, an unreadable one is named.
+    Canaries begin alike, so the time does not grow with their number.
     """
-    files = content_bytes = 0
-    hits: list[Hit] = []
-    unreadable: list[Path] = []
-    for path in _regular_files(folders, newer_s):
-        hits.extend(_in_bytes(path, os.fsencode(path.name), needles, "file name, "))
-        try:
-            with path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                files, content_bytes = files + 1, content_bytes + size
-                if size:
-                    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-                        hits.extend(_in_bytes(path, view, needles, ""))
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError):
-            unreadable.append(path)
-    return Searched(files, content_bytes, tuple(hits), tuple(unreadable))
+
+    def __init__(self, needles: Needles) -> None:
+        self.longest = 1
+        self._stems: dict[bytes, list[tuple[str, str, bytes]]] = {}
+        for name, forms in needles.items():
+            for form, value in forms.items():
+                self.longest = max(self.longest, len(value))
+                self._stems.setdefault(value[:_STEM_BYTES], []).append((name, form, value))
+
+    def find(self, content: bytes) -> Iterator[tuple[str, str, int]]:
+        """Needle, form and offset of everything in `content`."""
+        for stem, group in self._stems.items():
+            offset = content.find(stem)
+            while offset >= 0:
+                for name, form, value in group:
+                    if content.startswith(value, offset):
+                        yield name, form, offset
+                offset = content.find(stem, offset + 1)
 
 
-def _in_bytes(
-    path: Path, content: bytes | mmap.mmap, needles: Mapping[str, Mapping[str, bytes]], prefix: str
-) -> Iterator[Hit]:
-    for name, forms in needles.items():
-        for form, value in forms.items():
-            offset = content.find(value)
-            if offset >= 0:
-                yield Hit(path, name, prefix + form, offset)
+def search(folders: Iterable[Path], needles: Needles, *, newer_s: float = 0.0) -> Searched:
+    """Every file below `folders` changed since `newer_s`, every name and every link's target, for every form.
 
-
-def _regular_files(folders: Iterable[Path], newer_s: float) -> Iterator[Path]:
+    Symbolic links are not followed. What vanishes meanwhile is skipped; what cannot be read is named.
+    """
+    task = _Search(Matcher(needles), newer_s)
     for folder in folders:
-        for base, names, leaves in os.walk(folder):
+        task.walk(folder)
+    return task.found()
+
+
+def search_store(store: ObjectStore, needles: Needles) -> Searched:
+    """Every object of a store that is reached over a network, and its name."""
+    task = _Search(Matcher(needles), 0.0)
+    for key in store.list():
+        path = Path(key)
+        task.name(path, key.encode(), "name")
+        task.content(path, _reading(store, key), store.size(key))
+    return task.found()
+
+
+def _reading(store: ObjectStore, key: str) -> Callable[[int, int], bytes]:
+    return lambda start, length: bytes(store.get_range(key, start, length))
+
+
+@dataclass(slots=True)
+class _Search:
+    """A search under way."""
+
+    matcher: Matcher
+    newer_s: float
+    files: int = 0
+    content_bytes: int = 0
+    hits: dict[tuple[Path, str, str], Hit] = field(default_factory=dict)
+    unreadable: list[Path] = field(default_factory=list)
+    foreign: list[Path] = field(default_factory=list)
+
+    def found(self) -> Searched:
+        return Searched(
+            self.files,
+            self.content_bytes,
+            tuple(self.hits.values()),
+            tuple(self.unreadable),
+            tuple(self.foreign),
+        )
+
+    def walk(self, folder: Path) -> None:
+        for base, names, leaves in os.walk(folder, onerror=self._unlisted):
             names.sort()
+            for name in names:
+                self._entry(Path(base, name))
             for leaf in sorted(leaves):
-                path = Path(base, leaf)
-                with contextlib.suppress(OSError):
-                    status = path.lstat()
-                    if stat.S_ISREG(status.st_mode) and status.st_mtime >= newer_s:
-                        yield path
+                self._entry(Path(base, leaf))
+
+    def _unlisted(self, error: OSError) -> None:
+        self._refused(Path(error.filename), error)
+
+    def _entry(self, path: Path) -> None:
+        try:
+            status = path.lstat()
+            self.name(path, os.fsencode(path.name), "file name")
+            if stat.S_ISLNK(status.st_mode):
+                self.name(path, os.fsencode(path.readlink()), "link target")
+            # The time of the last change cannot be set back by hand, the time of writing can.
+            elif stat.S_ISREG(status.st_mode) and max(status.st_mtime, status.st_ctime) >= self.newer_s:
+                self._file(path)
+        except OSError as error:
+            self._refused(path, error)
+
+    def _file(self, path: Path) -> None:
+        # Not blocking and not following, since somebody may have put a pipe or a link there just now.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(path, flags)
+        try:
+            size = os.fstat(descriptor).st_size
+            self.content(path, lambda start, length: os.pread(descriptor, length, start), size, descriptor)
+        finally:
+            os.close(descriptor)
+
+    def content(
+        self, path: Path, read: Callable[[int, int], bytes], size: int, descriptor: int | None = None
+    ) -> None:
+        """`size` bytes in blocks, each with the end of the one before; holes of a sparse file are skipped."""
+        self.files += 1
+        start, tail = 0, b""
+        while start < size:
+            begin = start if descriptor is None else _next_data(descriptor, start)
+            if begin != start:
+                start, tail = begin, b""
+                continue
+            block = read(start, min(_BLOCK_BYTES, size - start))
+            if not block:
+                break
+            held = tail + block if tail else block
+            for name, form, offset in self.matcher.find(held):
+                self._hit(path, name, form, start - len(tail) + offset)
+            start += len(block)
+            self.content_bytes += len(block)
+            tail = held[-(self.matcher.longest - 1) :] if self.matcher.longest > 1 else b""
+
+    def name(self, path: Path, content: bytes, what: str) -> None:
+        """A name in which a needle could stand."""
+        for name, form, offset in self.matcher.find(content):
+            self._hit(path, name, f"{what}, {form}", offset)
+
+    def _hit(self, path: Path, name: str, form: str, offset: int) -> None:
+        self.hits.setdefault((path, name, form), Hit(path, name, form, offset))
+
+    def _refused(self, path: Path, error: OSError) -> None:
+        if isinstance(error, FileNotFoundError) or error.errno == errno.ELOOP:
+            return
+        owner = None
+        with contextlib.suppress(OSError):
+            owner = path.lstat().st_uid
+        others = isinstance(error, PermissionError) and owner not in (None, os.geteuid())
+        (self.foreign if others else self.unreadable).append(path)
+
+
+def _next_data(descriptor: int, start: int) -> int:
+    """Where the next bytes lie that were ever written; a file system without holes says `start`."""
+    try:
+        return os.lseek(descriptor, start, os.SEEK_DATA)
+    except OSError as error:
+        return 1 << 63 if error.errno == errno.ENXIO else start
