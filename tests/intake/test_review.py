@@ -23,7 +23,7 @@ from stoker.intake.review import (
     verify_decision,
 )
 from stoker.keys.identities import create_identity
-from stoker.ledger.errors import UnknownIdentity
+from stoker.ledger.errors import LedgerUnusable, UnknownIdentity
 from stoker.ledger.records import ReviewRecord, Role, SourceRecord
 from stoker.spec.recipe import Kind, PolicySpec
 from support.intake_home import IntakeHome, intake_home
@@ -264,6 +264,47 @@ def test_a_decider_whose_key_is_another_is_refused(home: IntakeHome) -> None:
         require(home, source)
     with pytest.raises(errors.NotAReviewer, match="key"):
         decide(home, ask(home, source))
+
+
+def test_a_revocation_undone_in_the_database_stays_revoked(home: IntakeHome) -> None:
+    source = add_source(home)
+    review = decide(home, ask(home, source))
+    revoke_review(
+        review.id,
+        reason="wrong folder",
+        revoked_by="decider",
+        ledger=home.ledger,
+        backend=home.backend,
+        clock=home.clock,
+    )
+    tamper(
+        home,
+        "UPDATE review SET state = ?, decided_s = ?, reason = ?, decision_signature = ? WHERE id = ?",
+        review.state.value,
+        review.decided_s,
+        review.reason,
+        review.decision_signature,
+        review.id,
+    )
+    verify_decision(home.ledger.catalogue.review(review.id), home.ledger.catalogue.identity("decider"))
+    with pytest.raises(LedgerUnusable, match=review.id):
+        require(home, source)
+    with pytest.raises(LedgerUnusable, match=review.id):
+        review_in_force(home.ledger, review.id, "research", home.clock)
+
+
+def test_a_role_that_was_raised_in_the_database_decides_nothing(home: IntakeHome) -> None:
+    create_identity(
+        "eve", Role.RESEARCHER, actor=None, ledger=home.ledger, backend=home.backend, clock=home.clock
+    )
+    source = add_source(home)
+    review = ask(home, source)
+    with pytest.raises(errors.NotAReviewer):
+        decide(home, review, by="eve")
+    tamper(home, "UPDATE identity SET role = 'admin' WHERE name = 'eve'")
+    with pytest.raises(LedgerUnusable, match="identity 'eve'"):
+        decide(home, review, by="eve")
+    assert home.ledger.catalogue.review(review.id) == review
 
 
 def test_a_purpose_is_a_name_and_a_time_lies_ahead(home: IntakeHome) -> None:

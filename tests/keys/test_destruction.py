@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from stoker.keys.open import open_backend
 from stoker.keys.partition import BackendKeySource
 from stoker.keys.refs import KekRef, Purpose
 from stoker.keys.states import KekState
-from stoker.ledger.errors import UnknownIdentity
+from stoker.ledger.errors import LedgerUnusable, UnknownIdentity
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import Role
 
@@ -141,3 +143,30 @@ def test_a_key_store_restored_from_a_copy_loses_the_key_again(
     assert restored.info(kek).state is KekState.ACTIVE
     reconcile_tombstones(ledger=ledger, backend=restored)
     assert restored.info(kek).state is KekState.DESTROYED
+
+
+def edit(folder: Path, statement: str, *values: object) -> None:
+    with contextlib.closing(sqlite3.connect(folder / "ledger.db")) as database, database:
+        assert database.execute(statement, values).rowcount == 1
+
+
+def test_a_tombstone_planted_in_the_database_destroys_nothing(
+    ledger: Ledger, backend: KeyBackend, people: None, tmp_path: Path
+) -> None:
+    """Whoever can only write the ledger's database must not get around the two identities."""
+    kek = backend.create_kek("dataset/own-text", Purpose.DATASET, expires_s=None)
+    edit(tmp_path, "INSERT INTO tombstone VALUES (?, 'alice', 'bob', 1.0, 0, 0)", str(kek))
+    with pytest.raises(LedgerUnusable, match="tombstone 'dataset/own-text#1'"):
+        reconcile_tombstones(ledger=ledger, backend=backend)
+    assert backend.info(kek).state is KekState.ACTIVE
+
+
+def test_a_role_that_was_raised_in_the_database_approves_nothing(
+    ledger: Ledger, backend: KeyBackend, people: None, tmp_path: Path
+) -> None:
+    kek = backend.create_kek("dataset/own-text", Purpose.DATASET, expires_s=None)
+    request_destruction(kek, actor="bob", ledger=ledger, backend=backend)
+    edit(tmp_path, "UPDATE identity SET role = 'admin' WHERE name = 'alice'")
+    with pytest.raises(LedgerUnusable, match="identity 'alice'"):
+        approve_destruction(kek, actor="alice", ledger=ledger, backend=backend)
+    assert backend.info(kek).state is KekState.ACTIVE

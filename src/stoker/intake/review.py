@@ -176,7 +176,7 @@ def decide_review(
     """Allow or refuse, signed by `decided_by`'s own key.
 
     Raises SelfReview, NotAReviewer, ReviewClosed, ReviewExpired, or ReviewTampered when the request's row was
-    changed after it was made.
+    changed after it was made, LedgerUnusable when the audit log does not vouch for request or decider.
     """
     identity = ledger.catalogue.identity(decided_by)
     make = Approve if approve else Deny
@@ -213,6 +213,7 @@ def _carry_out(
                 f"The key held here for {identity.name} is not the key that the ledger knows them by.",
                 hint="Decide where that identity's key is kept.",
             )
+        ledger.vouch(review, identity)
         decided = replace(
             review,
             state=instruction.verdict,
@@ -266,7 +267,8 @@ def require_review(ledger: Ledger, source: SourceRecord, purpose: str, clock: Cl
     """The review that permits using exactly these bytes for `purpose` now; the newest when several do.
 
     Raises ReviewMissing, ReviewUndecided, ReviewDenied, ReviewRevoked, ReviewExpired, ReviewStale (other
-    bytes), OtherPurpose, or ReviewTampered. Every signature is checked each time.
+    bytes), OtherPurpose, ReviewTampered, or LedgerUnusable when a row is not what the audit log says. Every
+    signature is checked each time.
     """
     reviews = tuple(reversed(ledger.catalogue.reviews(source.name)))
     for review in reviews:
@@ -314,7 +316,10 @@ def _check_request(review: ReviewRecord) -> None:
 def _check_decision(review: ReviewRecord, ledger: Ledger) -> None:
     if review.decided_by is None:
         raise _tampered(review, "it is decided but names no decider")
-    verify_decision(review, ledger.catalogue.identity(review.decided_by))
+    decider = ledger.catalogue.identity(review.decided_by)
+    verify_decision(review, decider)
+    # A signature says that this decision was made, not that it is the last, nor that the role is real.
+    ledger.vouch(review, decider)
 
 
 def _refusal(review: ReviewRecord, now_s: float) -> StokerError | None:

@@ -15,10 +15,17 @@ def reconcile_tombstones(*, ledger: Ledger, backend: KeyBackend) -> None:
 
     A key store that was restored from a copy loses again what the ledger says is destroyed. A ledger that
     missed a destruction, since its process died in the middle, gets the tombstone that is missing.
+
+    Raises LedgerUnusable, and destroys nothing, for a tombstone that the audit log does not vouch for:
+    whoever can only write the database destroys no key.
     """
-    stones = {stone.kek for stone in ledger.catalogue.tombstones()}
+    recorded = ledger.catalogue.tombstones()
+    stones = {stone.kek for stone in recorded}
+    keks = backend.list_keks()
+    dead = {str(info.ref) for info in keks if info.state is KekState.DESTROYED}
+    ledger.vouch(*(stone for stone in recorded if stone.kek not in dead))
     backend.apply_tombstones(stones)
-    for info in backend.list_keks():
+    for info in keks:
         if info.state is KekState.DESTROYED and str(info.ref) not in stones:
             _record_death(info, actor=info.destroy_approved_by or "unknown", ledger=ledger)
 
@@ -38,7 +45,8 @@ def request_destruction(ref: KekRef, *, actor: str, ledger: Ledger, backend: Key
 def approve_destruction(ref: KekRef, *, actor: str, ledger: Ledger, backend: KeyBackend) -> KekInfo:
     """The second identity's half: the key is erased, and ledger and key store keep a tombstone.
 
-    Raises DualControlRefused when `actor` asked for it, may not approve, or nobody asked.
+    Raises DualControlRefused when `actor` asked for it, may not approve, or nobody asked; LedgerUnusable when
+    the audit log does not vouch for the actor's role.
     """
     approver = ledger.catalogue.identity(actor)
     if approver.role not in MAY_APPROVE:
@@ -46,6 +54,7 @@ def approve_destruction(ref: KekRef, *, actor: str, ledger: Ledger, backend: Key
             f"{approver.name} is {approver.role.value} and may not approve a destruction.",
             hint="Ask a reviewer, an operator or an admin.",
         )
+    ledger.vouch(approver)
     info = backend.destroy(ref, approver.name)
     _record_death(info, actor=approver.name, ledger=ledger)
     return info

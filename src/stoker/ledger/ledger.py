@@ -23,7 +23,9 @@ from stoker.ledger.errors import BadLedgerKey, LedgerUnusable, LedgerVersion
 from stoker.ledger.head import HeadFile
 from stoker.ledger.keyfile import create_key, read_key
 from stoker.ledger.notes import sign_checkpoint
+from stoker.ledger.rows import Record
 from stoker.ledger.tree import TreeWriter, insert_checkpoint
+from stoker.ledger.vouching import Voucher
 
 
 class Ledger:
@@ -38,6 +40,7 @@ class Ledger:
         self._acting: int | None = None
         self.catalogue = Catalogue(database)
         self.audit = AuditLog(database, signer.public_key, head)
+        self._voucher = Voucher(signer.public_key)
 
     @classmethod
     def open(cls, url: str, key_path: Path, clock: Clock) -> Ledger:
@@ -108,6 +111,15 @@ class Ledger:
                 tree = TreeWriter(connection, self._signer)
                 checkpoint = tree.append(draft, self._clock.now_s(), ())
             self._head.replace(checkpoint)
+
+    def vouch(self, *records: Record) -> None:
+        """Raise LedgerUnusable unless the audit log says of each record's row exactly what the record says.
+
+        For rows that give power: a reader of the catalogue alone believes whoever can write the database.
+        """
+        with self._database.read() as connection:
+            for record in records:
+                self._voucher.vouch(connection, record)
 
     @contextlib.contextmanager
     def _one_at_a_time(self) -> Iterator[None]:
