@@ -27,7 +27,7 @@ from stoker.keys.identities import create_identity
 from stoker.keys.open import open_backend
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import DatasetRecord, ReviewRecord, Role, RunOutcome, RunRecord, SourceRecord
-from stoker.promises.promise import Check, PromiseReport, Standing, VerifyReport
+from stoker.promises.promise import PROMISES, Check, PromiseReport, Standing, VerifyReport
 from stoker.promises.verify import verify_promises
 from stoker.spec.recipe import ImportSpec, RecipeSpec
 from stoker.spec.run import IsolationPolicy, LaunchSpec, RunSpec, TrainSpec
@@ -93,7 +93,8 @@ class PromiseHome:
     def canary(self) -> str:
         return self.backend.canary(f"source/letters/{self.source.version}")
 
-    def verify(self) -> VerifyReport:
+    def verify(self, *numbers: int) -> VerifyReport:
+        """Check the promises with these numbers; all of them when none is named."""
         return verify_promises(
             home=self.home,
             ledger=self.ledger,
@@ -103,6 +104,7 @@ class PromiseHome:
             clock=self.clock,
             progress=SILENT,
             outside=(self.outside,),
+            numbers=numbers or tuple(PROMISES),
         )
 
     def found(self) -> None:
@@ -234,7 +236,7 @@ def broken(report: VerifyReport) -> set[int]:
 
 
 def promise(report: VerifyReport, number: int) -> PromiseReport:
-    return report.promises[number - 1]
+    return next(each for each in report.promises if each.number == number)
 
 
 def failures(report: VerifyReport, number: int) -> list[Check]:
