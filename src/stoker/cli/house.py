@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from stoker.ledger.ledger import Ledger
     from stoker.store.cache import NodeCache
     from stoker.store.objects import ObjectStore
+
+
+MAX_PASSPHRASE_BYTES: Final = 4096
 
 
 class NoIdentity(StokerError):
@@ -113,11 +117,23 @@ def _passphrase_source() -> Callable[[], str] | None:
 
 
 def _passphrase_in(path: Path) -> str:
-    from stoker.keys.errors import PassphraseNeeded
+    """The passphrase in a file of this user, or of root, that nobody else may touch, or in a pipe."""
+    from stoker.keys.errors import LooseKeyFile, PassphraseNeeded
 
     hint = "Let STOKER_PASSPHRASE_FILE name a file that holds the passphrase and nothing else."
     try:
-        return path.read_text(encoding="utf-8").rstrip("\n")
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            loose = stat.S_IMODE(found.st_mode) & 0o077 or found.st_uid not in (0, os.geteuid())
+            if loose or not (stat.S_ISREG(found.st_mode) or stat.S_ISFIFO(found.st_mode)):
+                raise LooseKeyFile(
+                    f"The passphrase file {path} is open to others, of another user, or no file.",
+                    hint=f"Run: chmod 600 {path} — and if others may have read it, change the passphrase.",
+                )
+            data = file.read(MAX_PASSPHRASE_BYTES + 1)
+        if len(data) > MAX_PASSPHRASE_BYTES:
+            raise PassphraseNeeded(f"{path} is too long to hold a passphrase.", hint=hint)
+        return data.decode().rstrip("\n")
     except OSError as error:
         raise PassphraseNeeded(
             f"The passphrase file {path} cannot be read: {error.strerror}.", hint=hint

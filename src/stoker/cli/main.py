@@ -126,9 +126,11 @@ class InternalError(StokerError):
 def _broken(error: Exception, as_json: bool) -> int:
     import traceback
 
-    click.echo("".join(traceback.format_exception(error)), err=True)
+    # Only the text of errors that are about this machine: others may quote the data they were given.
+    about = f": {error}"[:500] if isinstance(error, OSError | ImportError) else ""
+    click.echo(printable("".join(traceback.format_tb(error.__traceback__))), err=True)
     told = InternalError(
-        f"Stoker made a mistake: {type(error).__name__}: {error}",
+        f"Stoker made a mistake: {type(error).__name__}{about}",
         hint="Report it with the traceback above; it holds no data of yours but file names.",
     )
     return _fail(told, as_json)
