@@ -31,7 +31,7 @@ pip() { .venv/bin/python -m pip --disable-pip-version-check --quiet "$@" 2> >(gr
 
 say "installing PyTorch 2.13.0 ($torch build)"
 pip install --constraint constraints.txt "$want"
-if [ "$torch" = cpu ] && .venv/bin/python -c 'import torch, sys; sys.exit(torch.version.cuda is None)'; then
+if [ "$torch" = cpu ] && .venv/bin/python -m pip --disable-pip-version-check list 2>/dev/null | grep -q '^nvidia-'; then
     say "note: this package index served PyTorch's CUDA build; it works on a CPU too, but takes several GB"
 fi
 say "installing Stoker and its tools (versions pinned in constraints.txt)"
