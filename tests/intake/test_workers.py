@@ -35,6 +35,20 @@ def start_echo(_: object) -> Callable[[bytes], bytes]:
     return lambda value: value
 
 
+def start_telling_signals(_: object) -> Callable[[int], tuple[bool, bool]]:
+    def tell(_: int) -> tuple[bool, bool]:
+        blocked = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        return blocked, signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+    return tell
+
+
+def test_ctrl_c_is_held_back_from_workers_from_their_first_moment_and_not_from_the_parent() -> None:
+    with Workers(2, start_telling_signals, None) as workers:
+        assert list(workers.map([1, 2])) == [(True, True)] * 2
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_results_come_in_the_order_of_the_tasks(processes: int) -> None:
     with Workers(processes, start_doubling, 3) as workers:

@@ -6,6 +6,7 @@ its pair closes, so none outlives a parent that was killed.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -34,17 +35,19 @@ class Workers(Generic[T, R]):
         self._pairs: list[tuple[ForkProcess, Connection]] = []
         try:
             for _ in range(max(1, processes)):
-                ours, theirs = _FORK.Pipe()
-                others = [pair[1] for pair in self._pairs]
-                process = _FORK.Process(
-                    target=_serve, args=(theirs, [ours, *others], start, settings), daemon=True
-                )
-                process.start()
-                theirs.close()
-                self._pairs.append((process, ours))
+                with _ctrl_c_waits():
+                    self._start(start, settings)
         except BaseException:
             self.close()
             raise
+
+    def _start(self, start: Callable[[Any], Callable[[T], R]], settings: object) -> None:
+        ours, theirs = _FORK.Pipe()
+        others = [pair[1] for pair in self._pairs]
+        process = _FORK.Process(target=_serve, args=(theirs, [ours, *others], start, settings), daemon=True)
+        process.start()
+        theirs.close()
+        self._pairs.append((process, ours))
 
     def map(self, tasks: Iterable[T]) -> Iterator[R]:
         """The function's results in the order of `tasks`; tasks are drawn as workers become free.
@@ -119,13 +122,23 @@ class Workers(Generic[T, R]):
         self.close()
 
 
+@contextlib.contextmanager
+def _ctrl_c_waits() -> Iterator[None]:
+    """Ctrl-C reaches this process after the block, and a process that is forked in it never."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _serve(
     connection: Connection,
     not_ours: list[Connection],
     start: Callable[[Any], Callable[[T], R]],
     settings: object,
 ) -> None:
-    """A worker's whole life. Ctrl-C reaches the parent, which then closes the pair."""
+    """A worker's whole life. Ctrl-C reaches the parent alone, which then closes the pair."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for other in not_ours:
