@@ -91,13 +91,6 @@ def test_a_source_that_was_imported_again_is_not_covered_by_the_old_review(home_
     assert home.contents() == before
 
 
-def test_the_same_bytes_imported_again_are_not_covered_either(home_at: HomeAt) -> None:
-    """Another import is another version with other seals: what was approved is the manifest, not the text."""
-    home = home_at("approved")
-    home.stoker("import", "notes", "texts")
-    home.refused(ReviewStale, *PREPARE)
-
-
 @pytest.mark.parametrize("level", ["source", "approved"])
 def test_bytes_changed_in_quarantine_are_refused_and_named(home_at: HomeAt, level: str) -> None:
     home = home_at(level)

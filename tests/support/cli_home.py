@@ -147,7 +147,7 @@ class CliHome:
 
     def stoker(self, *arguments: str, code: int = 0, **more: Any) -> Done:
         """Run one command to its end; its exit code must be `code`."""
-        done = _ended(self.start(*arguments, **more))
+        done = ended(self.start(*arguments, **more))
         assert done.code == code, f"{arguments} ended with {done.code}, not {code}\n{done.out}\n{done.err}"
         return done
 
@@ -177,7 +177,7 @@ class CliHome:
         process = self.start(*arguments, **more)
         wait_until(when, process)
         os.killpg(process.pid, signal.SIGINT)
-        done = _ended(process)
+        done = ended(process)
         assert self.processes() == {}
         assert "Traceback" not in done.err, done.err
         return done
@@ -269,7 +269,8 @@ def wait_until(when: Callable[[], object], process: subprocess.Popen[str]) -> No
         time.sleep(0.005)
 
 
-def _ended(process: subprocess.Popen[str]) -> Done:
+def ended(process: subprocess.Popen[str]) -> Done:
+    """Wait for the command's end."""
     try:
         out, err = process.communicate(timeout=_PATIENCE_S)
     except subprocess.TimeoutExpired:

@@ -289,7 +289,7 @@ def _saying_how_to_go_on(run: RunId) -> Iterator[None]:
     try:
         yield
     except StokerError as error:
-        error.hint = f"{error.hint} Then go on with: stoker run resume {run}".lstrip()
+        error.hint = f"{error.hint} To go on with this run: stoker run resume {run}".lstrip()
         raise
 
 

@@ -84,7 +84,7 @@ class RunReport:
     """Everything that is known of a run. Times `at_s` are seconds since it began.
 
     `error` is why it failed; None when it did not, and when it goes on again. `abandoned`: it counts as
-    running, but its supervisor is gone and could not record the end; it was killed, say, or the disk was full.
+    running, but its supervisor is gone and could not record the end, since it was killed or the disk full.
     """
 
     kind: ClassVar[str] = "run_report"
