@@ -53,7 +53,8 @@ def run(bench: str, about: str | None, sizes: Sequence[Size], measure: Callable[
     found = measure(**chosen)
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr, flush=True)
-    around |= {**chosen, **found.environment, "took_s": round(time.perf_counter() - began_s, 1)}
+    around |= {"load_after": _load(), "took_s": round(time.perf_counter() - began_s, 1)}
+    around |= {**chosen, **found.environment}
     if options.json:
         result: Mapping[str, JsonValue] = {
             "bench": bench,
@@ -69,7 +70,7 @@ def run(bench: str, about: str | None, sizes: Sequence[Size], measure: Callable[
 
 
 def machine() -> dict[str, JsonValue]:
-    """Where and when it was measured. The load is that of the minute before."""
+    """Where and when it is measured."""
     return {
         "date": iso_utc(time.time()),
         "commit": _commit(),
@@ -79,7 +80,7 @@ def machine() -> dict[str, JsonValue]:
         "machine": platform.machine(),
         "processor": _processor(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "load_before": round(os.getloadavg()[0], 2),
+        "load_before": _load(),
     }
 
 
@@ -117,6 +118,11 @@ def _at_least_one(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("expected a whole number of at least 1")
     return number
+
+
+def _load() -> float:
+    """How many processes wanted a core, on average over the last minute."""
+    return round(os.getloadavg()[0], 2)
 
 
 def _commit() -> str | None:

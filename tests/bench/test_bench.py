@@ -44,7 +44,8 @@ def test_the_json_object_has_the_shape_of_the_design(bench: Path, tmp_path: Path
     assert list(result) == ["bench", "figures", "peers", "environment", "method"]
     assert result["bench"] == bench.stem
     assert result["method"]
-    assert {"date", "commit", "python", "processor", "cpus", "load_before"} <= set(result["environment"])
+    assert {"date", "commit", "python", "processor", "cpus"} <= set(result["environment"])
+    assert {"load_before", "load_after", "took_s"} <= set(result["environment"])
     assert all(isinstance(each, str) and each for each in result["peers"].values())
     assert result["figures"]
     for name, figure in result["figures"].items():
