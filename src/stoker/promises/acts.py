@@ -7,10 +7,12 @@ docs/design/promises.md, "What the log adds".
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from stoker.core.errors import StokerError
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import AuditEntry
+from stoker.promises.promise import Check
 
 _BEGINNINGS = {
     "source.import.begin": "sources",
@@ -50,54 +52,72 @@ class Scan:
 
 @dataclass(frozen=True, slots=True)
 class Acts:
-    """The log by subject, each in order. `prefixes` are those of the store under which an act wrote."""
+    """The log by subject, each in order. `prefixes` are those of the store under which an act wrote.
+
+    `damage` says where reading had to stop, if it had to; what stands behind that is not known.
+    """
 
     began_s: float
     verdicts: Mapping[str, tuple[Verdict, ...]]
     leases: Mapping[str, tuple[Lease, ...]]
     scans: tuple[Scan, ...]
     prefixes: frozenset[str]
+    damage: str = ""
+
+    def readable(self) -> list[Check]:
+        """A check that fails when the log could not be read to its end, for whoever rests on it."""
+        return [Check("reading the audit log", False, self.damage)] if self.damage else []
 
 
 def read_acts(ledger: Ledger) -> Acts:
-    """Read the whole log once. Raises LedgerUnusable, naming the index, where it is damaged."""
+    """Read the whole log once, as far as it can be read."""
+    reading = _Reading()
+    damage = ""
+    try:
+        for entry in ledger.audit.entries():
+            reading.take(entry)
+    except StokerError as error:
+        damage = error.message
+    return Acts(
+        began_s=reading.began_s or 0.0,
+        verdicts={review: tuple(found) for review, found in reading.verdicts.items()},
+        leases={run: tuple(found) for run, found in reading.leases.items()},
+        scans=tuple(reading.scans),
+        prefixes=frozenset(reading.prefixes),
+        damage=damage,
+    )
+
+
+@dataclass(slots=True)
+class _Reading:
+    """What was read so far."""
+
     began_s: float | None = None
-    verdicts: dict[str, list[Verdict]] = {}
-    leases: dict[str, list[Lease]] = {}
-    scans: list[Scan] = []
-    prefixes: set[str] = set()
-    for entry in ledger.audit.entries():
-        began_s = entry.time_s if began_s is None else began_s
+    verdicts: dict[str, list[Verdict]] = field(default_factory=dict)
+    leases: dict[str, list[Lease]] = field(default_factory=dict)
+    scans: list[Scan] = field(default_factory=list)
+    prefixes: set[str] = field(default_factory=set)
+
+    def take(self, entry: AuditEntry) -> None:
+        if self.began_s is None:
+            self.began_s = entry.time_s
         kind, _, name = entry.subject.partition("/")
         if entry.action in ("review.decide", "review.revoke"):
             verdict = Verdict(
                 entry.time_s, entry.actor, _text(entry, "verdict"), _text(entry, "request_digest")
             )
-            verdicts.setdefault(_text(entry, "review"), []).append(verdict)
+            self.verdicts.setdefault(_text(entry, "review"), []).append(verdict)
         elif entry.action == "run.lease" and kind == "run":
             attempt = entry.detail.get("attempt")
             lease = Lease(entry.time_s, attempt if isinstance(attempt, int) else 0)
-            leases.setdefault(name, []).append(lease)
+            self.leases.setdefault(name, []).append(lease)
         elif entry.action == "run.start" and kind == "run":
-            prefixes.add(f"runs/{name}")
+            self.prefixes.add(f"runs/{name}")
         elif entry.action == "source.scan":
-            scans.append(
-                Scan(
-                    name,
-                    _text(entry, "version"),
-                    _text(entry, "scan_digest"),
-                    _text(entry, "patterns_digest"),
-                )
-            )
+            digests = _text(entry, "scan_digest"), _text(entry, "patterns_digest")
+            self.scans.append(Scan(name, _text(entry, "version"), *digests))
         elif entry.action in _BEGINNINGS:
-            prefixes.add(f"{_BEGINNINGS[entry.action]}/{name}/{_text(entry, 'version')}")
-    return Acts(
-        began_s=0.0 if began_s is None else began_s,
-        verdicts={review: tuple(found) for review, found in verdicts.items()},
-        leases={run: tuple(found) for run, found in leases.items()},
-        scans=tuple(scans),
-        prefixes=frozenset(prefixes),
-    )
+            self.prefixes.add(f"{_BEGINNINGS[entry.action]}/{name}/{_text(entry, 'version')}")
 
 
 def _text(entry: AuditEntry, name: str) -> str:

@@ -71,6 +71,9 @@ def attacked(
     what: str, sound: RangeSource, header: StreamHeader, opening: Callable[[RangeSource], StreamReader]
 ) -> Check:
     """Every attack on the object `sound`, and the unchanged one, which must open."""
+    geometry = ChunkGeometry(1 << header.chunk_log2)
+    if geometry.plaintext_bytes(sound.size() - len(header.encoded)) == 0:
+        return Check(f"changes to {what}", True, "it is empty, so no byte of it can be another")
     tried = list(attacks_on(sound, header))
     accepted = [each.name for each in tried if accepts(opening, each)]
     refused = refusal(opening, Attack("nothing", sound, 0))
@@ -89,7 +92,7 @@ def refusal(opening: Callable[[RangeSource], StreamReader], attack: Attack) -> s
     """What the reader says when it is given what the attack presents; None when it reads on."""
     try:
         reader = opening(attack.presented)
-        geometry: ChunkGeometry = reader.geometry
+        geometry = reader.geometry
         start = geometry.plain_start(attack.chunk)
         reader.read(start, geometry.plain_length(attack.chunk, reader.plaintext_bytes))
     except StokerError as error:

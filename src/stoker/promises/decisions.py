@@ -47,8 +47,8 @@ def check_decisions(house: OpenHouse, acts: Acts) -> PromiseReport:
 def _uses_and_bytes(house: OpenHouse, acts: Acts) -> list[Check]:
     datasets = house.ledger.catalogue.datasets()
     runs = house.ledger.catalogue.runs()
-    if not datasets and not runs:
-        return []
+    if acts.damage or not (datasets or runs):
+        return [*acts.readable(), *([_bound(house, datasets)] if datasets else [])]
     broken: list[str] = []
     uses = 0
     for what, found in [

@@ -33,7 +33,7 @@ def check_integrity(
     checks = [check for run in runs for check in _checkpoint(house, run.record)]
     for thing in house.sealed_things():
         checks += _thing(house, thing, progress)
-    checks += _scan_reports(house, acts)
+    checks += [*acts.readable(), *_scan_reports(house, acts)]
     if not checks:
         return judged(4, [], missing="Nothing has been sealed yet, so there was nothing to attack.")
     return judged(4, checks)

@@ -15,7 +15,7 @@ def check_isolation(runs: tuple[ToldRun, ...], acts: Acts, now: Isolation) -> Pr
     """For every attempt: a probe found no way out before its ranks existed. `now` is one of this moment."""
     if not runs:
         missing = f"No run has trained yet. A process isolated just now: {now.state}; {now.reason}."
-        return judged(5, [], missing=missing)
+        return judged(5, acts.readable(), missing=missing)
     wrong = unreadable(runs)
     attempts, ways = 0, set[str]()
     for run in runs:
@@ -39,7 +39,7 @@ def check_isolation(runs: tuple[ToldRun, ...], acts: Acts, now: Isolation) -> Pr
     seen = "; ".join(wrong[:5]) or "; ".join(sorted(ways)) or "no attempt had keys"
     isolated = now.state is IsolationState.ISOLATED
     live = Check("a process isolated just now, as ranks are", isolated, f"{now.state}: {now.reason}")
-    return judged(5, [Check(tried, not wrong, seen), live])
+    return judged(5, [Check(tried, not wrong, seen), *acts.readable(), live])
 
 
 def _untold(run: ToldRun, acts: Acts, probed: dict[int, str]) -> Iterator[str]:

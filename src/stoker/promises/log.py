@@ -55,14 +55,16 @@ def _proofs(house: OpenHouse) -> list[Check]:
 
 def _nothing_beside(house: OpenHouse) -> Check:
     """Everything in the store is of an act in the log, unless the log was turned back with its head."""
-    known = read_acts(house.ledger).prefixes
+    acts = read_acts(house.ledger)
+    if acts.damage:
+        return acts.readable()[0]
     found = set()
     for key in house.store.list():
         segments = key.split("/")
         length = _PREFIX_SEGMENTS.get(segments[0])
         if length is not None:
             found.add("/".join(segments[:length]))
-    strangers = sorted(found - known)
+    strangers = sorted(found - acts.prefixes)
     seen = (
         "; ".join(strangers[:5]) + " are of no act in the log"
         if strangers
