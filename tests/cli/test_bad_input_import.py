@@ -11,7 +11,7 @@ import pytest
 
 from stoker.core.errors import BadHome, BadName, ConfigError, DiskFull
 from stoker.intake.errors import EmptySource, LinkLeavesSource, UnreadableFile, UnusableFolder
-from stoker.keys.errors import PassphraseNeeded, WrongPassphrase
+from stoker.keys.errors import LooseKeyFile, PassphraseNeeded, WrongPassphrase
 from stoker.ledger.errors import UnknownIdentity
 from support.cli_home import CliHome, almost_full, small_disk, wait_until, write_texts
 
@@ -193,8 +193,12 @@ def test_a_wrong_passphrase_opens_nothing_and_changes_nothing(tmp_path: Path) ->
     place = tmp_path / "place"
     place.mkdir()
     write_texts(place / "texts", files=3)
-    (place / "right").write_text("quite a long phrase of words\n")
-    (place / "wrong").write_text("quite another phrase of words\n")
+    for name, phrase in (
+        ("right", "quite a long phrase of words"),
+        ("wrong", "quite another phrase of words"),
+    ):
+        (place / name).write_text(f"{phrase}\n")
+        (place / name).chmod(0o600)
     home = CliHome(place, {"STOKER_PASSPHRASE_FILE": str(place / "right")})
     home.stoker("identity", "create", "asker", "--role", "researcher")
     before = home.contents()
@@ -203,6 +207,9 @@ def test_a_wrong_passphrase_opens_nothing_and_changes_nothing(tmp_path: Path) ->
     assert f"The passphrase does not open the key store {home.root}/keys/keystore.json." in said
     said = CliHome(place).refused(PassphraseNeeded, "import", "notes", "texts")
     assert "STOKER_PASSPHRASE_FILE" in said
+    (place / "wrong").chmod(0o644)
+    said = intruder.refused(LooseKeyFile, "import", "notes", "texts")
+    assert f"chmod 600 {place}/wrong" in said
     absent = CliHome(place, {"STOKER_PASSPHRASE_FILE": str(place / "absent")})
     said = absent.refused(PassphraseNeeded, "import", "notes", "texts")
     assert f"{place}/absent cannot be read: No such file or directory." in said
