@@ -159,3 +159,11 @@ def test_a_cache_folder_that_cannot_be_made_is_named(store: _CountingStore, tmp_
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreUnreachable, match="file/cache cannot be used as a cache"):
         NodeCache(tmp_path / "file/cache", store, 1)
+
+
+def test_what_is_no_plain_file_is_no_copy_and_is_fetched_anew(store: _CountingStore, tmp_path: Path) -> None:
+    cache = NodeCache(tmp_path / "cache", store, 1000)
+    store.create("a/b", b"sealed bytes")
+    (tmp_path / "cache" / "objects" / "a").mkdir()
+    os.mkfifo(tmp_path / "cache" / "objects" / "a" / "b")
+    assert bytes(cache.fetch("a/b", 12).read(0, 12)) == b"sealed bytes"

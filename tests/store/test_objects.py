@@ -263,3 +263,14 @@ def test_a_local_store_works_after_a_fork(tmp_path: Path) -> None:
             os._exit(9)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert store.get("y") == b"before"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_plain_file_is_no_object_and_nobody_waits_for_it(tmp_path: Path, make: Any) -> None:
+    store = ObjectStore.open(tmp_path.as_uri())
+    make(tmp_path / "planted")
+    for read in (store.get, store.size, lambda key: store.get_range(key, 0, 1)):
+        with pytest.raises(ObjectMissing, match="planted"):
+            read("planted")
+    with pytest.raises(ObjectExists):
+        store.create("planted", b"x")

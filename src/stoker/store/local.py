@@ -12,12 +12,13 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from stoker.core.atomic import naming_full_disk, sync_folder
 from stoker.store.errors import ObjectExists, ObjectMissing, StoreUnreachable, UnsafeStore
-from stoker.store.ranges import BytesLike, check_range, read_exactly
+from stoker.store.ranges import BytesLike, check_range, read_exactly, regular_size
 
 _LEFTOVER = re.compile(r".+#\d+")
 """What a named temporary file looks like, here and in LocalStore; such names are no objects."""
@@ -137,16 +138,20 @@ class LocalFolder:
             path = self._root / key
             if path.is_dir():
                 raise FileNotFoundError(errno.ENOENT, "is a folder", str(path))
-            return path.stat().st_size
+            found = path.stat()
+            if not stat.S_ISREG(found.st_mode):
+                raise FileNotFoundError(errno.ENOENT, "is no plain file", str(path))
+            return found.st_size
 
     def read(self, key: str, start: int, length: int) -> memoryview:
         return self.read_many(key, [(start, length)])[0]
 
     def read_many(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
         with self._naming(key):
-            descriptor = os.open(self._root / key, os.O_RDONLY | os.O_CLOEXEC)
+            # A FIFO in an object's place must not make us wait for a writer.
+            descriptor = os.open(self._root / key, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
-                size = os.fstat(descriptor).st_size
+                size = regular_size(descriptor, str(self._root / key))
                 found = []
                 for start, length in ranges:
                     check_range(key, start, length, size)

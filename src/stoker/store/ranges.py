@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
+import stat
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, TypeAlias
@@ -49,8 +51,8 @@ class FileSource:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor = -1
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._size = os.fstat(self._descriptor).st_size
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        self._size = regular_size(self._descriptor, str(path))
         self._buffer = memoryview(b"")
 
     def size(self) -> int:
@@ -81,6 +83,14 @@ class FileSource:
 
     def __del__(self) -> None:
         self.close()
+
+
+def regular_size(descriptor: int, place: str) -> int:
+    """The length of an open plain file. Raises FileNotFoundError for a folder, a FIFO or a device."""
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        raise FileNotFoundError(errno.ENOENT, "is no plain file", place)
+    return found.st_size
 
 
 def read_exactly(descriptor: int, target: memoryview, start: int, place: str) -> None:
