@@ -12,7 +12,7 @@ import pytest
 
 from stoker.core.clock import ManualClock
 from stoker.core.errors import DiskFull
-from stoker.keys.errors import KeyDestroyed, KeyNotActive, KeystoreDamaged
+from stoker.keys.errors import KeyDestroyed, KeyNotActive, KeystoreDamaged, LooseKeyFile
 from stoker.keys.file_backend import FileBackend
 from stoker.keys.refs import KekRef, Purpose
 from stoker.keys.secret import SecretKey
@@ -342,3 +342,15 @@ def test_lost_tombstones_are_written_again_at_the_next_opening(tmp_path: Path) -
     (folder / "tombstones.json").unlink()
     open_store(folder).close()
     assert (folder / "tombstones.json").read_bytes() == content
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o722, 0o707])
+def test_a_folder_in_which_others_could_replace_files_is_refused(tmp_path: Path, mode: int) -> None:
+    folder = tmp_path / "keys"
+    folder.mkdir(mode=0o700)
+    FileBackend.open(folder, clock=ManualClock()).close()
+    folder.chmod(mode)
+    with pytest.raises(LooseKeyFile, match="replace"):
+        FileBackend.open(folder, clock=ManualClock())
+    folder.chmod(0o755)
+    FileBackend.open(folder, clock=ManualClock()).close()

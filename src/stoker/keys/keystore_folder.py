@@ -17,7 +17,7 @@ from typing import Final
 
 from stoker.core.atomic import naming_full_disk, sync_folder
 from stoker.core.errors import Busy
-from stoker.keys.errors import KeystoreDamaged
+from stoker.keys.errors import KeystoreDamaged, LooseKeyFile
 from stoker.keys.keystore import MAX_FILE_BYTES
 from stoker.keys.root import open_private
 
@@ -63,6 +63,12 @@ class KeystoreFolder:
         """Make the folder, mode 0700, when it is absent."""
         with naming_full_disk(self.path):
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        found = self.path.stat()
+        if found.st_mode & 0o022 or found.st_uid != os.geteuid():
+            raise LooseKeyFile(
+                f"Others could replace what is in the key store's folder {self.path}.",
+                hint=f"Make the folder your own and run: chmod 700 {self.path}",
+            )
 
     @contextlib.contextmanager
     def locked(self, *, exclusive: bool) -> Iterator[None]:
