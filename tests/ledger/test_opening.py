@@ -239,3 +239,10 @@ def test_the_errors_fill_the_rooms_exit_codes() -> None:
     assert all(each.__module__ == errors.__name__ for each in own.values())
     assert set(own) == set(ROOM_EXIT_CODES["ledger"])
     assert own[20].id == "unknown-identity"
+
+
+def test_a_password_in_a_url_is_never_shown(tmp_path: Path) -> None:
+    for url in ("nosuch://ada:hunter2@host/db", "postgresql+nosuch://ada:hunter2@host/db", "ada:hunter2@@"):
+        with pytest.raises(LedgerUnusable) as refused:
+            Ledger.open(url, tmp_path / "ledger.key", ManualClock())
+        assert "hunter2" not in refused.value.message + refused.value.hint

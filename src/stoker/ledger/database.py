@@ -38,7 +38,7 @@ class Database:
             self._engine = sa.create_engine(parsed, **_engine_arguments(parsed))
         except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:
             raise LedgerUnusable(
-                f"{url[:200]!a} is not a ledger URL that this installation can open.",
+                f"{_without_password(url)[:200]!a} is not a ledger URL that this installation can open.",
                 hint="Use sqlite:///FOLDER/ledger.db, or postgresql+psycopg://... with the postgres extra.",
             ) from error
         if self._file is not None:
@@ -140,6 +140,13 @@ class Database:
             return False
         no_inodes = facts.f_files > 0 and facts.f_favail == 0
         return facts.f_bavail * facts.f_frsize < _SPACE_FOR_ONE_WRITE_BYTES or no_inodes
+
+
+def _without_password(url: str) -> str:
+    """The URL as it may be shown, also where it cannot be parsed: without what stands before the last @."""
+    before, at, place = url.rpartition("@")
+    scheme, separator, _ = before.partition("://")
+    return f"{scheme + separator if separator else ''}***@{place}" if at else url
 
 
 def _sqlite_file(url: URL, place: str) -> Path | None:
