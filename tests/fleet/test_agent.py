@@ -220,3 +220,21 @@ def test_a_cancelled_run_goes_on_with_the_next_attempt_number(folder: RunFolder)
     assert supervise(errands).outcome is Phase.FINISHED
     started = told(folder, K.ATTEMPT_STARTED)
     assert [(event.attempt, event.number("resume_step")) for event in started] == [(1, 0.0), (2, float(last))]
+
+
+def test_no_other_process_takes_a_key_socket_out_of_the_agents_hands() -> None:
+    """The agent cannot be looked into when it tells that the probe is done; keys are served after that."""
+    program = """
+import socket
+from stoker.fleet import agent
+from stoker.fleet.agent_plan import AgentPlan
+from stoker.keys.memory import memory_protection
+from stoker.spec.run import IsolationPolicy
+plan = AgentPlan("r", 1, "n", (), {}, (), 0, "/e", "/l", IsolationPolicy.OFF, 9, "o")
+class Watching(agent.Agent):
+    def _tell(self, kind, **fields):
+        print(kind.value, memory_protection().undumpable)
+Watching(socket.socketpair()[0], plan, None, None)._probe_isolation()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "isolation_probed True\n"

@@ -44,6 +44,7 @@ from stoker.fleet.rank_process import (
     spawn_rank,
 )
 from stoker.fleet.signals import signals_as_bytes
+from stoker.keys.memory import harden_process
 from stoker.spec.run import IsolationPolicy
 
 RANK_KINDS: Final = frozenset(
@@ -223,6 +224,9 @@ class Agent:
             if found.state is IsolationState.ISOLATED:
                 found = probe(plan.outside_port, plan.outside_name)
         self._isolated = found.state is IsolationState.ISOLATED
+        # Until a rank is started its key socket is ours, and no other process may take it out of our hands.
+        # Not before the namespace: a process that cannot be looked into may not write its own maps of users.
+        harden_process()
         self._tell(EventKind.ISOLATION_PROBED, state=found.state.value, reason=found.reason)
 
     def _spawn_all(self) -> None:
