@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -13,9 +14,10 @@ import pytest
 
 from stoker.core.atomic import exclusive, write_atomic
 from stoker.core.clock import ManualClock, iso_utc
-from stoker.core.errors import BadHome, BadName, Busy, DiskFull
+from stoker.core.errors import BadHome, BadName, Busy, ConfigError, DiskFull
 from stoker.core.home import Home
 from stoker.core.ids import check_name, new_run_id, new_version_id
+from stoker.core.settings import load_settings
 
 
 @pytest.fixture
@@ -148,3 +150,26 @@ def test_home_is_made_private_and_refused_when_loose_or_newer_or_a_file(tmp_path
     (tmp_path / "file").write_text("")
     with pytest.raises(BadHome):
         Home(tmp_path / "file").prepare()
+
+
+def test_a_home_or_settings_of_another_user_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that somebody else put where we work must not decide where data and keys go."""
+    home = Home(tmp_path / ".stoker").prepare()
+    settings = tmp_path / "stoker.toml"
+    settings.write_text("[cache]\nlimit_bytes = 5\n")
+    assert load_settings(home, tmp_path).value.cache.limit_bytes == 5
+    settings.chmod(0o666)
+    with pytest.raises(ConfigError, match=r"stoker\.toml"):
+        load_settings(home, tmp_path)
+    settings.chmod(0o644)
+    if os.geteuid() == 0:
+        os.chown(settings, 12345, -1)
+        os.chown(home.root, 12345, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(ConfigError, match=r"stoker\.toml"):
+        load_settings(home, tmp_path)
+    with pytest.raises(BadHome, match="belongs to user"):
+        home.prepare()

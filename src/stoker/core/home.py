@@ -81,7 +81,13 @@ class Home:
             ) from error
         if not os.access(self.root, os.W_OK | os.X_OK):
             raise BadHome(f"{self.root} is not writable.", hint="Set STOKER_HOME to a folder that you own.")
-        loose = stat.S_IMODE(self.root.stat().st_mode) & 0o077
+        found = self.root.stat()
+        if found.st_uid != os.geteuid():
+            raise BadHome(
+                f"{self.root} belongs to user {found.st_uid}, not to user {os.geteuid()}, who runs Stoker.",
+                hint="Set STOKER_HOME to a folder that you own.",
+            )
+        loose = stat.S_IMODE(found.st_mode) & 0o077
         if loose:
             raise BadHome(
                 f"{self.root} can be opened by other users of this machine.",

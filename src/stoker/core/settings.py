@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from stoker.core.config import Layer, Loaded, load, read_layer
+from stoker.core.errors import ConfigError
 from stoker.core.home import Home
 
 
@@ -45,6 +48,19 @@ class Settings:
 def load_settings(home: Home, working_folder: Path) -> Loaded[Settings]:
     """The home's `stoker.toml` under the project's (`./stoker.toml`), both optional. Raises ConfigError."""
     layers: list[Layer] = [
-        read_layer(path) for path in (home.settings_path, working_folder / "stoker.toml") if path.exists()
+        read_layer(_own(path))
+        for path in (home.settings_path, working_folder / "stoker.toml")
+        if path.exists()
     ]
     return load(Settings, layers)
+
+
+def _own(path: Path) -> Path:
+    """`path` when nobody else decides what is in it: it says where data and keys go. Raises ConfigError."""
+    found = path.stat()
+    if found.st_uid not in (0, os.geteuid()) or found.st_mode & stat.S_IWOTH:
+        raise ConfigError(
+            f"{path} says where data and keys go, and it can be changed by another user of this machine.",
+            hint="Look at what it says, then make it your own and close it to others, or work elsewhere.",
+        )
+    return path
