@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from support.cli_home import CliHome, Levels, copied
+from support.cli_home import CliHome, copied
+from support.cli_levels import Levels
 
 
 @pytest.fixture(scope="session")
