@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -71,6 +72,9 @@ def test_a_run_is_recorded_from_its_start_to_its_end(house: RunHouse) -> None:
     assert [each.step for each in house.ledger.catalogue.checkpoints(summary.run)] == [2, 4, 6]
     assert house.actions() == ["run.start", "run.lease", *["run.checkpoint"] * 3, "run.end"]
     assert house.ledger.audit.verify().findings == ()
+    *_, end = house.ledger.audit.entries()
+    told = RunFolder.of(house.home.runs_dir, summary.run).events.read_bytes()
+    assert end.detail["events_sha256"] == hashlib.sha256(told).hexdigest()
     saved = json.loads(RunFolder.of(house.home.runs_dir, summary.run).run_file.read_text())
     assert saved["spec"] == plain(SPEC)
     assert saved["spec_digest"] == digest_of(plain(SPEC)) == record.spec_digest

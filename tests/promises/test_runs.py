@@ -253,6 +253,17 @@ def test_figures_from_events_that_are_not_whole_are_named(name: str, house: Prom
     assert f"run {house.run.id}: {why}" in failures(report, 7)[0].seen
 
 
+def test_a_better_figure_written_into_the_events_afterwards_is_noticed(house: PromiseHome) -> None:
+    rewrite(house, setting("evaluation", to={"bits_per_byte": 0.5}))
+    report = house.verify(7)
+    assert broken(report) == {7}
+    (failure,) = failures(report, 7)
+    assert failure.seen == f"run {house.run.id}: its events were changed after its end"
+    with house.ledger.act(actor="asker", action="run.resume", subject=f"run/{house.run.id}", detail={}):
+        pass
+    assert broken(house.verify(7)) == set()
+
+
 @pytest.mark.parametrize("kind", ["evaluation", "heartbeat"])
 def test_a_line_that_was_garbled_without_a_crash_is_named(kind: str, house: PromiseHome) -> None:
     path = house.run_folder.events
@@ -269,6 +280,9 @@ def test_a_line_that_a_crash_cut_is_said_and_not_held_against_the_run(house: Pro
     path = house.run_folder.events
     first = path.read_text().splitlines(keepends=True)[0]
     path.write_text(first + '{"ts": 17\n' + path.read_text())
+    digest = {"events_sha256": house.run_folder.events_digest()}
+    with house.ledger.act(actor="asker", action="run.end", subject=f"run/{house.run.id}", detail=digest):
+        pass
     report = house.verify(7)
     assert broken(report) == set()
     assert "1 lines were cut by a crash" in promise(report, 7).checks[0].seen

@@ -316,7 +316,8 @@ def _recording(house: House, record: RunRecord) -> Iterator[list[Verdict]]:
 
 
 def _record_end(house: House, run: RunId, outcome: RunOutcome, reason: str) -> None:
-    detail = {"outcome": outcome.value, "reason": reason}
+    digest = RunFolder.of(house.home.runs_dir, run).events_digest()
+    detail = {"outcome": outcome.value, "reason": reason, "events_sha256": digest}
     with house.ledger.act(
         actor=house.actor, action="run.end", subject=f"run/{run}", detail=detail
     ) as catalogue:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,14 @@ class RunFolder:
     @property
     def events(self) -> Path:
         return self.path / "events.jsonl"
+
+    def events_digest(self) -> str:
+        """SHA-256 over the bytes of the events, 64 hexadecimal digits; empty when there are none to read."""
+        try:
+            with self.events.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            return ""
 
     @property
     def attempt_lock(self) -> Path:

@@ -54,6 +54,7 @@ class Scan:
 class Acts:
     """The log by subject, each in order. `prefixes` are those of the store under which an act wrote.
 
+    `events` is, by run, the SHA-256 of what it had told when it last ended; a run that goes on has none.
     `damage` says where reading had to stop, if it had to; what stands behind that is not known.
     """
 
@@ -63,6 +64,7 @@ class Acts:
     scans: tuple[Scan, ...]
     prefixes: frozenset[str]
     damage: str = ""
+    events: Mapping[str, str] = field(default_factory=dict)
 
     def readable(self) -> list[Check]:
         """A check that fails when the log could not be read to its end, for whoever rests on it."""
@@ -84,6 +86,7 @@ def read_acts(ledger: Ledger) -> Acts:
         leases={run: tuple(found) for run, found in reading.leases.items()},
         scans=tuple(reading.scans),
         prefixes=frozenset(reading.prefixes),
+        events=reading.events,
         damage=damage,
     )
 
@@ -97,6 +100,7 @@ class _Reading:
     leases: dict[str, list[Lease]] = field(default_factory=dict)
     scans: list[Scan] = field(default_factory=list)
     prefixes: set[str] = field(default_factory=set)
+    events: dict[str, str] = field(default_factory=dict)
 
     def take(self, entry: AuditEntry) -> None:
         if self.began_s is None:
@@ -111,6 +115,11 @@ class _Reading:
             attempt = entry.detail.get("attempt")
             lease = Lease(entry.time_s, attempt if isinstance(attempt, int) else 0)
             self.leases.setdefault(name, []).append(lease)
+            self.events.pop(name, None)
+        elif entry.action == "run.resume" and kind == "run":
+            self.events.pop(name, None)
+        elif entry.action == "run.end" and kind == "run":
+            self.events[name] = _text(entry, "events_sha256")
         elif entry.action == "run.start" and kind == "run":
             self.prefixes.add(f"runs/{name}")
         elif entry.action == "source.scan":

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 from stoker.core.errors import StokerError
 from stoker.core.events import EventKind
+from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.summary import read_run
 from stoker.ledger.records import RunOutcome
+from stoker.promises.acts import Acts
 from stoker.promises.house import OpenHouse
 from stoker.promises.promise import Check, PromiseReport, judged
 from stoker.promises.runs import ToldRun, unreadable
@@ -16,7 +18,7 @@ from stoker.promises.runs import ToldRun, unreadable
 _ROUNDING_S = 1e-3
 
 
-def check_figures(house: OpenHouse, runs: tuple[ToldRun, ...]) -> PromiseReport:
+def check_figures(house: OpenHouse, runs: tuple[ToldRun, ...], acts: Acts) -> PromiseReport:
     """Make every run's figures again from its events; hold them against each other and against the ledger."""
     if not runs:
         return judged(7, [], missing="No run has trained yet, so no figure has been shown.")
@@ -29,7 +31,21 @@ def check_figures(house: OpenHouse, runs: tuple[ToldRun, ...]) -> PromiseReport:
     if cut_lines:
         seen += f"; {cut_lines} lines were cut by a crash"
     tried = f"figures of {len(runs)} runs, from their events"
-    return judged(7, [Check(tried, not wrong, "; ".join(wrong[:5]) or seen)])
+    return judged(7, [Check(tried, not wrong, "; ".join(wrong[:5]) or seen), *_untouched(house, runs, acts)])
+
+
+def _untouched(house: OpenHouse, runs: tuple[ToldRun, ...], acts: Acts) -> list[Check]:
+    """Whether the events of runs that have ended are the very bytes that the ledger recorded at the end."""
+    ended = [run for run in runs if acts.events.get(run.id)]
+    if not ended:
+        return []
+    changed = [
+        f"run {run.id}: its events were changed after its end"
+        for run in ended
+        if RunFolder.of(house.home.runs_dir, run.id).events_digest() != acts.events[run.id]
+    ]
+    tried = f"events of {len(ended)} runs against the digest that the log recorded at their end"
+    return [Check(tried, not changed, "; ".join(changed[:5]) or "all hold")]
 
 
 def _problems(house: OpenHouse, run: ToldRun) -> Iterator[str]:

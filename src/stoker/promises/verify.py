@@ -72,7 +72,7 @@ def verify_promises(
         4: lambda: check_integrity(house, known.runs, known.acts, progress),
         5: lambda: check_isolation(known.runs, known.acts, probe_now()),
         6: lambda: check_continuity(house, known.runs),
-        7: lambda: check_figures(house, known.runs),
+        7: lambda: check_figures(house, known.runs, known.acts),
         8: lambda: check_log(house),
     }
     reports = []
