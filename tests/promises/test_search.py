@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.promises.search import forms_of, search
+from stoker.promises import search as search_module
+from stoker.promises.search import Matcher, forms_of, search
 
 SECRET = b"stoker-canary-0123456789abcdef0123456789abcdef"
 
@@ -52,3 +54,70 @@ def test_clean_files_give_no_hit_and_say_what_was_searched(tmp_path: Path) -> No
 def test_base64_is_found_whatever_stands_around_it(secret: bytes, before: bytes, after: bytes) -> None:
     encoded = base64.b64encode(before + secret + after)
     assert any(value in encoded for form, value in forms_of(secret).items() if form.startswith("base64"))
+
+
+def naively(content: bytes, needles: dict[str, dict[str, bytes]]) -> set[tuple[str, str, int]]:
+    found = set()
+    for name, forms in needles.items():
+        for form, value in forms.items():
+            at = content.find(value)
+            while at >= 0:
+                found.add((name, form, at))
+                at = content.find(value, at + 1)
+    return found
+
+
+small_bytes = st.lists(st.sampled_from(b"ab\0"), min_size=4, max_size=16).map(bytes)
+
+
+@given(
+    values=st.lists(small_bytes, min_size=1, max_size=30, unique=True),
+    content=st.lists(small_bytes).map(b"".join),
+)
+def test_every_place_of_every_needle_is_found_few_or_many(values: list[bytes], content: bytes) -> None:
+    needles = {"it": {str(number): value for number, value in enumerate(values)}}
+    assert set(Matcher(needles).find(content)) == naively(content, needles)
+
+
+def test_a_needle_that_chance_would_find_is_refused() -> None:
+    with pytest.raises(ValueError, match="a needle needs 4"):
+        Matcher({"it": {"raw": b"abc"}})
+
+
+@pytest.mark.parametrize("secrets_count", [1, 40])
+@pytest.mark.parametrize("before", [-46, -45, -1, 0, 1])
+def test_a_needle_across_the_border_of_two_blocks_is_found(
+    tmp_path: Path, secrets_count: int, before: int
+) -> None:
+    start = search_module._BLOCK_BYTES + before
+    leak = tmp_path / "leak"
+    with leak.open("wb") as file:
+        file.write(b"z" * start + SECRET + b"z" * 100)
+    needles = {str(number): forms_of(b"%016d-other" % number) for number in range(secrets_count - 1)}
+    found = search([tmp_path], {**needles, "canary": forms_of(SECRET)})
+    assert [(hit.needle, hit.form, hit.offset) for hit in found.hits] == [("canary", "raw", start)]
+    assert found.content_bytes == leak.stat().st_size
+
+
+def test_a_hole_is_skipped_and_what_lies_behind_it_is_found(tmp_path: Path) -> None:
+    leak = tmp_path / "sparse"
+    with leak.open("wb") as file:
+        file.seek(1 << 40)
+        file.write(SECRET)
+    found = search([tmp_path], {"canary": forms_of(SECRET)})
+    assert [hit.offset for hit in found.hits] == [1 << 40]
+    assert found.content_bytes < 1 << 20
+
+
+def test_each_of_several_needles_is_named_once_in_a_file(tmp_path: Path) -> None:
+    secrets = [b"stoker-canary-%032d" % number for number in range(20)]
+    (tmp_path / "leak").write_bytes(b"..".join(secrets[:3]) + secrets[0])
+    found = search([tmp_path], {str(number): forms_of(secret) for number, secret in enumerate(secrets)})
+    assert [hit.needle for hit in found.hits] == ["0", "1", "2"]
+
+
+def test_a_pipe_and_a_link_that_leads_in_a_circle_are_no_obstacle(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "circle").symlink_to("circle")
+    found = search([tmp_path], {"canary": forms_of(SECRET)})
+    assert (found.files, found.hits, found.unreadable) == (0, (), ())
