@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as distributed
 
 from stoker.core.clock import SystemClock
 from stoker.core.events import Event, Section, read_events
@@ -50,6 +51,7 @@ class MortalTelemetry(Telemetry):
 
     def enter(self, section: Section, step: int | None = None) -> None:
         if step is not None and step > self.last_step:
+            distributed.barrier()  # no rank is ended before the other has told its last step
             raise Killed
         self.noted_step = step or self.noted_step
         if section is Section.COMPUTE:
