@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from stoker.keys.refs import Purpose
+from stoker.keys.partition import BackendKeySource
+from stoker.keys.refs import KekRef, Purpose
 from stoker.promises.attacks import Attack, Changed, accepts, attacked, attacks_on
 from stoker.store.header import StreamKind, StreamLabel, parse_header
 from stoker.store.ranges import BytesSource, RangeSource
@@ -136,6 +137,18 @@ def test_an_older_manifest_in_the_place_of_the_recorded_one_is_named(house: Prom
     report = house.verify(4)
     (check,) = failures(report, 4)
     assert f"The manifest datasets/text/{house.dataset.version} has the root {other.root}" in check.seen
+
+
+def test_a_scan_report_that_the_log_does_not_know_is_named(house: PromiseHome) -> None:
+    """It is as truly sealed as the one that the reviewer was shown, and says something else."""
+    (path,) = (house.home.store_dir / "sources" / "letters" / house.source.version / "scan").iterdir()
+    label = parse_header(path.read_bytes(), path.stat().st_size, "report").label
+    kek = KekRef.parse(house.source.kek)
+    with PartitionSeal(BackendKeySource(house.backend), kek, Purpose.SOURCE) as seal:
+        path.write_bytes(bytes(seal.seal(label, b"nothing was found").data))
+    (check,) = failures(house.verify(4), 4)
+    assert check.tried == "1 scan reports against the log"
+    assert check.seen.endswith("is another report than the one that was recorded")
 
 
 def test_a_part_of_each_runs_checkpoint_is_attacked_as_streams_are(house: PromiseHome) -> None:

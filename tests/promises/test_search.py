@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stoker.promises import search as search_module
@@ -70,6 +70,7 @@ def naively(content: bytes, needles: dict[str, dict[str, bytes]]) -> set[tuple[s
 small_bytes = st.lists(st.sampled_from(b"ab\0"), min_size=4, max_size=16).map(bytes)
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     values=st.lists(small_bytes, min_size=1, max_size=30, unique=True),
     content=st.lists(small_bytes).map(b"".join),

@@ -126,6 +126,8 @@ def _absent_from_dataset(
 def _ends_with(dataset: Dataset, ids: list[int]) -> bool:
     """Whether the training split ends with these tokens and the fill behind them."""
     reader = dataset.split("train")
+    if not reader.samples:
+        return False
     wanted = -(-len(ids) // (reader.sample_tokens - 1)) + 1
     last = np.concatenate(list(reader.sequential(max(0, reader.samples - wanted))))
     stream = np.append(last[:, :-1].ravel(), last[-1, -1]).astype("<i8").tobytes()
