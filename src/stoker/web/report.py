@@ -30,6 +30,10 @@ _TIME_STYLES: Final = {
 }
 
 
+_SMOOTH_PARTS: Final = 60
+"""The drawn mean covers one part in so many of the run."""
+
+
 def write_report(report: RunReport, home: Home, out: Path | None = None) -> Path:
     """Write the page into the run's folder, or to `out`, and return where. Raises DiskFull."""
     path = out or RunFolder.of(home.runs_dir, report.run).path / "report.html"
@@ -71,7 +75,7 @@ def _tiles(report: RunReport) -> str:
         ("bits per byte, held out", _number(model, ".3f")),
         ("ETTR", _number(goodput.ettr, ".3f")),
         ("tokens per second", _number(goodput.tokens_per_s, ",.0f")),
-        ("steps", f"{goodput.steps:,} of {report.steps_planned:,}"),
+        (f"of {report.steps_planned:,} steps", f"{goodput.steps:,}"),
         ("failures survived", f"{sum(each.next_step_s is not None for each in report.recoveries)}"),
         ("wall time", f"{goodput.wall_s:.0f} s"),
         ("parameters", _number(report.parameters, ",d")),
@@ -93,7 +97,9 @@ def _loss_chart(report: RunReport) -> str:
             ]
         )
     ]
-    series.append(Series("training loss", stands, "loss"))
+    series.append(Series("loss of each step", stands, "raw"))
+    window = max(1, len(stands) // _SMOOTH_PARTS)
+    series.append(Series(f"mean of {window} steps", _smoothed(stands, window), "loss"))
     marks: list[Mark] = []
     for each in report.recoveries:
         word = "kill" if each.injected else "failure"
@@ -102,6 +108,14 @@ def _loss_chart(report: RunReport) -> str:
             sentence = f"Training went on from the checkpoint of step {each.resume_step}."
             marks.append(Mark(float(each.resume_step), "recovery", sentence, "recovery"))
     return line_chart(series, marks, x_title="step", y_title="loss, nats a token")
+
+
+def _smoothed(points: list[tuple[float, float]], window: int) -> list[tuple[float, float]]:
+    """At each place the mean of the `window` values up to it; a value that is not finite gives a gap."""
+    return [
+        (points[end - 1][0], math.fsum(value for _, value in points[end - window : end]) / window)
+        for end in range(window, len(points) + 1)
+    ]
 
 
 def _recoveries(report: RunReport) -> str:

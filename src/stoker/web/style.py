@@ -19,12 +19,13 @@ padding:18px 20px;margin-top:18px}
 h2{font-size:17px;margin:0 0 10px}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(120px,1fr));gap:10px;margin-top:18px}
 .tiles div{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:12px 14px}
-.tiles b{display:block;font-size:20px;white-space:nowrap}
+.tiles b{display:block;font-size:18px;white-space:nowrap}
 .tiles span{color:var(--soft);font-size:12.5px}
 svg{width:100%;height:auto;display:block}
 svg.share{height:30px;border-radius:6px;overflow:hidden}
 polyline{fill:none;stroke-width:2}
 polyline.loss{stroke:var(--blue)}
+polyline.raw{stroke:var(--blue);stroke-width:1;opacity:.28}
 polyline.redone{stroke:var(--grey);stroke-dasharray:4 3}
 line.grid{stroke:var(--line)}
 text{fill:var(--soft);font-size:12px}
