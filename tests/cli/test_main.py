@@ -115,7 +115,7 @@ def test_names_cannot_drive_the_terminal() -> None:
 def test_a_mistake_of_ours_is_told_as_one_with_its_traceback() -> None:
     program = (
         "import stoker.cli.identity as identity\n"
-        "def broken(*arguments, **options):\n    raise ZeroDivisionError('ours')\n"
+        "def broken(*arguments, **options):\n    raise ZeroDivisionError('quicksilver')\n"
         "identity.ls.callback = broken\n"
         "from stoker.cli.main import main\n"
         "main(['identity', 'ls', '--json'])\n"
@@ -123,5 +123,6 @@ def test_a_mistake_of_ours_is_told_as_one_with_its_traceback() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 171
     assert json.loads(done.stdout)["error"]["id"] == "internal-error"
-    assert "Traceback" in done.stderr
-    assert "ZeroDivisionError" in done.stderr
+    assert "in broken" in done.stderr
+    assert "ZeroDivisionError" in done.stdout
+    assert "quicksilver" not in done.stderr + done.stdout, "the text of an exception may hold data"

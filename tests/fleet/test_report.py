@@ -47,6 +47,20 @@ def test_the_rank_that_hung_is_told_not_those_that_were_killed_for_it() -> None:
     assert (found.resume_step, found.ready_s, found.next_step_s) == (None, None, None)
 
 
+def test_a_rank_that_only_lost_its_peer_is_not_told_for_the_peer() -> None:
+    story = trained(3).tell(K.RANK_ERROR, rank=0, error_id="peer-lost", exit_code=118)
+    story.tell(K.RANK_EXITED, after_s=0.1, rank=0, exit_code=118).tell(K.RANK_EXITED, rank=1, signal=9)
+    story.tell(K.ATTEMPT_ENDED, outcome="failed")
+    (found,) = find_recoveries(place_events(story.events))
+    assert (found.rank, found.what, found.detected_s) == (1, "ended by signal 9", 5.0)
+
+
+def test_a_peer_that_was_never_found_leaves_the_word_of_the_rank_that_lost_it() -> None:
+    story = trained(3).tell(K.RANK_ERROR, rank=0, error_id="peer-lost", exit_code=118)
+    story.tell(K.RANK_EXITED, rank=0, exit_code=118).tell(K.RANK_EXITED, rank=1, exit_code=118)
+    assert recoveries(story.tell(K.ATTEMPT_ENDED, outcome="failed")) == [(1, 0, "peer-lost", False, 3, None)]
+
+
 def test_an_error_that_a_rank_reports_is_told_by_its_id() -> None:
     story = trained(3).tell(K.RANK_ERROR, rank=0, error_id="corrupt-stream", exit_code=59)
     story.tell(K.RANK_EXITED, rank=0, exit_code=59).tell(K.ATTEMPT_ENDED, outcome="failed")

@@ -123,7 +123,9 @@ class Agent:
         wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)
         if self._supervised:
             self._selector.modify(self._control, wanted)
-        for key, mask in self._selector.select(self._patience_s()):
+        happened = self._selector.select(self._patience_s())
+        self._reap()  # who is dead is told before what others say of it
+        for key, mask in happened:
             if key.fileobj is self._control:
                 if mask & selectors.EVENT_WRITE:
                     self._send()
@@ -131,7 +133,7 @@ class Agent:
                     self._listen()
             elif key.fd == wake_fd:
                 self._take_signals(os.read(wake_fd, 4096))
-            else:
+            elif any(ear is key.data for ear in self._ears.values()):
                 self._hear(key.data)
         if self._kill_at_s is not None and self._clock.monotonic_s() >= self._kill_at_s:
             self._kill_all()

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from stoker.core.events import Event, EventKind
+from stoker.train.checkpoint_errors import PeerLost
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,8 @@ def find_recoveries(events: Iterable[Placed]) -> tuple[Recovery, ...]:
             step = int(event.number("resume_step"))
             _last(found, resume_step=step)
         what = _what(event)
+        if failing and what is not None and _explains(event, found[-1]):
+            found[-1] = replace(found[-1], rank=event.rank, what=what)
         if what is not None and not (failing or cancelled):
             failing = True
             failed_s = placed.at_s if injected_s is None else injected_s
@@ -79,6 +82,18 @@ def find_recoveries(events: Iterable[Placed]) -> tuple[Recovery, ...]:
             injected = injected_s is not None
             found.append(Recovery(event.attempt, event.rank, what, injected, step, failed_s, placed.at_s))
     return tuple(found)
+
+
+def _explains(event: Event, failure: Recovery) -> bool:
+    """Whether `event` is the end of the peer that the failing rank only told it had lost."""
+    lost_itself = event.fields.get("exit_code") == PeerLost.exit_code
+    return (
+        failure.what == PeerLost.id
+        and event.kind is EventKind.RANK_EXITED
+        and event.attempt == failure.attempt
+        and event.rank != failure.rank
+        and not lost_itself
+    )
 
 
 def _last(found: list[Recovery], **news: float | int) -> None:

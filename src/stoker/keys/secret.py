@@ -19,6 +19,7 @@ class _LockedBuffer(bytearray):
     __slots__ = ("locked",)
 
     def __init__(self) -> None:
+        self.locked = False  # first, since an interrupt may end this method anywhere
         super().__init__(KEY_BYTES)
         self.locked = LOCKED_PAGES.lock(self._address(), KEY_BYTES)
 
@@ -28,7 +29,9 @@ class _LockedBuffer(bytearray):
 
     def erase(self) -> None:
         """Overwrite with zeros and unlock. Views may still exist; they read zeros."""
-        self[:] = bytes(KEY_BYTES)
+        if not hasattr(self, "locked"):
+            return  # interrupted before it held anything
+        self[:] = bytes(len(self))
         if self.locked:
             self.locked = False
             LOCKED_PAGES.unlock(self._address(), KEY_BYTES)
