@@ -122,3 +122,22 @@ def test_a_pipe_and_a_link_that_leads_in_a_circle_are_no_obstacle(tmp_path: Path
     (tmp_path / "circle").symlink_to("circle")
     found = search([tmp_path], {"canary": forms_of(SECRET)})
     assert (found.files, found.hits, found.unreadable) == (0, (), ())
+
+
+def test_a_path_too_long_for_one_call_is_searched_all_the_same(tmp_path: Path) -> None:
+    here = os.open(tmp_path, os.O_RDONLY)
+    try:
+        for _ in range(24):
+            os.mkdir("d" * 200, dir_fd=here)
+            below = os.open("d" * 200, os.O_RDONLY, dir_fd=here)
+            os.close(here)
+            here = below
+        leaf = os.open("leak", os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=here)
+        os.write(leaf, SECRET)
+        os.close(leaf)
+    finally:
+        os.close(here)
+    found = search([tmp_path], {"canary": forms_of(SECRET)})
+    assert [hit.path.name for hit in found.hits] == ["leak"]
+    assert len(str(found.hits[0].path)) > 4096
+    assert found.unreadable == ()

@@ -171,32 +171,45 @@ class _Search:
         )
 
     def walk(self, folder: Path) -> None:
-        for base, names, leaves in os.walk(folder, onerror=self._unlisted):
-            names.sort()
-            for name in names:
-                self._entry(Path(base, name))
-            for leaf in sorted(leaves):
-                self._entry(Path(base, leaf))
-
-    def _unlisted(self, error: OSError) -> None:
-        self._refused(Path(error.filename), error)
-
-    def _entry(self, path: Path) -> None:
+        """Everything below `folder`, by descriptors, so that no path is too long to be read."""
         try:
-            status = path.lstat()
-            self.name(path, os.fsencode(path.name), "file name")
-            if stat.S_ISLNK(status.st_mode):
-                self.name(path, os.fsencode(path.readlink()), "link target")
+            self._folder(folder, str(folder), None)
+        except RecursionError:
+            self.unreadable.append(folder)
+
+    def _folder(self, path: Path, name: str, parent: int | None) -> None:
+        follow = 0 if parent is None else os.O_NOFOLLOW
+        try:
+            descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | follow, dir_fd=parent)
+        except OSError as error:
+            self._refused(path, name, parent, error)
+            return
+        try:
+            for entry in sorted(os.listdir(descriptor)):  # noqa: PTH208 - by descriptor, not by path
+                self._entry(path / entry, entry, descriptor)
+        except OSError as error:
+            self._refused(path, name, parent, error)
+        finally:
+            os.close(descriptor)
+
+    def _entry(self, path: Path, name: str, parent: int) -> None:
+        try:
+            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            self.name(path, os.fsencode(name), "file name")
+            if stat.S_ISDIR(status.st_mode):
+                self._folder(path, name, parent)
+            elif stat.S_ISLNK(status.st_mode):
+                self.name(path, os.fsencode(os.readlink(name, dir_fd=parent)), "link target")
             # The time of the last change cannot be set back by hand, the time of writing can.
             elif stat.S_ISREG(status.st_mode) and max(status.st_mtime, status.st_ctime) >= self.newer_s:
-                self._file(path)
+                self._file(path, name, parent)
         except OSError as error:
-            self._refused(path, error)
+            self._refused(path, name, parent, error)
 
-    def _file(self, path: Path) -> None:
+    def _file(self, path: Path, name: str, parent: int) -> None:
         # Not blocking and not following, since somebody may have put a pipe or a link there just now.
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        descriptor = os.open(path, flags)
+        descriptor = os.open(name, flags, dir_fd=parent)
         try:
             size = os.fstat(descriptor).st_size
             self.content(path, lambda start, length: os.pread(descriptor, length, start), size, descriptor)
@@ -232,12 +245,12 @@ class _Search:
     def _hit(self, path: Path, name: str, form: str, offset: int) -> None:
         self.hits.setdefault((path, name, form), Hit(path, name, form, offset))
 
-    def _refused(self, path: Path, error: OSError) -> None:
+    def _refused(self, path: Path, name: str, parent: int | None, error: OSError) -> None:
         if isinstance(error, FileNotFoundError) or error.errno == errno.ELOOP:
             return
         owner = None
         with contextlib.suppress(OSError):
-            owner = path.lstat().st_uid
+            owner = os.stat(name, dir_fd=parent, follow_symlinks=False).st_uid
         others = isinstance(error, PermissionError) and owner not in (None, os.geteuid())
         (self.foreign if others else self.unreadable).append(path)
 
