@@ -88,14 +88,6 @@ def verify(
     return _Verification(connection, public_key).run(kept, progress)
 
 
-@dataclass(slots=True)
-class _Stored:
-    """A stored checkpoint that bears a good signature."""
-
-    size: int
-    root: bytes
-
-
 class _Verification:
     def __init__(self, connection: Connection, public_key: bytes) -> None:
         self._connection = connection

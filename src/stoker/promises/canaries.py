@@ -13,7 +13,6 @@ import numpy as np
 
 from stoker.core.errors import StokerError
 from stoker.feed.dataset import Dataset
-from stoker.intake.review import review_digest
 from stoker.intake.source_reader import SourceReader
 from stoker.ledger.records import DatasetRecord, SourceRecord
 from stoker.promises.house import OpenHouse
@@ -101,16 +100,7 @@ def _absent_from_dataset(
         return [f"{what}: the package tokenizers is not installed, so its tokens are not known"]
     from stoker.intake.tokenizer import load_tokenizer
 
-    dataset = Dataset.open(
-        house.store,
-        None,
-        name=record.name,
-        version=record.version,
-        root=record.root,
-        public_key=house.manifest_key,
-        keys=house.keys,
-        review_digest=review_digest(house.ledger.catalogue.review(record.review)),
-    )
+    dataset = house.dataset(record)
     name = _name(record.source, record.source_version)
     tokenizer = load_tokenizer(dataset.artefact("tokenizer").decode())
     # Intake encodes the canary's file as a document of its own, so what stands before it changes nothing.

@@ -16,7 +16,6 @@ from stoker.feed.feed import DEFAULT_WINDOW_CHUNKS, Feed
 from stoker.feed.order import Order
 from stoker.fleet.attempt import lock_is_free
 from stoker.fleet.run_folder import RunFolder
-from stoker.intake.review import review_digest
 from stoker.ledger.records import DatasetRecord, RunOutcome
 from stoker.promises.house import OpenHouse
 from stoker.promises.promise import Check, PromiseReport, judged
@@ -142,16 +141,7 @@ def _order(house: OpenHouse, record: DatasetRecord) -> list[Check]:
     """The newest readable dataset, dealt to 1, 2, 3 and 4 ranks in turn; and its first epoch, counted."""
     tried = f"the order of {record.name} dealt to 1, 2, 3 and 4 ranks"
     try:
-        dataset = Dataset.open(
-            house.store,
-            None,
-            name=record.name,
-            version=record.version,
-            root=record.root,
-            public_key=house.manifest_key,
-            keys=house.keys,
-            review_digest=review_digest(house.ledger.catalogue.review(record.review)),
-        )
+        dataset = house.dataset(record)
         streams = [_deal(dataset, world_size) for world_size in (1, 2, 3, 4)]
     except StokerError as error:
         return [Check(tried, False, error.message)]

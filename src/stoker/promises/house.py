@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from stoker.core.clock import Clock
 from stoker.core.home import Home
+from stoker.feed.dataset import Dataset
+from stoker.intake.review import review_digest
 from stoker.keys.backend import KeyBackend
 from stoker.keys.partition import BackendKeySource
 from stoker.ledger.ledger import Ledger
@@ -81,6 +83,19 @@ class OpenHouse:
     def manifest(self, thing: SealedThing) -> Manifest:
         """Its manifest, verified against the recorded root. Raises what Manifest.open raises."""
         return Manifest.open(self.store, thing.prefix, thing.root, self.manifest_key)
+
+    def dataset(self, record: DatasetRecord) -> Dataset:
+        """The dataset as a run would open it, from the store alone. Raises what Dataset.open raises."""
+        return Dataset.open(
+            self.store,
+            None,
+            name=record.name,
+            version=record.version,
+            root=record.root,
+            public_key=self.manifest_key,
+            keys=self.keys,
+            review_digest=review_digest(self.ledger.catalogue.review(record.review)),
+        )
 
     def header(self, key: str) -> StreamHeader:
         """What the stored stream says of itself, before anything of it is verified."""
