@@ -111,6 +111,7 @@ def test_pages_are_unlocked_with_the_last_secret_in_them(no_garbage: None) -> No
 
 
 LOCKED_IN_A_FRESH_PROCESS = """
+from pathlib import Path
 from stoker.keys.secret import SecretKey
 
 def locked_kib():
