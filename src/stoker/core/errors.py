@@ -14,21 +14,21 @@ EXIT_FINDING: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_CANCELLED: Final = 3
 
-ROOM_EXIT_CODES: Final[dict[str, range]] = {
-    "core": range(10, 20),
-    "ledger": range(20, 30),
-    "keys": range(30, 50),
-    "store": range(50, 70),
-    "intake": range(70, 90),
-    "feed": range(90, 100),
-    "spec": range(100, 110),
-    "train": range(110, 130),
-    "fleet": range(130, 150),
-    "plan": range(150, 160),
-    "simulate": range(160, 170),
-    "cli": range(170, 180),
-    "web": range(180, 190),
-    "promises": range(190, 200),
+ROOM_EXIT_CODES: Final[dict[str, tuple[int, ...]]] = {
+    "core": (*range(10, 20),),
+    "ledger": (*range(20, 30),),
+    "keys": (*range(30, 50), *range(240, 250)),
+    "store": (*range(50, 70), *range(210, 220)),
+    "intake": (*range(70, 90), *range(220, 240)),
+    "feed": (*range(90, 100), *range(200, 210)),
+    "spec": (*range(100, 110),),
+    "train": (*range(110, 130),),
+    "fleet": (*range(130, 150),),
+    "plan": (*range(150, 160),),
+    "simulate": (*range(160, 170),),
+    "cli": (*range(170, 180),),
+    "web": (*range(180, 190),),
+    "promises": (*range(190, 200),),
 }
 """Exit codes reserved for the error classes of each room."""
 
@@ -61,9 +61,7 @@ class StokerError(Exception):
         room = cls.__module__.split(".")[1] if cls.__module__.startswith("stoker.") else None
         if room is not None:
             if code not in ROOM_EXIT_CODES[room]:
-                raise TypeError(
-                    f"{cls.__name__}: exit code {code} is outside {room}'s {ROOM_EXIT_CODES[room]}"
-                )
+                raise TypeError(f"{cls.__name__}: exit code {code} is outside {room}'s codes")
             holder = ERROR_CLASSES.setdefault(code, cls)
             if holder.__qualname__ != cls.__qualname__:
                 raise TypeError(f"{cls.__name__} and {holder.__name__} both claim exit code {code}")
