@@ -1,10 +1,9 @@
-"""`stoker prepare` and `stoker dataset`: an approved source becomes a sealed dataset."""
+"""`stoker dataset`: what has been prepared."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import click
@@ -12,10 +11,7 @@ import click
 from stoker.cli.command import House, command
 from stoker.cli.table import day, pairs, short, table
 from stoker.core.canonical import JsonValue
-from stoker.core.config import Layer, load, read_layer
-from stoker.intake.prepare import PrepareReport, prepare_dataset
 from stoker.ledger.records import DatasetRecord
-from stoker.spec.recipe import RecipeSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,31 +66,10 @@ def _row(record: DatasetRecord, house: House) -> DatasetRow:
     )
 
 
-def prepare_text(report: PrepareReport) -> str:
-    """Whether it was made or found, its root, and what is in it."""
-    record = report.record
-    figures = record.figures
-    lines = [
-        ("dataset", f"{record.name}, version {record.version[:8]}"),
-        ("made", "found, nothing to do" if report.found else "now"),
-        ("root", record.root),
-        ("key", record.kek),
-        ("expires", day(record.expires_s)),
-        *((name.replace("_", " "), _shown(value)) for name, value in figures.items()),
-    ]
-    if report.seconds:
-        took = ", ".join(
-            f"{name.replace('_', ' ')} {seconds:.1f} s" for name, seconds in report.seconds.items()
-        )
-        lines.append(("time", took))
-    if report.unfinished_removed:
-        lines.append(("cleaned", f"{report.unfinished_removed} unfinished preparations of this dataset"))
-    return pairs(lines)
-
-
-def _shown(value: JsonValue) -> str:
+def shown(value: JsonValue) -> str:
+    """A figure as people read it."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_shown(each)}" for name, each in value.items()) or "none"
+        return ", ".join(f"{name} {shown(each)}" for name, each in value.items()) or "none"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
@@ -123,38 +98,9 @@ def _one_text(result: Datasets) -> str:
             ("recipe", row.recipe_digest),
             ("prepared", f"{day(row.prepared_s)} by {row.prepared_by}"),
             ("expires", day(row.expires_s)),
-            *((name.replace("_", " "), _shown(value)) for name, value in row.figures.items()),
+            *((name.replace("_", " "), shown(value)) for name, value in row.figures.items()),
             ("runs", ", ".join(row.runs) or "none"),
         ]
-    )
-
-
-@command("prepare", text=prepare_text)
-@click.argument("name")
-@click.option("--source", required=True, help="The source to prepare; its newest version is taken.")
-@click.option("--purpose", required=True, help="The purpose that a review allows.")
-@click.option("--recipe", type=click.Path(path_type=Path), help="A TOML file with the recipe.")
-@click.argument("overrides", nargs=-1)
-def prepare(
-    house: House, name: str, source: str, purpose: str, recipe: Path | None, overrides: tuple[str, ...]
-) -> PrepareReport:
-    """Prepare dataset NAME: redact, tokenise, pack, split, seal. Finds what was prepared before.
-
-    OVERRIDES are recipe values such as vocabulary=2048.
-    """
-    layers: list[Layer] = [] if recipe is None else [read_layer(recipe)]
-    return prepare_dataset(
-        name,
-        source,
-        load(RecipeSpec, layers, overrides).value,
-        purpose=purpose,
-        actor=house.actor,
-        ledger=house.ledger,
-        backend=house.backend,
-        store=house.store,
-        progress=house.progress,
-        clock=house.clock,
-        locks=house.home.locks_dir,
     )
 
 

@@ -70,7 +70,7 @@ COMMANDS: Final[dict[str, Lazy]] = {
     "source": Lazy("stoker.cli.source:source", "What has been imported."),
     "import": Lazy("stoker.cli.source:import_", "Bring a folder of text into quarantine, sealed."),
     "review": Lazy("stoker.cli.review:review", "Scan a source; request, decide and revoke its use."),
-    "prepare": Lazy("stoker.cli.dataset:prepare", "Turn an approved source into a sealed dataset."),
+    "prepare": Lazy("stoker.cli.prepare:prepare", "Turn an approved source into a sealed dataset."),
     "dataset": Lazy("stoker.cli.dataset:dataset", "What has been prepared, from what, and until when."),
     "key": Lazy("stoker.cli.key:key", "Keys and their states; destroying one takes two identities."),
     "train": Lazy("stoker.cli.run:train", "Train a model on a dataset and keep the run alive."),

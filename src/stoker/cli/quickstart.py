@@ -12,7 +12,7 @@ from typing import ClassVar
 import click
 
 from stoker.cli.command import House, command
-from stoker.cli.dataset import prepare_text
+from stoker.cli.prepare import prepare_text
 from stoker.cli.review import scan_text
 from stoker.cli.run import require_torch
 from stoker.cli.run_text import evaluations_text, sample_text, training_text
