@@ -193,6 +193,44 @@ def test_an_expired_kek_neither_opens_nor_wraps(bench: Bench) -> None:
             bench.wrapped(ref)
 
 
+def test_an_expiry_moves_forward_and_never_back(bench: Bench) -> None:
+    now_s = bench.clock.now_s()
+    for ref in (bench.kek(expires_in_s=100.0), bench.kek()):
+        assert bench.backend.expire_earlier(ref, now_s + 50.0).expires_s == now_s + 50.0
+        assert bench.backend.expire_earlier(ref, now_s + 80.0).expires_s == now_s + 50.0
+        assert bench.reopen().info(ref).expires_s == now_s + 50.0
+        assert bench.backend.info(ref).state is KekState.ACTIVE
+
+
+def test_a_kek_whose_expiry_was_brought_to_now_opens_nothing_at_once(bench: Bench) -> None:
+    ref = bench.kek(expires_in_s=1e6)
+    wrapped = bench.wrapped(ref)
+    other = bench.opener(bench.place, bench.clock, 2**32)
+    bench.backend.expire_earlier(ref, bench.clock.now_s())
+    for backend in (bench.backend, other, bench.reopen()):
+        with pytest.raises(KeyExpired, match=str(ref)):
+            backend.unwrap(ref, wrapped, CONTEXT)
+    with SecretKey.generate() as key, pytest.raises(KeyExpired):
+        other.wrap(ref, key, CONTEXT)
+    bench.backend.expire_earlier(ref, bench.clock.now_s() + 1e6)
+    with pytest.raises(KeyExpired):
+        bench.backend.unwrap(ref, wrapped, CONTEXT)
+
+
+def test_what_may_not_expire_earlier_is_refused(bench: Bench) -> None:
+    unknown = KekRef(SCOPE, 9)
+    with pytest.raises(KeyUnknown, match=str(unknown)):
+        bench.backend.expire_earlier(unknown, 1.0)
+    ref = bench.kek()
+    for no_time in (float("nan"), float("inf"), -1.0, 1e18):
+        with pytest.raises(KeyExpired, match="is no time"):
+            bench.backend.expire_earlier(ref, no_time)
+    assert bench.backend.info(ref).expires_s is None
+    bench.destroy(ref)
+    with pytest.raises(KeyDestroyed):
+        bench.backend.expire_earlier(ref, 1.0)
+
+
 def test_an_expired_kek_can_still_be_destroyed(bench: Bench) -> None:
     ref = bench.kek(expires_in_s=1)
     bench.clock.advance(2)

@@ -18,17 +18,20 @@ from stoker.keys.states import (
     ApplyTombstone,
     ApproveDestroy,
     Deactivate,
+    ExpireEarlier,
     Instruction,
     KekEvent,
     KekLife,
     KekState,
     RequestDestroy,
+    earlier,
     step,
 )
 
 REF = KekRef("dataset/x", 1)
 PEOPLE = st.sampled_from(["alice", "bob", "carol", "Alice", "alice ", "аlice", "ｂob", "", "alice\0"])
-EVENTS = (Activate, Deactivate, RequestDestroy, ApproveDestroy, ApplyTombstone)
+EVENTS = (Activate, Deactivate, RequestDestroy, ApproveDestroy, ApplyTombstone, ExpireEarlier)
+TIMES = st.floats(0.0, 1e10)
 
 
 def test_nothing_leaves_destroyed_and_nothing_returns_to_pre_active() -> None:
@@ -60,6 +63,7 @@ class Life(RuleBasedStateMachine):
         self.life = KekLife()
         self.requesters: set[str] = set()
         self.history = [self.life.state]
+        self.expiries: list[float | None] = [None]
 
     def take(self, event: KekEvent) -> None:
         before = self.life
@@ -96,6 +100,20 @@ class Life(RuleBasedStateMachine):
     @rule()
     def tombstone(self) -> None:
         self.take(ApplyTombstone())
+
+    @rule(at_s=TIMES)
+    def expire(self, at_s: float) -> None:
+        steps = len(self.history)
+        self.take(ExpireEarlier())
+        if len(self.history) > steps:
+            assert self.history[-1] is self.history[-2], "an expiry is no change of state"
+            self.expiries.append(earlier(self.expiries[-1], at_s))
+
+    @invariant()
+    def expiry_never_moves_back(self) -> None:
+        told = [each for each in self.expiries if each is not None]
+        assert told == sorted(told, reverse=True)
+        assert None not in self.expiries[1:]
 
     @invariant()
     def only_forward(self) -> None:

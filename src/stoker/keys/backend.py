@@ -70,6 +70,15 @@ class KeyBackend(Protocol):
         """No more wraps. Raises KeyUnknown, KeyDestroyed or KeyNotActive."""
         ...
 
+    def expire_earlier(self, ref: KekRef, expires_s: float) -> KekInfo:
+        """Bring the expiry forward to `expires_s`, which may be over already; never back.
+
+        A KEK that expires before that stays as it is, so asking twice is asking once. It opens and wraps
+        nothing from then on, also for who opened the back end before. This destroys nothing: whoever turns
+        the clock back opens it again. Raises KeyUnknown, KeyDestroyed, or KeyExpired for a time that is none.
+        """
+        ...
+
     def request_destroy(self, ref: KekRef, by: str) -> None:
         """The first half of destroying. Raises KeyUnknown, KeyDestroyed, DualControlRefused or BadName."""
         ...

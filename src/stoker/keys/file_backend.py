@@ -31,11 +31,13 @@ from stoker.keys.states import (
     ApplyTombstone,
     ApproveDestroy,
     Deactivate,
+    ExpireEarlier,
     Instruction,
     KekEvent,
     KekLife,
     KekState,
     RequestDestroy,
+    earlier,
     refusal,
     step,
 )
@@ -189,6 +191,22 @@ class FileBackend:
     def deactivate(self, ref: KekRef) -> None:
         """See KeyBackend."""
         self._store.change(lambda draft: self._step(draft, ref, Deactivate()))
+
+    def expire_earlier(self, ref: KekRef, expires_s: float) -> KekInfo:
+        """See KeyBackend."""
+        if not 0.0 <= expires_s < LATEST_EXPIRY_S:
+            raise KeyExpired(
+                f"KEK {ref} was to expire at {expires_s} s, which is no time.",
+                hint="Give a time between 1970 and the year 10000.",
+            )
+
+        def bring_forward(draft: Keystore) -> KekInfo:
+            self._step(draft, ref, ExpireEarlier())
+            entry = draft.keks[ref]
+            draft.keks[ref] = replace(entry, expires_s=earlier(entry.expires_s, expires_s))
+            return _info(ref, draft.keks[ref])
+
+        return self._store.change(bring_forward)
 
     def request_destroy(self, ref: KekRef, by: str) -> None:
         """See KeyBackend."""

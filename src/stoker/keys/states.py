@@ -52,7 +52,12 @@ class ApplyTombstone:
     """The KEK was destroyed before, by two identities, and a restored key store brought it back."""
 
 
-KekEvent: TypeAlias = Activate | Deactivate | RequestDestroy | ApproveDestroy | ApplyTombstone
+@dataclass(frozen=True, slots=True)
+class ExpireEarlier:
+    """The KEK's time ends sooner than was said; which time that is, the back end keeps."""
+
+
+KekEvent: TypeAlias = Activate | Deactivate | RequestDestroy | ApproveDestroy | ApplyTombstone | ExpireEarlier
 
 
 class Instruction(enum.Enum):
@@ -92,6 +97,9 @@ TRANSITIONS: Final[dict[tuple[KekState, type[KekEvent]], KekState]] = {
     (_PRE_ACTIVE, ApplyTombstone): _DESTROYED,
     (_ACTIVE, ApplyTombstone): _DESTROYED,
     (_DEACTIVATED, ApplyTombstone): _DESTROYED,
+    (_PRE_ACTIVE, ExpireEarlier): _PRE_ACTIVE,
+    (_ACTIVE, ExpireEarlier): _ACTIVE,
+    (_DEACTIVATED, ExpireEarlier): _DEACTIVATED,
 }
 """Every step that exists; whatever is not here is refused. Nothing leaves DESTROYED."""
 
@@ -122,6 +130,14 @@ def step(ref: KekRef, life: KekLife, event: KekEvent) -> tuple[KekLife, tuple[In
         instructions = (Instruction.LEAVE_TOMBSTONE, Instruction.ERASE_KEY)
     after.validate()
     return after, instructions
+
+
+def earlier(expires_s: float | None, wanted_s: float) -> float:
+    """When a KEK ends that was to end at `expires_s` (None: never) and shall now end at `wanted_s`.
+
+    Never later than before, and what is over stays over: expiry moves in one direction only.
+    """
+    return wanted_s if expires_s is None else min(expires_s, wanted_s)
 
 
 def refusal(ref: KekRef, state: KekState, deed: str) -> KeyDestroyed | KeyNotActive:
