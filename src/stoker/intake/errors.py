@@ -123,3 +123,9 @@ class OtherPolicy(StokerError):
     """The recipe's policy is not the policy that was approved."""
 
     exit_code = 89
+
+
+class UnknownLanguage(StokerError):
+    """A recipe keeps a language that the classifier cannot tell."""
+
+    exit_code = 231
