@@ -46,7 +46,11 @@ class RemoteStore:
             return cls(
                 from_url(
                     url,
-                    client_options={"connect_timeout": timedelta(seconds=10)},
+                    client_options={
+                        "connect_timeout": timedelta(seconds=10),
+                        # Options that are given here replace all that the environment says about the client.
+                        "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true"),
+                    },
                     retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=60)},
                 ),
                 place,
