@@ -66,6 +66,7 @@ class StreamKind(enum.IntEnum):
     CHECKPOINT_PART = 5
     CHECKPOINT_RECORD = 6
     INDEX = 7
+    WORK = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,17 @@ def build_header(
     partition_key: SecretKey,
 ) -> tuple[StreamHeader, bytes]:
     """The header for a new stream, and its stream key. `salt` is 32 random bytes, never used twice."""
+    uncommitted = encode_uncommitted(label, chunk_log2, purpose, kek, wrapped_key, salt)
+    commitment, stream_key = _derive(partition_key, salt, uncommitted)
+    encoded = uncommitted + commitment
+    header = StreamHeader(label, chunk_log2, purpose, kek, wrapped_key, salt, commitment, encoded)
+    return header, stream_key
+
+
+def encode_uncommitted(
+    label: StreamLabel, chunk_log2: int, purpose: Purpose, kek: KekRef, wrapped_key: bytes, salt: bytes
+) -> bytes:
+    """A header's bytes without its commitment. Raises BadLabel when a field does not fit the format."""
     if not MIN_CHUNK_LOG2 <= chunk_log2 <= MAX_CHUNK_LOG2:
         raise _bad_label(f"chunk size 2^{chunk_log2}", f"2^{MIN_CHUNK_LOG2} to 2^{MAX_CHUNK_LOG2} bytes")
     if not 1 <= len(wrapped_key) <= MAX_WRAPPED_BYTES:
@@ -164,10 +176,7 @@ def build_header(
         len(reference),
         len(wrapped_key),
     )
-    commitment, stream_key = _derive(partition_key, salt, fixed + variable)
-    encoded = fixed + variable + commitment
-    header = StreamHeader(label, chunk_log2, purpose, kek, wrapped_key, salt, commitment, encoded)
-    return header, stream_key
+    return fixed + variable
 
 
 def parse_header(start: BytesLike, object_bytes: int, place: str) -> StreamHeader:

@@ -7,7 +7,7 @@ import secrets
 import threading
 from dataclasses import dataclass
 from types import TracebackType
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Protocol
 
 from stoker.keys.partition import KeySource
 from stoker.keys.refs import KekRef, Purpose
@@ -43,6 +43,16 @@ class SealedBytes:
     facts: SealedFacts
 
 
+class StreamSeal(Protocol):
+    """Whatever seals one stream whole: PartitionSeal, or RepeatableSeal of store/repeatable.py."""
+
+    def seal(
+        self, label: StreamLabel, plaintext: BytesLike, *, chunk_log2: int = DEFAULT_CHUNK_LOG2
+    ) -> SealedBytes:
+        """Seal `plaintext` whole, in memory. Raises BadLabel, and what the key source raises."""
+        ...
+
+
 class PartitionSeal:
     """Seals streams under one KEK; holds one partition key at a time and makes the next when it is used up.
 
@@ -70,23 +80,7 @@ class PartitionSeal:
         """Seal `plaintext` whole, in memory. Raises BadLabel, and what the key source raises."""
         plain = memoryview(plaintext).cast("B")
         header, cipher = self._begin(label, chunk_log2, len(plain))
-        geometry = ChunkGeometry(1 << chunk_log2)
-        start = len(header.encoded)
-        data = memoryview(bytearray(start + geometry.sealed_bytes(len(plain))))
-        data[:start] = header.encoded
-        data[start : start + len(cipher.header)] = cipher.header
-        chunks = geometry.chunks(len(plain))
-        for chunk in range(chunks):
-            begin, length = geometry.plain_start(chunk), geometry.plain_length(chunk, len(plain))
-            into = start + geometry.sealed_start(chunk)
-            cipher.seal_into(
-                chunk,
-                chunk + 1 == chunks,
-                plain[begin : begin + length],
-                data[into : into + length + TAG_BYTES],
-            )
-        facts = SealedFacts(hashlib.sha256(data).digest(), header.digest, len(data), len(plain))
-        return SealedBytes(data.toreadonly(), facts)
+        return seal_whole(header, cipher, plain)
 
     def writer(
         self, label: StreamLabel, file: BinaryIO, *, chunk_log2: int = DEFAULT_CHUNK_LOG2
@@ -240,6 +234,24 @@ class StreamWriter:
         self._file.write(data)
         self._digest.update(data)
         self._object_bytes += len(data)
+
+
+def seal_whole(header: StreamHeader, cipher: PayloadCipher, plain: memoryview) -> SealedBytes:
+    """The stream that begins with `header` and holds `plain`, under a cipher that sealed nothing before."""
+    geometry = ChunkGeometry(1 << header.chunk_log2)
+    start = len(header.encoded)
+    data = memoryview(bytearray(start + geometry.sealed_bytes(len(plain))))
+    data[:start] = header.encoded
+    data[start : start + len(cipher.header)] = cipher.header
+    chunks = geometry.chunks(len(plain))
+    for chunk in range(chunks):
+        begin, length = geometry.plain_start(chunk), geometry.plain_length(chunk, len(plain))
+        into = start + geometry.sealed_start(chunk)
+        cipher.seal_into(
+            chunk, chunk + 1 == chunks, plain[begin : begin + length], data[into : into + length + TAG_BYTES]
+        )
+    facts = SealedFacts(hashlib.sha256(data).digest(), header.digest, len(data), len(plain))
+    return SealedBytes(data.toreadonly(), facts)
 
 
 def _too_long() -> BadLabel:

@@ -18,7 +18,7 @@ from stoker.store.pages import ShardEntry
 from stoker.store.payload import ChunkGeometry
 from stoker.store.ranges import RangeSource
 from stoker.store.reader import StreamReader
-from stoker.store.sealed import PartitionSeal, SealedBytes
+from stoker.store.sealed import SealedBytes, StreamSeal
 from stoker.store.superblock import SampleSchema
 
 SHARD_SCHEMA: Final = 1
@@ -30,7 +30,7 @@ Tokens: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 class ShardWriter:
     """Collects the samples of one shard in memory, then seals them. `label.schema` must be SHARD_SCHEMA."""
 
-    def __init__(self, seal: PartitionSeal, label: StreamLabel, schema: SampleSchema) -> None:
+    def __init__(self, seal: StreamSeal, label: StreamLabel, schema: SampleSchema) -> None:
         if label.schema != SHARD_SCHEMA:
             raise BadLabel(f"A shard of samples has schema {SHARD_SCHEMA}, not {label.schema}.")
         self._seal = seal
@@ -119,8 +119,8 @@ class ShardReader:
     ) -> ShardReader:
         """The shard `shard` of a dataset; `label` comes from `manifest.label`."""
         schema = manifest.superblock.schema
-        if schema is None:
-            raise BadLabel(f"{manifest.prefix} holds no samples.")
+        if not isinstance(schema, SampleSchema):
+            raise BadLabel(f"{manifest.prefix} holds no samples of fixed length.")
         reader = manifest.open_stream(shard, keys, label.kind, label.schema, source=source)
         return cls(reader, schema, manifest.entry(shard).samples)
 
