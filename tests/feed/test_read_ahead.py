@@ -36,6 +36,9 @@ class StepReader:
     def wipe(self) -> None:
         self.wipes += 1
 
+    def wipe_batch(self, batch: np.ndarray) -> None:
+        batch.fill(0)
+
 
 def test_steps_come_in_order_from_any_first_step() -> None:
     ahead = ReadAhead(StepReader(), 3)

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from stoker.core.errors import StokerError
+from stoker.feed.batches import BatchReader
 from stoker.feed.errors import UnknownSplit
-from stoker.feed.source import Samples
+from stoker.feed.order import Order
+from stoker.feed.source import ReadSettings, Samples
 
 
 @dataclass
@@ -41,6 +43,9 @@ class MemorySplit:
 
     def wipe(self) -> None:
         self.wipes += 1
+
+    def batches(self, order: Order, first: int, rows: int, settings: ReadSettings) -> BatchReader:
+        return BatchReader(self, order, first, rows, settings)
 
 
 @dataclass

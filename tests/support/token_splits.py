@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stoker.feed.source import Samples
+from stoker.feed.batches import BatchReader
+from stoker.feed.order import Order
+from stoker.feed.source import ReadSettings, Samples
 
 
 class TokenSplit:
@@ -39,3 +41,6 @@ class TokenSplit:
 
     def wipe(self) -> None:
         return None
+
+    def batches(self, order: Order, first: int, rows: int, settings: ReadSettings) -> BatchReader:
+        return BatchReader(self, order, first, rows, settings)

@@ -10,19 +10,14 @@ import math
 import weakref
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from stoker.core.clock import Clock, SystemClock
-from stoker.core.errors import MissingExtra
-from stoker.feed.batches import Batch, BatchReader
 from stoker.feed.errors import BadFeedSetting, BadRank, BadWorldSize, EmptySplit, FeedStopped
 from stoker.feed.order import MAX_SHAPE, ORDER_FORMAT, Order
 from stoker.feed.read_ahead import ReadAhead
-from stoker.feed.source import SampleDataset
+from stoker.feed.source import FeedDataset, ReadSettings
 from stoker.feed.state import FeedState
-
-if TYPE_CHECKING:
-    import torch
 
 DEFAULT_WINDOW_CHUNKS: Final = 4
 DEFAULT_PREFETCH_BATCHES: Final = 4
@@ -37,7 +32,7 @@ class Feed:
 
     def __init__(
         self,
-        dataset: SampleDataset,
+        dataset: FeedDataset,
         *,
         split: str = "train",
         global_batch: int,
@@ -66,7 +61,7 @@ class Feed:
             seed=seed,
         )
         rows = global_batch // world_size
-        self._batches = BatchReader(reader, self._order, rank * rows, rows)
+        self._batches = reader.batches(self._order, rank * rows, rows, ReadSettings())
         self._clock = clock or SystemClock()
         self._consumed = 0
         self._ahead = ReadAhead(self._batches, prefetch_batches)
@@ -113,19 +108,12 @@ class Feed:
     def __iter__(self) -> Feed:
         return self
 
-    def __next__(self) -> torch.Tensor:
-        """The next share as int64 [global_batch / world_size, sample_tokens]."""
-        try:
-            import torch
-        except ModuleNotFoundError as error:
-            raise MissingExtra(
-                "Tensors need torch, which is not installed.",
-                hint="Install the extra 'train' from Stoker's clone, or use next_array().",
-            ) from error
-        return torch.from_numpy(self.next_array())
+    def __next__(self) -> Any:
+        """The next share as tensors; of tokens one, int64 [global_batch / world_size, sample_tokens]."""
+        return self._batches.as_tensors(self.next_array())
 
-    def next_array(self) -> Batch:
-        """The next share as a numpy array, for use without torch."""
+    def next_array(self) -> Any:
+        """The next share as it was read, for use without torch; of token samples one numpy array."""
         if self._stopped:
             raise FeedStopped(
                 f"This feed {self._stopped}.", hint="Make a new feed and load the last saved state."

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
-from stoker.feed.batches import Batch, BatchReader
+from stoker.feed.source import BatchSource
 
 
 class ReadAhead:
@@ -15,14 +16,14 @@ class ReadAhead:
     An error of the thread is kept in the batch it belongs to, and raised when that batch is taken.
     """
 
-    def __init__(self, batches: BatchReader, depth: int) -> None:
+    def __init__(self, batches: BatchSource[Any], depth: int) -> None:
         self._batches = batches
         self._depth = depth
         self._thread: ThreadPoolExecutor | None = None
         self._next_step = 0
-        self._ready: deque[Future[Batch]] = deque()
+        self._ready: deque[Future[Any]] = deque()
 
-    def take(self, step: int) -> Batch:
+    def take(self, step: int) -> Any:
         """The batch of `step`, which is the one behind the batch taken last, or the first since `drop`."""
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="stoker-feed")
@@ -37,7 +38,7 @@ class ReadAhead:
         ready, self._ready = list(self._ready), deque()
         for future in ready:
             future.cancel()
-            future.add_done_callback(_wipe_batch)  # at once, or when the read that is going on ends
+            future.add_done_callback(self._wipe_batch)  # at once, or when the read that is going on ends
         thread, self._thread = self._thread, None
         if thread is None:
             self._batches.wipe()
@@ -50,7 +51,6 @@ class ReadAhead:
         in_thread = threading.current_thread().name.startswith("stoker-feed")
         thread.shutdown(wait=not in_thread)
 
-
-def _wipe_batch(future: Future[Batch]) -> None:
-    if not future.cancelled() and future.exception() is None:
-        future.result().fill(0)
+    def _wipe_batch(self, future: Future[Any]) -> None:
+        if not future.cancelled() and future.exception() is None:
+            self._batches.wipe_batch(future.result())

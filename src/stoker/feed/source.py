@@ -1,32 +1,92 @@
-"""What a feed needs of a dataset: its name and chunks of samples. See docs/design/feed.md."""
+"""What a feed needs of a dataset, and what reads batches out of it. See docs/design/feed.md, "The seam"."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from stoker.feed.order import Order
+
 Samples: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 """Rows of tokens, [rows, sample_tokens], in the type they are stored in."""
 
+B = TypeVar("B")
 
-class SampleSplit(Protocol):
-    """A split as chunks of samples; sample n is row n mod `chunk_samples` of chunk n div `chunk_samples`."""
+INT64: Final = "int64"
+STORED: Final = "stored"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSettings:
+    """How batches are to be read. None of it changes which samples a batch has."""
+
+    dtype: str = INT64
+    """INT64, or STORED: the type that the dataset keeps its tokens in."""
+    read_threads: int = 1
+    """Threads that open chunks."""
+    buffers: int = 0
+    """How many batches are valid at once; then their memory is used again. 0: each has memory of its own."""
+    pin_memory: bool = False
+    """Whether the buffers are page-locked for a CUDA device."""
+
+
+class BatchSource(Protocol[B]):
+    """Reads one rank's share of the global batch of any step, best in ascending steps, for one thread."""
 
     @property
-    def samples(self) -> int:
-        """How many samples there are."""
+    def chunks_opened(self) -> int:
+        """Chunks opened since the beginning: a share of the numerator of read amplification."""
         ...
 
     @property
-    def sample_tokens(self) -> int:
-        """The tokens of one sample: a sequence, and one more, which also begins the next sample."""
+    def chunks_held(self) -> int:
+        """Opened chunks in memory now."""
+        ...
+
+    def read(self, step: int) -> B:
+        """The share of step `step`. Raises what opening a chunk raises."""
+        ...
+
+    def wipe(self) -> None:
+        """Overwrite every opened chunk and forget every key. Reading may go on, from any step."""
+        ...
+
+    def wipe_batch(self, batch: B) -> None:
+        """Overwrite a batch that nobody took."""
+        ...
+
+    def as_tensors(self, batch: B) -> Any:
+        """The batch as torch tensors over the same memory. Raises MissingExtra without torch."""
+        ...
+
+
+class FeedSplit(Protocol):
+    """A split as a feed sees it: a number of samples, in blocks that are opened whole, and their reader."""
+
+    @property
+    def samples(self) -> int:
+        """How many samples (or records) there are."""
         ...
 
     @property
     def chunk_samples(self) -> int:
-        """The samples of each chunk but the last, which may be shorter."""
+        """The samples of each block but the last, which may be shorter: the order's `block_samples`."""
+        ...
+
+    def batches(self, order: Order, first: int, rows: int, settings: ReadSettings) -> BatchSource[Any]:
+        """A reader of positions [first, first + rows) of every global batch in `order`."""
+        ...
+
+
+class SampleSplit(FeedSplit, Protocol):
+    """A split as chunks of samples; sample n is row n mod `chunk_samples` of chunk n div `chunk_samples`."""
+
+    @property
+    def sample_tokens(self) -> int:
+        """The tokens of one sample: a sequence, and one more, which also begins the next sample."""
         ...
 
     def read_chunk(self, chunk: int) -> Samples:
@@ -38,13 +98,21 @@ class SampleSplit(Protocol):
         ...
 
 
-class SampleDataset(Protocol):
+class FeedDataset(Protocol):
     """A dataset as a feed sees it."""
 
     @property
     def root(self) -> str:
         """The manifest root that names this version, 64 hexadecimal digits."""
         ...
+
+    def split(self, name: str) -> FeedSplit:
+        """A reader of its own of one split. Raises UnknownSplit."""
+        ...
+
+
+class SampleDataset(FeedDataset, Protocol):
+    """A dataset whose splits are all of fixed-length token samples."""
 
     def split(self, name: str) -> SampleSplit:
         """A reader of its own of one split. Raises UnknownSplit."""

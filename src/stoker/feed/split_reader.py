@@ -9,8 +9,10 @@ from typing import Final
 
 from stoker.core.clock import Clock
 from stoker.core.errors import StokerError
+from stoker.feed.batches import BatchReader
 from stoker.feed.errors import NotSamples
-from stoker.feed.source import Samples
+from stoker.feed.order import Order
+from stoker.feed.source import ReadSettings, Samples
 from stoker.keys.partition import KeySource
 from stoker.store.cache import NodeCache
 from stoker.store.errors import (
@@ -132,6 +134,10 @@ class SplitReader:
             if self._cache is None:
                 raise
             return self._read_without_copy(shard, place, error)
+
+    def batches(self, order: Order, first: int, rows: int, settings: ReadSettings) -> BatchReader:
+        """A reader of positions [first, first + rows) of every global batch in `order`."""
+        return BatchReader(self, order, first, rows, settings)
 
     def sequential(self, start: int = 0, stop: int | None = None) -> Iterator[Samples]:
         """Samples [start, stop) in stored order, as arrays [rows, sample_tokens] of at most a chunk.
