@@ -11,7 +11,7 @@ import pytest
 
 from stoker.core.errors import StokerError
 from stoker.core.ids import ReviewId, RunId
-from stoker.ledger.catalogue import REVIEW_STEPS, Catalogue
+from stoker.ledger.catalogue import DATASET_STEPS, REVIEW_STEPS, Catalogue
 from stoker.ledger.errors import (
     LedgerRefused,
     UnknownDataset,
@@ -101,6 +101,83 @@ def test_a_dataset_is_found_by_its_bytes_and_recipe_only_while_it_is_live(filled
     assert [record.state for record in filled.catalogue.datasets()] == [DatasetState.DESTROYED] * 2
     with pytest.raises(LedgerRefused, match="is destroyed"):
         write(filled, lambda catalogue: catalogue.set_dataset_state(first.root, DatasetState.LIVE))
+
+
+def test_a_dataset_is_found_among_those_of_its_name(filled: Ledger) -> None:
+    first, other = samples.dataset_record(), samples.dataset_record("other-text")
+    write(filled, lambda catalogue: catalogue.add_dataset(other))
+    same = first.source_root, first.recipe_digest
+    assert filled.catalogue.datasets_made(*same) == (first, other)
+    assert filled.catalogue.datasets_made(*same, "other-text") == (other,)
+    assert filled.catalogue.datasets_of_source("own-text", "v1") == (first, other)
+    assert filled.catalogue.datasets_of_source("own-text", "v2") == ()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(before, after) for before in DatasetState for after in DatasetState]
+)
+def test_a_dataset_moves_only_along_its_table(
+    filled: Ledger, before: DatasetState, after: DatasetState
+) -> None:
+    root = samples.dataset_record().root
+    if before is not DatasetState.LIVE:
+        write(filled, lambda catalogue: catalogue.set_dataset_state(root, before))
+    if after in DATASET_STEPS[before]:
+        write(filled, lambda catalogue: catalogue.set_dataset_state(root, after))
+        assert filled.catalogue.dataset_of_root(root).state is after
+    else:
+        with pytest.raises(LedgerRefused, match=f"is {before}; it cannot become {after}"):
+            write(filled, lambda catalogue: catalogue.set_dataset_state(root, after))
+    assert filled.audit.verify().holds
+
+
+def test_the_expiry_of_a_dataset_moves_forward_only(filled: Ledger) -> None:
+    before = samples.dataset_record()
+    for not_earlier in (before.expires_s, before.expires_s + 1.0):
+        with pytest.raises(LedgerRefused, match="cannot expire at"):
+            write(filled, lambda catalogue, at=not_earlier: catalogue.expire_dataset(before.root, at))
+    write(filled, lambda catalogue: catalogue.expire_dataset(before.root, before.expires_s - 1.0))
+    assert filled.catalogue.dataset_of_root(before.root).expires_s == before.expires_s - 1.0
+    write(filled, lambda catalogue: catalogue.set_dataset_state(before.root, DatasetState.COLLECTED))
+    with pytest.raises(LedgerRefused, match="is collected"):
+        write(filled, lambda catalogue: catalogue.expire_dataset(before.root, 1.0))
+    assert filled.audit.verify().holds
+
+
+def test_a_run_of_a_mixture_is_a_run_of_each_of_its_parts(filled: Ledger) -> None:
+    own, other = samples.dataset_record(), samples.dataset_record(version="d2")
+    mixed = samples.run_record("r-2")
+    write(filled, lambda catalogue: catalogue.add_dataset(other))
+    write(filled, lambda catalogue: catalogue.add_run(mixed, [own.root, other.root, other.root]))
+    assert filled.catalogue.roots_of_run(mixed) == (own.root, other.root)
+    assert filled.catalogue.roots_of_run(samples.run_record()) == (own.root,)
+    assert filled.catalogue.runs_of_dataset(other.root) == (mixed,)
+    assert filled.catalogue.runs_of_dataset(own.root) == (samples.run_record(), mixed)
+    assert [(part.run, part.dataset_root) for part in filled.catalogue.run_parts()] == [("r-2", other.root)]
+    assert filled.audit.verify().holds
+
+
+@pytest.mark.parametrize("state", [DatasetState.DESTROYED, DatasetState.COLLECTED])
+@pytest.mark.parametrize("which", ["own", "part"])
+def test_no_run_begins_or_goes_on_with_a_dataset_that_is_gone(
+    filled: Ledger, state: DatasetState, which: str
+) -> None:
+    other = samples.dataset_record(version="d2")
+    write(filled, lambda catalogue: catalogue.add_dataset(other))
+    write(filled, lambda catalogue: catalogue.add_run(samples.run_record("r-2"), [other.root]))
+    gone = other.root if which == "part" else samples.dataset_record().root
+    write(filled, lambda catalogue: catalogue.set_dataset_state(gone, state))
+    with pytest.raises(LedgerRefused, match=f"is {state}; no run may read it"):
+        write(filled, lambda catalogue: catalogue.add_run(samples.run_record("r-3"), [other.root]))
+    with pytest.raises(LedgerRefused, match=f"is {state}; no run may read it"):
+        write(filled, lambda catalogue: catalogue.reopen_run(RunId("r-2")))
+    assert [run.id for run in filled.catalogue.runs()] == ["r-1", "r-2"]
+
+
+def test_acts_are_found_by_what_was_done(filled: Ledger) -> None:
+    assert [entry.index for entry in filled.audit.acts(("train", "import"))] == [1, 5]
+    assert [entry.index for entry in filled.audit.acts(("train", "import"), "subject-5")] == [5]
+    assert filled.audit.acts(("nothing",)) == ()
 
 
 def test_a_run_ends_once(filled: Ledger) -> None:

@@ -5,7 +5,7 @@ See docs/design/ledger.md, "The audit log".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
@@ -63,6 +63,19 @@ class AuditLog:
             by_index = {row["idx"]: row for row in found}
             for index in wanted:
                 yield _entry(index, by_index.get(index))
+
+    def acts(self, actions: Collection[str], subject: str | None = None) -> tuple[AuditEntry, ...]:
+        """The entries of these actions, about one subject or any, in order; found by an index.
+
+        Raises LedgerUnusable for an entry that is damaged. As with `entries`, `verify` is what judges them.
+        """
+        table = schema.audit_entry
+        where = [table.c.action.in_(sorted(actions)), table.c.idx < self.size]
+        if subject is not None:
+            where.append(table.c.subject == subject)
+        query = sa.select(*raw_columns(table)).where(*where).order_by(table.c.idx)
+        with self._database.read() as connection:
+            return tuple(_entry(row["idx"], row) for row in connection.execute(query).mappings().all())
 
     def checkpoint(self) -> SignedCheckpoint:
         """The newest signed checkpoint. Raises LedgerUnusable when it does not hold."""

@@ -37,6 +37,7 @@ from stoker.ledger.records import (
     ReviewState,
     RowDigest,
     RunOutcome,
+    RunPartRecord,
     RunRecord,
     SourceRecord,
     TombstoneRecord,
@@ -51,6 +52,13 @@ REVIEW_STEPS: Final[Mapping[ReviewState, frozenset[ReviewState]]] = {
     ReviewState.REVOKED: frozenset(),
 }
 """Which state of a review may follow which; intake decides when, the catalogue refuses anything else."""
+
+DATASET_STEPS: Final[Mapping[DatasetState, frozenset[DatasetState]]] = {
+    DatasetState.LIVE: frozenset({DatasetState.DESTROYED, DatasetState.COLLECTED}),
+    DatasetState.DESTROYED: frozenset({DatasetState.COLLECTED}),
+    DatasetState.COLLECTED: frozenset(),
+}
+"""Which state of a dataset may follow which: nothing becomes live again."""
 
 _REQUEST_FIELDS: Final = (
     "source",
@@ -207,17 +215,27 @@ class Catalogue:
         self._insert(table, values)
 
     def set_dataset_state(self, root: str, state: DatasetState) -> None:
-        """Set the state of the dataset with that root; a destroyed one stays destroyed.
+        """Set the state of the dataset with that root; none becomes live again.
 
         Raises UnknownDataset, LedgerRefused.
         """
         before = self.dataset_of_root(root)
-        if before.state is not DatasetState.LIVE or state is DatasetState.LIVE:
+        if state not in DATASET_STEPS[before.state]:
             raise LedgerRefused(
                 f"Dataset {_shown(before.name, before.version)} is {before.state}; it cannot become {state}."
             )
-        key = {"name": before.name, "version": before.version}
-        self._update(schema.dataset, key, {"state": state.value})
+        self._update(schema.dataset, _key_of(before), {"state": state.value})
+
+    def expire_dataset(self, root: str, expires_s: float) -> None:
+        """Bring the expiry of a live dataset forward. Raises UnknownDataset, and LedgerRefused otherwise."""
+        before = self.dataset_of_root(root)
+        if before.state is not DatasetState.LIVE or not expires_s < before.expires_s:
+            raise LedgerRefused(
+                f"Dataset {_shown(before.name, before.version)} is {before.state} and expires at "
+                f"{before.expires_s} s; it cannot expire at {expires_s} s instead.",
+                hint="Only a live dataset expires, and its expiry only moves forward.",
+            )
+        self._update(schema.dataset, _key_of(before), {"expires_s": expires_s})
 
     def datasets(self, name: str | None = None) -> tuple[DatasetRecord, ...]:
         """Every dataset version, or those of one name; newest last."""
@@ -245,26 +263,50 @@ class Catalogue:
 
     def find_dataset(self, source_root: str, recipe_digest: str) -> DatasetRecord | None:
         """The newest live dataset that this recipe made of these bytes, or None."""
+        found = self.datasets_made(source_root, recipe_digest)
+        return found[-1] if found else None
+
+    def datasets_made(
+        self, source_root: str, recipe_digest: str, name: str | None = None
+    ) -> tuple[DatasetRecord, ...]:
+        """The live datasets that this recipe made of these bytes, or those of one name; newest last.
+
+        By an index: it takes no longer in a ledger of many datasets.
+        """
         table = schema.dataset
-        found = self._many(
+        return self._many(
             table,
             rows.dataset_of,
             table.c.source_root == source_root,
             table.c.recipe_digest == recipe_digest,
             table.c.state == DatasetState.LIVE.value,
+            *_named(table.c.name, name),
         )
-        return found[-1] if found else None
+
+    def datasets_of_source(self, name: str, version: str) -> tuple[DatasetRecord, ...]:
+        """Every dataset that was prepared from that version of a source; newest last."""
+        table = schema.dataset
+        return self._many(table, rows.dataset_of, table.c.source == name, table.c.source_version == version)
 
     # -- runs and their checkpoints
 
-    def add_run(self, record: RunRecord) -> None:
-        """Record a run that starts. Raises LedgerRefused when it is there, or dataset or review are not."""
+    def add_run(self, record: RunRecord, parts: Sequence[str] = ()) -> None:
+        """Record a run that starts, and the roots of what else it reads: the `parts` of its mixture.
+
+        Raises LedgerRefused when it is there, when a dataset or the review is not, and when a dataset is not
+        live. This is the same transaction in which another process would have it collected, so that a run
+        begins before that and is seen, or after it and is refused.
+        """
         values = rows.to_row(record)
         if self._one(schema.run, schema.run.c.id == record.id) is not None:
             raise LedgerRefused(f"Run {record.id[:80]!a} is recorded already.")
-        self._need(schema.dataset, "dataset", root=record.dataset_root)
         self._need(schema.review, "review", id=record.review)
+        others = [root for root in dict.fromkeys(parts) if root != record.dataset_root]
+        for root in (record.dataset_root, *others):
+            self._need_live(root)
         self._insert(schema.run, values)
+        for root in others:
+            self._insert(schema.run_part, rows.to_row(RunPartRecord(record.id, root)))
 
     def end_run(self, id: RunId, outcome: RunOutcome, ended_s: float) -> None:
         """Record how a run ended. Raises UnknownRun, and LedgerRefused when it has ended before."""
@@ -276,11 +318,13 @@ class Catalogue:
     def reopen_run(self, id: RunId) -> None:
         """Record that a run which failed or was cancelled goes on; a running one stays as it is.
 
-        Raises UnknownRun, and LedgerRefused when it is finished.
+        Raises UnknownRun, and LedgerRefused when it is finished, or what it reads is not live any more.
         """
         before = self.run(id)
         if before.outcome is RunOutcome.FINISHED:
             raise LedgerRefused(f"Run {id[:80]!a} is finished; it cannot go on.")
+        for root in self.roots_of_run(before):
+            self._need_live(root)
         self._update(schema.run, {"id": id}, {"outcome": RunOutcome.RUNNING.value, "ended_s": None})
 
     def run(self, id: RunId) -> RunRecord:
@@ -297,8 +341,21 @@ class Catalogue:
         return self._many(schema.run, rows.run_of)
 
     def runs_of_dataset(self, root: str) -> tuple[RunRecord, ...]:
-        """The runs that trained on the dataset with that root."""
-        return self._many(schema.run, rows.run_of, schema.run.c.dataset_root == root)
+        """The runs that read the dataset with that root, alone or as a part of a mixture."""
+        part = schema.run_part
+        mixed = sa.select(part.c.run).where(part.c.dataset_root == root)
+        return self._many(
+            schema.run, rows.run_of, sa.or_(schema.run.c.dataset_root == root, schema.run.c.id.in_(mixed))
+        )
+
+    def roots_of_run(self, run: RunRecord) -> tuple[str, ...]:
+        """Every dataset that the run reads, its own first."""
+        parts = self._many(schema.run_part, rows.run_part_of, schema.run_part.c.run == run.id)
+        return (run.dataset_root, *(part.dataset_root for part in parts))
+
+    def run_parts(self) -> tuple[RunPartRecord, ...]:
+        """What every run reads beside its own dataset."""
+        return self._many(schema.run_part, rows.run_part_of)
 
     def add_checkpoint(self, record: CheckpointRecord) -> None:
         """Record a committed checkpoint.
@@ -388,6 +445,16 @@ class Catalogue:
             shown = "/".join(ascii(value[:80]) for value in key.values())
             raise LedgerRefused(f"The {what} {shown} is not in the ledger.", hint=f"Record the {what} first.")
 
+    def _need_live(self, root: str) -> None:
+        """Raise LedgerRefused unless the dataset with that root is there and live."""
+        self._need(schema.dataset, "dataset", root=root)
+        found = self.dataset_of_root(root)
+        if found.state is not DatasetState.LIVE:
+            raise LedgerRefused(
+                f"Dataset {_shown(found.name, found.version)} is {found.state}; no run may read it.",
+                hint="Prepare it again from its source.",
+            )
+
     def _insert(self, table: sa.Table, values: dict[str, Any]) -> None:
         act = self._writable()
         values |= {"entry": act.entry, "place": act.places}
@@ -422,6 +489,10 @@ class Catalogue:
 
 def _named(column: sa.ColumnElement[str], name: str | None) -> tuple[sa.ColumnElement[bool], ...]:
     return () if name is None else (column == name,)
+
+
+def _key_of(record: DatasetRecord) -> dict[str, str]:
+    return {"name": record.name, "version": record.version}
 
 
 def _shown(name: str, version: str) -> str:

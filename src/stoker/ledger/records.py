@@ -81,10 +81,15 @@ class ReviewRecord:
 
 
 class DatasetState(enum.StrEnum):
-    """A dataset is live until its key is destroyed or its expiry has passed and been carried out."""
+    """A dataset is live until its key is destroyed or its objects are removed; the clock judges expiry.
+
+    `collected`: its time was over or its key gone, and its objects were then removed from the store (or are
+    being removed). The record stays for good, so that lineage can be followed through it.
+    """
 
     LIVE = "live"
     DESTROYED = "destroyed"
+    COLLECTED = "collected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +138,14 @@ class RunRecord:
     started_s: float
     ended_s: float | None
     outcome: RunOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class RunPartRecord:
+    """A further dataset that a run reads: a part of its mixture beside the run's own `dataset_root`."""
+
+    run: RunId
+    dataset_root: str
 
 
 @dataclass(frozen=True, slots=True)

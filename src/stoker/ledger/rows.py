@@ -27,6 +27,7 @@ from stoker.ledger.records import (
     ReviewState,
     Role,
     RunOutcome,
+    RunPartRecord,
     RunRecord,
     SourceRecord,
     TombstoneRecord,
@@ -38,6 +39,7 @@ Record = (
     | ReviewRecord
     | DatasetRecord
     | RunRecord
+    | RunPartRecord
     | CheckpointRecord
     | TombstoneRecord
 )
@@ -199,6 +201,10 @@ def run_of(row: RowMapping) -> RunRecord:
         ended_s=row["ended_s"],
         outcome=RunOutcome(row["outcome"]),
     )
+
+
+def run_part_of(row: RowMapping) -> RunPartRecord:
+    return RunPartRecord(RunId(row["run"]), row["dataset_root"])
 
 
 def checkpoint_of(row: RowMapping) -> CheckpointRecord:

@@ -25,7 +25,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION: Final = "0001"
+SCHEMA_VERSION: Final = "0002"
 
 metadata: Final = MetaData()
 
@@ -74,6 +74,7 @@ audit_entry: Final = Table(
     _text("detail"),
     _text("row_digests"),
     PrimaryKeyConstraint("idx", name="pk_audit_entry"),
+    Index("ix_audit_entry_action", "action", "subject"),
 )
 
 audit_node: Final = Table(
@@ -198,6 +199,18 @@ run: Final = Table(
     Index("ix_run_dataset_root", "dataset_root"),
 )
 
+run_part: Final = Table(
+    "run_part",
+    metadata,
+    _text("run"),
+    _text("dataset_root"),
+    *_origin_columns(),
+    PrimaryKeyConstraint("run", "dataset_root", name="pk_run_part"),
+    ForeignKeyConstraint(["run"], ["run.id"], name="fk_run_part_run"),
+    ForeignKeyConstraint(["dataset_root"], ["dataset.root"], name="fk_run_part_dataset"),
+    Index("ix_run_part_dataset_root", "dataset_root"),
+)
+
 checkpoint: Final = Table(
     "checkpoint",
     metadata,
@@ -224,6 +237,6 @@ tombstone: Final = Table(
 )
 
 CATALOGUE_TABLES: Final[dict[str, Table]] = {
-    table.name: table for table in (identity, source, review, dataset, run, checkpoint, tombstone)
+    table.name: table for table in (identity, source, review, dataset, run, run_part, checkpoint, tombstone)
 }
 """The tables whose every row is bound to the audit log by its digest."""

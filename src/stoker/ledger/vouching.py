@@ -23,6 +23,7 @@ from stoker.ledger.records import (
     DatasetRecord,
     IdentityRecord,
     ReviewRecord,
+    RunPartRecord,
     RunRecord,
     SourceRecord,
     TombstoneRecord,
@@ -36,11 +37,12 @@ _TABLES: Final[Mapping[type[Record], sa.Table]] = {
     ReviewRecord: schema.review,
     DatasetRecord: schema.dataset,
     RunRecord: schema.run,
+    RunPartRecord: schema.run_part,
     CheckpointRecord: schema.checkpoint,
     TombstoneRecord: schema.tombstone,
 }
 
-_WRITTEN_ONCE: Final = frozenset({"identity", "source", "checkpoint", "tombstone"})
+_WRITTEN_ONCE: Final = frozenset({"identity", "source", "run_part", "checkpoint", "tombstone"})
 """Tables whose rows never change, so that the entry that made a row is the last word on it."""
 
 _PAGE_ROWS: Final = 1024
