@@ -102,8 +102,9 @@ def start_run(
     dataset = _live_dataset(ledger, spec.dataset, clock)
     require_permission(ledger, dataset, spec.purpose, clock)
     run = new_run_id(clock)
-    record = _begin(house, run, spec, dataset, origins or {})
-    return _supervise(house, record, spec, dataset, faults, isolation, rank_command)
+    with exclusive(supervisor_lock(home, run), f"run {run}"):  # before the record, so that gc sees it live
+        record = _begin(house, run, spec, dataset, origins or {})
+        return _supervise(house, record, spec, dataset, faults, isolation, rank_command)
 
 
 def resume_run(
@@ -137,7 +138,8 @@ def resume_run(
     dataset = ledger.catalogue.dataset_of_root(record.dataset_root)
     require_live(dataset, clock)
     require_permission(ledger, dataset, spec.purpose, clock)
-    return _supervise(house, record, spec, dataset, faults, isolation, rank_command)
+    with exclusive(supervisor_lock(home, run_id), f"run {run_id}"):
+        return _supervise(house, record, spec, dataset, faults, isolation, rank_command, resumed=True)
 
 
 def policy_of(spec: RunSpec) -> Policy:
@@ -238,7 +240,10 @@ def _supervise(
     faults: Sequence[KillRank],
     isolation: IsolationPolicy,
     rank_command: Sequence[str],
+    *,
+    resumed: bool = False,
 ) -> RunSummary:
+    """Supervise the run to its end. The caller holds the supervisor's lock."""
     harden_process()  # it holds keys for hours: no core file, and no other process looks into it
     home, run = house.home, record.id
     folder = RunFolder.of(home.runs_dir, run)
@@ -276,8 +281,10 @@ def _supervise(
         isolation=isolation,
         faults=tuple(faults),
     )
-    with exclusive(supervisor_lock(home, run), f"run {run}"), _saying_how_to_go_on(run):
+    with _saying_how_to_go_on(run):
         _wait_for_earlier_attempt(folder.attempt_lock, house.clock)
+        if resumed:
+            _reopen(house, record)
         with _recording(house, record) as verdicts:
             verdicts.append(Supervisor(charge, errands, house.progress, house.clock).run())
     return summarise(read_run(home, house.ledger, run), verdicts[-1], folder)
@@ -293,16 +300,20 @@ def _saying_how_to_go_on(run: RunId) -> Iterator[None]:
         raise
 
 
+def _reopen(house: House, record: RunRecord) -> None:
+    """Record that a run goes on, while its supervisor's lock is held; refused when its data was collected.
+
+    A run that lost its supervisor counts as running already; this is still an act of its own, so that it
+    comes wholly before or wholly after one that collects the dataset.
+    """
+    subject = f"run/{record.id}"
+    with house.ledger.act(actor=house.actor, action="run.resume", subject=subject, detail={}) as catalogue:
+        catalogue.reopen_run(record.id)
+
+
 @contextlib.contextmanager
 def _recording(house: House, record: RunRecord) -> Iterator[list[Verdict]]:
-    """The ledger says that the run goes on during the block, and how it ended after it."""
-    subject = f"run/{record.id}"
-    now = house.ledger.catalogue.run(record.id)
-    if now.outcome is not RunOutcome.RUNNING:
-        with house.ledger.act(
-            actor=house.actor, action="run.resume", subject=subject, detail={}
-        ) as catalogue:
-            catalogue.reopen_run(record.id)
+    """The ledger says how the run ended after the block."""
     verdicts: list[Verdict] = []
     try:
         yield verdicts
