@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stoker.feed.mixture_pattern import Turns, nearest_turns, turns_of_parts
 from stoker.feed.order import Order, Purpose, permute, round_keys, unpermute
 
 SEEDS = st.integers(0, 2**64 - 1)
@@ -68,13 +70,17 @@ def test_every_place_of_a_small_permutation_is_equally_likely() -> None:
     assert chi_squared < 50  # 16 degrees of freedom: the 99.99 % point is 44.9; the seeds are fixed
 
 
+TURNS = st.lists(st.floats(1e-3, 1.0), min_size=1, max_size=4).flatmap(
+    lambda raw: st.sampled_from(turns_of_parts(nearest_turns(tuple(raw))))
+)
 ORDERS = st.builds(
     Order,
     samples=st.integers(1, 400),
     block_samples=st.integers(1, 60),
-    lanes=st.integers(1, 40),
+    lanes=st.one_of(st.integers(1, 40), st.sampled_from([250, 1000, 1001, 1536])),
     window_blocks=st.integers(1, 9),
     seed=SEEDS,
+    turns=st.one_of(st.none(), TURNS),
 )
 
 
@@ -87,7 +93,7 @@ def test_an_epoch_visits_each_sample_once_and_can_be_inverted(order: Order, epoc
     assert np.array_equal(order.index_of(epoch, numbers), indices)
 
 
-@given(order=ORDERS, epoch=st.integers(0, 5))
+@given(order=ORDERS.filter(lambda order: order.lanes <= 40), epoch=st.integers(0, 5))
 @settings(max_examples=60, deadline=None)
 def test_a_window_names_the_blocks_it_draws_from_and_no_more_than_its_bound(order: Order, epoch: int) -> None:
     placement = order.place(epoch * order.samples + np.arange(order.samples))
@@ -126,11 +132,37 @@ def test_epochs_and_seeds_give_other_orders() -> None:
     assert (first != other.numbers(np.arange(500))).mean() > 0.9
 
 
-def test_an_exabyte_of_samples_is_placed_as_easily_as_a_few() -> None:
-    order = Order(samples=2**62, block_samples=255, lanes=16384, window_blocks=4, seed=3)
-    indices = np.array([0, 1, 2**40, 2**61 + 12345, 2**62 - 1])
+@pytest.mark.parametrize(
+    ("samples", "turns"), [(2**62, None), (2**50, Turns((7,))), (2**50, Turns(tuple(range(1, 1000))))]
+)
+def test_an_exabyte_of_samples_is_placed_as_easily_as_a_few(samples: int, turns: Turns | None) -> None:
+    order = Order(samples, block_samples=255, lanes=16384, window_blocks=4, seed=3, turns=turns)
+    indices = np.array([0, 1, 2**40, samples // 2 + 12345, samples - 1])
     numbers = order.numbers(indices)
+    assert len(set(numbers.tolist())) == len(indices)
     assert np.array_equal(order.index_of(0, numbers), indices)
+    again = order.numbers(samples + indices)
+    assert not np.array_equal(again, numbers)
+    assert np.array_equal(order.index_of(1, again), samples + indices)
+
+
+@given(order=ORDERS)
+@settings(max_examples=100, deadline=None)
+def test_a_position_draws_from_its_own_lane_and_rows_follow_each_other(order: Order) -> None:
+    """So a rank, which has the same positions at every step, needs no other lane, whatever the world size."""
+    if order.turns is None:
+        indices = np.arange(order.samples)  # within an epoch: the next one's lanes may have moved on
+        position = indices % order.lanes
+    else:
+        indices = np.arange(3 * order.samples)
+        position = order.turns.mixture_index(indices) % order.lanes
+    placement = order.place(indices)
+    assert np.array_equal(placement.lane, position)
+    seen: dict[tuple[int, int], int] = {}
+    windows = zip(placement.epoch.tolist(), placement.lane.tolist(), placement.window.tolist(), strict=True)
+    for epoch, lane, window in windows:
+        assert seen.get((epoch, lane), 0) <= window <= seen.get((epoch, lane), 0) + 1
+        seen[epoch, lane] = window
 
 
 def _place_by_the_page(number: int, size: int, seed: int, numbers: tuple[int, int, int, int]) -> int:
@@ -164,6 +196,54 @@ def test_permutation_is_the_one_of_the_design_page(
     assert permute(np.array([number]), size, keys).tolist() == [expected]
 
 
+def _epoch_by_the_page(order: Order, epoch: int) -> list[int]:
+    """The samples of one epoch as docs/design/feed.md has them, in plain integers and lists."""
+    samples, size, lanes = order.samples, order.block_samples, order.lanes
+    blocks = -(-samples // size)
+    line: list[int] = []
+    for place in range(blocks):
+        block = _place_by_the_page(place, blocks, order.seed, (epoch, 1, 0, 0))
+        line += range(block * size, min((block + 1) * size, samples))
+    if order.turns is None:
+        positions = [place % lanes for place in range(samples)]
+        longest = -(-samples // lanes)
+    else:
+        turns = order.turns.places
+        drawn = range(epoch * samples, (epoch + 1) * samples)
+        positions = [(n // len(turns) * 1000 + turns[n % len(turns)]) % lanes for n in drawn]
+        steps = -(-(-(-samples // len(turns)) * 1000) // lanes)
+        uses = set(turns)
+        most = [sum((first + lanes * step) % 1000 in uses for step in range(steps)) for first in range(1000)]
+        longest = min(max(most), samples)
+    width = min(order.window_blocks * size, longest)
+    begins = [sum(other < lane for other in positions) for lane in range(lanes)]
+    rows = [0] * lanes
+    numbers = []
+    for lane in positions:
+        phase = 0 if width >= longest else lane * width // lanes
+        window = (rows[lane] + phase) // width
+        low = max(0, window * width - phase)
+        high = min((window + 1) * width - phase, positions.count(lane))
+        moved = _place_by_the_page(rows[lane] - low, high - low, order.seed, (epoch, 2, lane, window))
+        numbers.append(line[begins[lane] + low + moved])
+        rows[lane] += 1
+    return numbers
+
+
+@given(order=ORDERS.filter(lambda order: order.samples * order.lanes < 6_000), epoch=st.integers(0, 9))
+@settings(max_examples=25, deadline=None)
+def test_an_epoch_is_the_one_of_the_design_page(order: Order, epoch: int) -> None:
+    indices = epoch * order.samples + np.arange(order.samples)
+    assert order.numbers(indices).tolist() == _epoch_by_the_page(order, epoch)
+
+
+def test_the_order_of_a_mixtures_part_is_a_format_and_does_not_drift() -> None:
+    turns = turns_of_parts((700, 200, 100))[1]
+    order = Order(samples=50, block_samples=8, lanes=4, window_blocks=2, seed=42, turns=turns)
+    assert order.numbers(np.arange(12)).tolist() == [46, 34, 16, 41, 8, 32, 35, 47, 44, 38, 20, 43]
+    assert order.numbers(np.arange(50, 62)).tolist() == [42, 32, 35, 4, 41, 37, 49, 0, 46, 33, 34, 7]
+
+
 def test_the_order_is_a_format_and_does_not_drift() -> None:
     assert permute(np.arange(10), 10, round_keys(1, 2, Purpose.BLOCKS)).tolist() == [
         2,
@@ -184,25 +264,60 @@ def test_the_order_is_a_format_and_does_not_drift() -> None:
 
 @pytest.mark.parametrize("name", ["samples", "block_samples", "lanes", "window_blocks"])
 def test_an_order_of_nothing_is_refused(name: str) -> None:
-    shape = {"samples": 10, "block_samples": 2, "lanes": 2, "window_blocks": 2, "seed": 0}
+    whole = Order(samples=10, block_samples=2, lanes=2, window_blocks=2, seed=0)
     with pytest.raises(ValueError, match=name):
-        Order(**{**shape, name: 0})
+        dataclasses.replace(whole, **{name: 0})  # type: ignore[arg-type]  # the names are of sizes
 
 
-def _feature_per_step(order: Order, numbers: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """The mean of a property that whole blocks share, over each global batch: what a poor shuffle shows."""
-    steps = len(numbers) // order.lanes
-    return levels[numbers[: steps * order.lanes] // order.block_samples].reshape(steps, -1).mean(axis=1)
+def _mean_per_step(order: Order, levels: np.ndarray) -> np.ndarray:
+    """The mean of a property that whole blocks share over what each global batch draws of one epoch.
+
+    A step that draws nothing of this part of a mixture is left out.
+    """
+    indices = np.arange(order.samples)
+    drawn = indices if order.turns is None else order.turns.mixture_index(indices)
+    steps = drawn // order.lanes
+    values = levels[order.numbers(indices) // order.block_samples]
+    sums, counts = np.bincount(steps, values), np.bincount(steps)
+    return sums[counts > 0] / counts[counts > 0]
+
+
+def _neighbours(series: np.ndarray) -> float:
+    """The correlation of each value with the next."""
+    centred = series - series.mean()
+    return float((centred[1:] * centred[:-1]).mean() / centred.var())
 
 
 @pytest.mark.parametrize("window_blocks", [1, 4, 16])
 def test_shuffle_quality_is_what_the_design_page_says(window_blocks: int) -> None:
     """Batches mix blocks as a true shuffle does; neighbouring batches correlate by about 1/window_blocks."""
     order = Order(samples=64 * 64 * 16, block_samples=64, lanes=16, window_blocks=window_blocks, seed=9)
-    numbers = order.numbers(np.arange(order.samples))
     levels = np.random.default_rng(0).normal(size=order.blocks)
-    ours = _feature_per_step(order, numbers, levels)
+    ours = _mean_per_step(order, levels)
     assert ours.var() * order.lanes == pytest.approx(levels.var(), rel=0.15)
-    centred = ours - ours.mean()
-    correlation = (centred[1:] * centred[:-1]).mean() / centred.var()
-    assert correlation == pytest.approx((window_blocks - 1 / 3) / window_blocks**2, abs=0.06)
+    assert _neighbours(ours) == pytest.approx((window_blocks - 1 / 3) / window_blocks**2, abs=0.06)
+
+
+@pytest.mark.parametrize("window_blocks", [1, 4, 16])
+def test_a_mixtures_part_is_shuffled_as_well_as_a_dataset_alone(window_blocks: int) -> None:
+    """A quarter of each batch of 64, and so as many samples of the part a step as above."""
+    turns = turns_of_parts((250, 750))[0]
+    order = Order(64 * 64 * 16, 64, lanes=64, window_blocks=window_blocks, seed=9, turns=turns)
+    levels = np.random.default_rng(0).normal(size=order.blocks)
+    ours = _mean_per_step(order, levels)
+    assert ours.var() * 16 == pytest.approx(levels.var(), rel=0.15)
+    assert _neighbours(ours) <= (window_blocks - 1 / 3) / window_blocks**2 + 0.06
+
+
+@pytest.mark.parametrize("turns", [None, turns_of_parts((300, 700))[0]])
+def test_an_epoch_says_nothing_of_the_next(turns: Turns | None) -> None:
+    """Ranks of the same samples in two epochs do not correlate, and few samples keep their neighbours."""
+    order = Order(64 * 64 * 4, 64, lanes=16, window_blocks=4, seed=3, turns=turns)
+    numbers = np.arange(order.samples)
+    first, second = (order.index_of(epoch, numbers) - epoch * order.samples for epoch in (0, 1))
+    assert abs(np.corrcoef(first, second)[0, 1]) < 4 / np.sqrt(order.blocks)
+    pairs = [
+        set(zip(seen[:-1].tolist(), seen[1:].tolist(), strict=True))
+        for seen in (order.numbers(epoch * order.samples + numbers) for epoch in (0, 1))
+    ]
+    assert len(pairs[0] & pairs[1]) < order.samples / 1000

@@ -66,3 +66,9 @@ class WrongDataset(StokerError):
     """A manifest is well formed, signed and of the right root, but of another dataset than was asked for."""
 
     exit_code = 99
+
+
+class BadMixture(StokerError):
+    """Weights that no pattern of 1,000 samples can keep exactly, or parts that cannot share a batch."""
+
+    exit_code = 200

@@ -14,18 +14,22 @@ from __future__ import annotations
 import enum
 import hashlib
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-Integers: TypeAlias = npt.NDArray[np.int64]
+from stoker.feed.lanes import EvenLanes, Integers, Lanes, WeightedLanes
+from stoker.feed.mixture_pattern import Turns
+
 Words: TypeAlias = npt.NDArray[np.uint64]
 
 ORDER_FORMAT: Final = 1
+MIXTURE_ORDER_FORMAT: Final = 2
 MAX_SAMPLES: Final = 2**62
+MAX_MIXED_SAMPLES: Final = 2**50  # so that a weight of 1/1000 keeps the mixture's indices below 2^62
 MAX_SHAPE: Final = 2**40  # of blocks, lanes and windows: keeps every product below 2^63
 ROUNDS: Final = 8  # one 64-byte digest holds eight round keys
 _PERSON: Final = b"stoker feed 1"
@@ -143,7 +147,9 @@ class Placement:
 class Order:
     """The order of a split of `samples` in blocks of `block_samples` (the last may be short).
 
-    `lanes` is the global batch; `window_blocks` is how many blocks a lane shuffles among each other.
+    `lanes` is the global batch; `window_blocks` is how many blocks a lane shuffles among each other. With
+    `turns` the split is a part of a mixture: indices count the split's own samples, and each lies in the lane
+    of the position of the global batch that those turns bring it to.
     """
 
     samples: int
@@ -151,10 +157,12 @@ class Order:
     lanes: int
     window_blocks: int
     seed: int
+    turns: Turns | None = None
+    _cut: Lanes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         caps = {
-            "samples": MAX_SAMPLES,
+            "samples": MAX_SAMPLES if self.turns is None else MAX_MIXED_SAMPLES,
             "block_samples": MAX_SHAPE,
             "lanes": MAX_SHAPE,
             "window_blocks": MAX_SHAPE,
@@ -164,6 +172,12 @@ class Order:
                 raise ValueError(f"{name} must be in [1, {cap}], not {getattr(self, name)}")
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed must be in [0, 2^64), not {self.seed}")
+        cut = (
+            EvenLanes(self.samples, self.lanes)
+            if self.turns is None
+            else WeightedLanes(self.samples, self.lanes, self.turns)
+        )
+        object.__setattr__(self, "_cut", cut)
 
     @property
     def blocks(self) -> int:
@@ -173,21 +187,16 @@ class Order:
     @property
     def window_samples(self) -> int:
         """The length of a whole window; a lane that fits into one window is one window."""
-        return min(self.window_blocks * self.block_samples, self._longest_lane)
-
-    @property
-    def _longest_lane(self) -> int:
-        return -(-self.samples // self.lanes)
+        return min(self.window_blocks * self.block_samples, self._cut.longest)
 
     def place(self, indices: Integers) -> Placement:
         """Where each global index leads. Index g is place g mod `samples` of epoch g div `samples`."""
-        epoch, within = np.divmod(indices, self.samples)
-        row, lane = np.divmod(within, self.lanes)
+        epoch, lane, row = self._cut.locate(indices)
         window = (row + self._phase(lane)) // self.window_samples
-        low, high = self._window_rows(lane, window)
+        low, high = self._window_rows(epoch, lane, window)
         keys = self._window_keys(epoch, lane, window)
         shuffled = low + permute(row - low, high - low, keys)
-        block, offset = self._line_to_block(epoch, self._lane_start(lane) + shuffled)
+        block, offset = self._line_to_block(epoch, self._cut.start(epoch, lane) + shuffled)
         return Placement(epoch, lane, window, block, offset)
 
     def numbers(self, indices: Integers) -> Integers:
@@ -199,44 +208,37 @@ class Order:
         """The inverse of `numbers` within one epoch: the global index at which each sample is seen."""
         epochs = np.full(numbers.shape, epoch, dtype=np.int64)
         line = self._block_to_line(epochs, *np.divmod(numbers, self.block_samples))
-        base, longer = divmod(self.samples, self.lanes)
-        in_longer = longer * (base + 1)
-        lane = np.where(line < in_longer, line // (base + 1), longer + (line - in_longer) // max(base, 1))
-        shuffled = line - self._lane_start(lane)
+        lane = self._cut.at(epochs, line)
+        shuffled = line - self._cut.start(epochs, lane)
         window = (shuffled + self._phase(lane)) // self.window_samples
-        low, high = self._window_rows(lane, window)
+        low, high = self._window_rows(epochs, lane, window)
         row = low + unpermute(shuffled - low, high - low, self._window_keys(epochs, lane, window))
-        return epoch * self.samples + row * self.lanes + lane
+        return self._cut.index(epochs, lane, row)
 
     def blocks_of_window(self, epoch: int, lane: int, window: int) -> tuple[int, ...]:
         """The blocks that one window draws from, in line order: at most `window_blocks` + 2 of them."""
-        low, high = self._window_rows(np.array([lane]), np.array([window]))
-        start = int(self._lane_start(np.array([lane]))[0])
+        epochs, lanes = np.array([epoch]), np.array([lane])
+        low, high = self._window_rows(epochs, lanes, np.array([window]))
+        start = int(self._cut.start(epochs, lanes)[0])
         first, last = start + int(low[0]), start + int(high[0]) - 1
         keys, places, _ = self._line_places(np.array([epoch, epoch]), np.array([first, last]))
         between = np.arange(places[0], places[1] + 1, dtype=np.int64)
         return tuple(permute(between, self.blocks, keys[:, 0]).tolist())
 
-    def _lane_start(self, lane: Integers) -> Integers:
-        """Lanes are consecutive pieces of the line; the first `samples mod lanes` are one sample longer."""
-        base, longer = divmod(self.samples, self.lanes)
-        return lane * base + np.minimum(lane, longer)
-
     def _phase(self, lane: Integers) -> Integers:
         """How much of a lane's first window is cut off, so that lanes change windows at different steps."""
-        if self.window_samples >= self._longest_lane:
+        if self.window_samples >= self._cut.longest:
             return np.zeros_like(lane)
         return lane * self.window_samples // self.lanes
 
-    def _window_rows(self, lane: Integers, window: Integers) -> tuple[Integers, Integers]:
+    def _window_rows(self, epoch: Integers, lane: Integers, window: Integers) -> tuple[Integers, Integers]:
         """The half-open range of a lane's rows that a window covers."""
-        base, longer = divmod(self.samples, self.lanes)
         low = window * self.window_samples - self._phase(lane)
-        high = np.minimum(low + self.window_samples, base + (lane < longer))
+        high = np.minimum(low + self.window_samples, self._cut.length(epoch, lane))
         return np.maximum(low, 0), high
 
     def _window_keys(self, epoch: Integers, lane: Integers, window: Integers) -> Words:
-        windows = self._longest_lane // self.window_samples + 2
+        windows = self._cut.longest // self.window_samples + 2
         name = ((epoch - epoch.min()) * self.lanes + lane) * windows + window
         _, first, which = np.unique(name, return_index=True, return_inverse=True)
         named = zip(epoch[first].tolist(), lane[first].tolist(), window[first].tolist(), strict=True)
