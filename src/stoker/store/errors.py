@@ -111,3 +111,15 @@ class CorruptObject(StokerError):
     """An object's digest is not the recorded one."""
 
     exit_code = 67
+
+
+class CorruptShard(StokerError):
+    """A shard of records was opened and verified, but a count or an offset in it contradicts its format."""
+
+    exit_code = 68
+
+
+class BadRecord(StokerError):
+    """A record that is to be written does not fit its schema."""
+
+    exit_code = 69

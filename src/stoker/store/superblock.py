@@ -11,6 +11,7 @@ from typing import Any, Final
 from stoker.core.canonical import JsonValue, canonical_json
 from stoker.store.errors import BadLabel, CorruptManifest, UnknownVersion
 from stoker.store.payload import ChunkGeometry
+from stoker.store.record_schema import RECORDS_FORM, RecordSchema
 
 FORMAT: Final = 1
 MAX_SUPERBLOCK_BYTES: Final = 1 << 20
@@ -111,7 +112,7 @@ class Superblock:
     kek: str
     review_digest: bytes
     chunk_log2: int
-    schema: SampleSchema | None = None
+    schema: SampleSchema | RecordSchema | None = None
     splits: tuple[Split, ...] = ()
     artefacts: tuple[Artefact, ...] = ()
     source_root: str | None = None
@@ -151,7 +152,7 @@ class Superblock:
                     f"{place}: manifest format {str(raw.get('format'))[:20]!a}; this Stoker knows {FORMAT}.",
                     hint="A newer Stoker wrote it: use that one.",
                 )
-            found = _from_json(raw)
+            found = _from_json(raw, place)
             if found.encode() == data:
                 return found
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, BadLabel) as error:
@@ -170,7 +171,6 @@ def manifest_root(superblock: bytes, top_page_digest: bytes) -> str:
 
 
 def _to_json(block: Superblock) -> JsonValue:
-    schema = block.schema
     return {
         "format": FORMAT,
         "subject": block.subject,
@@ -178,15 +178,7 @@ def _to_json(block: Superblock) -> JsonValue:
         "kek": block.kek,
         "review_digest": block.review_digest.hex(),
         "chunk_log2": block.chunk_log2,
-        "schema": None
-        if schema is None
-        else {
-            "dtype": schema.dtype,
-            "sample_tokens": schema.sample_tokens,
-            "samples_per_chunk": schema.samples_per_chunk,
-            "samples_per_shard": schema.samples_per_shard,
-            "chunk_log2": schema.chunk_log2,
-        },
+        "schema": _schema_to_json(block.schema),
         "splits": [
             {"name": s.name, "first_shard": s.first_shard, "shards": s.shards, "samples": s.samples}
             for s in block.splits
@@ -202,15 +194,41 @@ def _to_json(block: Superblock) -> JsonValue:
     }
 
 
-def _from_json(raw: dict[str, Any]) -> Superblock:
-    schema = raw["schema"]
+def _schema_to_json(schema: SampleSchema | RecordSchema | None) -> JsonValue:
+    if isinstance(schema, SampleSchema):
+        return {
+            "dtype": schema.dtype,
+            "sample_tokens": schema.sample_tokens,
+            "samples_per_chunk": schema.samples_per_chunk,
+            "samples_per_shard": schema.samples_per_shard,
+            "chunk_log2": schema.chunk_log2,
+        }
+    return None if schema is None else schema.to_json()
+
+
+def _schema_from_json(raw: dict[str, Any] | None, place: str) -> SampleSchema | RecordSchema | None:
+    """Samples have no form: that is how they were written before there were records."""
+    if raw is None:
+        return None
+    if "form" not in raw:
+        return SampleSchema(**raw)
+    if raw["form"] != RECORDS_FORM:
+        raise UnknownVersion(
+            f"{place}: a schema of form {str(raw['form'])[:20]!a}; this Stoker knows samples and "
+            f"{RECORDS_FORM!a}.",
+            hint="A newer Stoker wrote it: use that one.",
+        )
+    return RecordSchema.from_json(raw)
+
+
+def _from_json(raw: dict[str, Any], place: str) -> Superblock:
     return Superblock(
         subject=raw["subject"],
         version=raw["version"],
         kek=raw["kek"],
         review_digest=bytes.fromhex(raw["review_digest"]),
         chunk_log2=raw["chunk_log2"],
-        schema=None if schema is None else SampleSchema(**schema),
+        schema=_schema_from_json(raw["schema"], place),
         splits=tuple(Split(**split) for split in raw["splits"]),
         artefacts=tuple(Artefact(**artefact) for artefact in raw["artefacts"]),
         source_root=raw["source_root"],
@@ -226,7 +244,7 @@ def _from_json(raw: dict[str, Any]) -> Superblock:
 def _problem(block: Superblock) -> str | None:
     counts = [block.chunk_log2, block.shards, block.samples, block.object_bytes, block.fan_out, block.levels]
     texts: list[object] = [block.subject, block.version, block.kek]
-    if block.schema is not None:
+    if isinstance(block.schema, SampleSchema):
         counts += [block.schema.sample_tokens, block.schema.samples_per_chunk]
         counts += [block.schema.samples_per_shard, block.schema.chunk_log2]
     for split in block.splits:
