@@ -1,29 +1,27 @@
-"""Batches without end for one rank, read ahead by a thread. See docs/design/feed.md.
-
-A feed satisfies the stateful protocol of torchdata and of torch.distributed.checkpoint, so it can be used
-without Stoker's own trainer. torch is imported when the first tensor is asked for, not before.
-"""
+"""A dataset's split as batches without end for one rank. See docs/design/feed.md."""
 
 from __future__ import annotations
 
-import math
-import weakref
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Final
+from typing import Any
 
-from stoker.core.clock import Clock, SystemClock
-from stoker.feed.errors import BadFeedSetting, BadRank, BadWorldSize, EmptySplit, FeedStopped
-from stoker.feed.order import MAX_SHAPE, ORDER_FORMAT, Order
-from stoker.feed.read_ahead import ReadAhead
-from stoker.feed.source import FeedDataset, ReadSettings
+from stoker.core.clock import Clock
+from stoker.feed.errors import EmptySplit
+from stoker.feed.order import ORDER_FORMAT, Order
+from stoker.feed.source import FeedDataset, FeedSplit, ReadSettings
 from stoker.feed.state import FeedState
+from stoker.feed.stream import (
+    DEFAULT_PREFETCH_BATCHES,
+    DEFAULT_WINDOW_CHUNKS,
+    BatchStream,
+    check_settings,
+    check_share,
+)
 
-DEFAULT_WINDOW_CHUNKS: Final = 4
-DEFAULT_PREFETCH_BATCHES: Final = 4
+__all__ = ["DEFAULT_PREFETCH_BATCHES", "DEFAULT_WINDOW_CHUNKS", "Feed", "filled_split"]
 
 
-class Feed:
+class Feed(BatchStream):
     """This rank's share of every global batch, in an order that no world size changes.
 
     Iterating never ends; epochs follow each other. Raises BadFeedSetting, BadWorldSize, BadRank or EmptySplit
@@ -43,16 +41,11 @@ class Feed:
         prefetch_batches: int = DEFAULT_PREFETCH_BATCHES,
         clock: Clock | None = None,
     ) -> None:
-        _check_settings(global_batch, seed, window_chunks, prefetch_batches)
-        _check_share(global_batch, rank, world_size)
+        check_settings(global_batch, seed, window_chunks, prefetch_batches)
+        check_share(global_batch, rank, world_size)
         self._root = dataset.root
         self._split_name = split
-        reader = dataset.split(split)
-        if reader.samples < 1:
-            raise EmptySplit(
-                f"Split {split!r} of the dataset {dataset.root[:16]}… has no samples.",
-                hint="Prepare the dataset from more text, or choose another split.",
-            )
+        reader = filled_split(dataset, split)
         self._order = Order(
             samples=reader.samples,
             block_samples=reader.chunk_samples,
@@ -61,14 +54,8 @@ class Feed:
             seed=seed,
         )
         rows = global_batch // world_size
-        self._batches = reader.batches(self._order, rank * rows, rows, ReadSettings())
-        self._clock = clock or SystemClock()
-        self._consumed = 0
-        self._ahead = ReadAhead(self._batches, prefetch_batches)
-        self._stopped = ""
-        self._wait_s = 0.0
-        self._last_wait_s = 0.0
-        weakref.finalize(self, self._ahead.drop)  # a feed that nobody closes still wipes what it opened
+        batches = reader.batches(self._order, rank * rows, rows, ReadSettings())
+        super().__init__(batches, global_batch, prefetch_batches, clock)
 
     @property
     def samples_per_epoch(self) -> int:
@@ -76,87 +63,18 @@ class Feed:
         return self._order.samples
 
     @property
-    def consumed(self) -> int:
-        """Samples that the whole world was given since the first epoch began."""
-        return self._consumed
-
-    @property
     def epoch(self) -> int:
         """The epoch of the next sample."""
         return self._consumed // self._order.samples
-
-    @property
-    def data_wait_s(self) -> float:
-        """Seconds that the caller has waited for batches since this feed was made."""
-        return self._wait_s
-
-    @property
-    def last_wait_s(self) -> float:
-        """Seconds that the caller waited for the latest batch."""
-        return self._last_wait_s
-
-    @property
-    def chunks_opened(self) -> int:
-        """Chunks that this rank has opened: a share of the numerator of read amplification."""
-        return self._batches.chunks_opened
-
-    @property
-    def chunks_held(self) -> int:
-        """Opened chunks in memory now."""
-        return self._batches.chunks_held
-
-    def __iter__(self) -> Feed:
-        return self
-
-    def __next__(self) -> Any:
-        """The next share as tensors; of tokens one, int64 [global_batch / world_size, sample_tokens]."""
-        return self._batches.as_tensors(self.next_array())
-
-    def next_array(self) -> Any:
-        """The next share as it was read, for use without torch; of token samples one numpy array."""
-        if self._stopped:
-            raise FeedStopped(
-                f"This feed {self._stopped}.", hint="Make a new feed and load the last saved state."
-            )
-        began = self._clock.monotonic_s()
-        try:
-            batch = self._ahead.take(self._step)
-        except BaseException:
-            self._stop(f"has failed at step {self._step}")
-            raise
-        self._last_wait_s = self._clock.monotonic_s() - began
-        self._wait_s += self._last_wait_s
-        self._consumed += self._order.lanes
-        return batch
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next batch begins, as JSON values. Batches that were only read ahead do not count."""
         return self._state().as_dict()
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from a saved state, whatever the world size that saved it. Raises BadFeedState."""
+    def _consumed_of(self, state_dict: Mapping[str, Any]) -> int:
         state = FeedState.from_dict(state_dict)
         state.check_fits(self._state(), self._order.samples)
-        if self._stopped:
-            raise FeedStopped(f"This feed {self._stopped}.", hint="Make a new feed and load the state there.")
-        self._ahead.drop()
-        self._consumed = state.consumed
-
-    def close(self) -> None:
-        """Stop reading ahead and wipe every opened chunk. May be called again."""
-        self._stop("is closed")
-
-    def __enter__(self) -> Feed:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    @property
-    def _step(self) -> int:
-        return self._consumed // self._order.lanes
+        return state.consumed
 
     def _state(self) -> FeedState:
         return FeedState(
@@ -170,40 +88,13 @@ class Feed:
             consumed=self._consumed,
         )
 
-    def _stop(self, why: str) -> None:
-        self._ahead.drop()
-        self._stopped = self._stopped or why
 
-
-def _check_settings(global_batch: int, seed: int, window_chunks: int, prefetch_batches: int) -> None:
-    wrong = [
-        f"{name} is {value}; it must be in [{low}, {high}]"
-        for name, value, low, high in (
-            ("global_batch", global_batch, 1, MAX_SHAPE),
-            ("window_chunks", window_chunks, 1, MAX_SHAPE),
-            ("prefetch_batches", prefetch_batches, 1, 1024),
-            ("seed", seed, 0, 2**64 - 1),
+def filled_split(dataset: FeedDataset, name: str) -> FeedSplit:
+    """The split of that name, which has samples. Raises UnknownSplit, EmptySplit."""
+    split = dataset.split(name)
+    if split.samples < 1:
+        raise EmptySplit(
+            f"Split {name!r} of the dataset {dataset.root[:16]}… has no samples.",
+            hint="Prepare the dataset from more text, or choose another split.",
         )
-        if not low <= value <= high
-    ]
-    if wrong:
-        raise BadFeedSetting(f"No feed can be made: {'; '.join(wrong)}.", hint="Change the run file.")
-
-
-def _check_share(global_batch: int, rank: int, world_size: int) -> None:
-    if world_size < 1 or global_batch % world_size:
-        small = [size for size in range(1, math.isqrt(global_batch) + 1) if global_batch % size == 0]
-        fitting = small + [global_batch // size for size in small]
-        below = max((size for size in fitting if size < world_size), default=0)
-        above = min((size for size in fitting if size > world_size), default=0)
-        nearest = " and ".join(str(size) for size in (below, above) if size)
-        raise BadWorldSize(
-            f"A world size of {world_size} does not divide the global batch of {global_batch}; "
-            f"the nearest that {'do' if below and above else 'does'}: {nearest}.",
-            hint="Change the number of ranks, or make the global batch a multiple of it.",
-        )
-    if not 0 <= rank < world_size:
-        raise BadRank(
-            f"Rank {rank} is not in a world of {world_size}; ranks are 0 to {world_size - 1}.",
-            hint="Give each process its own rank below the world size.",
-        )
+    return split
