@@ -12,7 +12,7 @@ import pytest
 from stoker.core.clock import ManualClock
 from stoker.feed.errors import FeedStopped, NotSamples, UnknownArtefact, UnknownSplit, WrongDataset
 from stoker.feed.feed import Feed
-from stoker.feed.split_reader import KEYS_KEPT_S, MAX_OPEN_SHARDS
+from stoker.feed.open_shards import KEYS_KEPT_S, MAX_OPEN_SHARDS
 from stoker.keys.agent import KeyAgent
 from stoker.keys.agent_client import AgentKeySource
 from stoker.keys.errors import KeyDestroyed, LeaseExpired

@@ -3,56 +3,27 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Final
 
 from stoker.core.clock import Clock
-from stoker.core.errors import StokerError
 from stoker.feed.batches import BatchReader
 from stoker.feed.errors import NotSamples
+from stoker.feed.open_shards import OpenShards
 from stoker.feed.order import Order
 from stoker.feed.source import ReadSettings, Samples
 from stoker.keys.partition import KeySource
 from stoker.store.cache import NodeCache
-from stoker.store.errors import (
-    CommitmentMismatch,
-    CorruptObject,
-    CorruptStream,
-    NotSealed,
-    OutOfRange,
-    SwappedStream,
-    TruncatedStream,
-    UnknownVersion,
-)
-from stoker.store.header import StreamKind
+from stoker.store.errors import OutOfRange
 from stoker.store.manifest import Manifest
 from stoker.store.objects import ObjectStore
-from stoker.store.opened import OpenedKeys
-from stoker.store.ranges import RangeSource
 from stoker.store.shards import SHARD_SCHEMA, ShardReader
 from stoker.store.superblock import SampleSchema, Split
-
-MAX_OPEN_SHARDS: Final = 64
-KEYS_KEPT_S: Final = 60.0
-"""How long an unwrapped key is used before it is asked for again; so how late a destroyed key is noticed."""
-
-_BAD_COPY: Final = (
-    CommitmentMismatch,
-    CorruptStream,
-    NotSealed,
-    SwappedStream,
-    TruncatedStream,
-    UnknownVersion,
-)
-"""What a changed byte of a sealed object may be told as, header or chunk."""
 
 
 class SplitReader:
     """Reads one split's samples; for one thread at a time. Several readers may share a manifest and its lock.
 
-    A shard stays open, with its key, until `MAX_OPEN_SHARDS` others were used since, `KEYS_KEPT_S` have
-    passed, or `wipe` is called; then its key is asked for again, and may be refused.
+    How long shards and keys stay open is OpenShards' to say.
     """
 
     def __init__(
@@ -77,14 +48,16 @@ class SplitReader:
             )
         self.schema = schema
         self._split = split
-        self._manifest = manifest
-        self._store = store
-        self._cache = cache
-        self._keys = OpenedKeys(keys)
-        self._clock = clock
-        self._lock = lock
-        self._shards: OrderedDict[int, ShardReader] = OrderedDict()
-        self._opened_s = clock.monotonic_s()
+        self._shards = OpenShards(
+            manifest,
+            SHARD_SCHEMA,
+            ShardReader.open,
+            store=store,
+            cache=cache,
+            keys=keys,
+            clock=clock,
+            lock=lock,
+        )
 
     @property
     def name(self) -> str:
@@ -121,19 +94,10 @@ class SplitReader:
                 f"Chunk {chunk} was asked of split {self.name!r}, which has {self.chunks}.",
                 hint="Ask for a chunk below that.",
             )
-        now_s = self._clock.monotonic_s()
-        if now_s - self._opened_s > KEYS_KEPT_S:
-            self.wipe()
-            self._opened_s = now_s
         # Every shard of a split but its last holds the same whole number of full chunks.
         within, place = divmod(chunk, self.schema.chunks_per_shard)
         shard = self._split.first_shard + within
-        try:
-            return self._opened(shard).read_chunk(place)
-        except _BAD_COPY as error:
-            if self._cache is None:
-                raise
-            return self._read_without_copy(shard, place, error)
+        return self._shards.read(shard, lambda opened: opened.read_chunk(place))
 
     def batches(self, order: Order, first: int, rows: int, settings: ReadSettings) -> BatchReader:
         """A reader of positions [first, first + rows) of every global batch in `order`."""
@@ -157,40 +121,4 @@ class SplitReader:
 
     def wipe(self) -> None:
         """Close every shard and wipe the keys. Reading may go on, and then opens them anew."""
-        self._shards.clear()
-        self._keys.close()
-
-    def _opened(self, shard: int) -> ShardReader:
-        reader = self._shards.get(shard)
-        if reader is None:
-            reader = self._shards[shard] = self._open(shard, check_copy=False)
-            if len(self._shards) > MAX_OPEN_SHARDS:
-                self._shards.popitem(last=False)
-        self._shards.move_to_end(shard)
-        return reader
-
-    def _open(self, shard: int, *, check_copy: bool) -> ShardReader:
-        manifest = self._manifest
-        with self._lock:
-            label = manifest.label(shard, StreamKind.SHARD, SHARD_SCHEMA)
-            source = self._source(shard, check_copy=check_copy)
-            return ShardReader.open(manifest, shard, label, self._keys, source=source)
-
-    def _source(self, shard: int, *, check_copy: bool) -> RangeSource:
-        key = self._manifest.shard_key(shard)
-        if self._cache is None:
-            return self._store.source(key)
-        entry = self._manifest.entry(shard)
-        return self._cache.fetch(key, entry.object_bytes, digest=entry.digest if check_copy else None)
-
-    def _read_without_copy(self, shard: int, place: int, error: StokerError) -> Samples:
-        """The chunk once more, after a bad copy in the node's cache was replaced by the store's object.
-
-        Raises `error`, which names shard and chunk, when the store's object is bad as well.
-        """
-        self._shards.pop(shard, None)
-        try:
-            self._shards[shard] = self._open(shard, check_copy=True)
-        except CorruptObject:
-            raise error from None
-        return self._shards[shard].read_chunk(place)
+        self._shards.wipe()

@@ -1,0 +1,135 @@
+"""The shards of one split that are open now, with their keys. See docs/design/feed.md, "Reading"."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final, Generic, Protocol, TypeVar
+
+from stoker.core.clock import Clock
+from stoker.keys.partition import KeySource
+from stoker.store.cache import NodeCache
+from stoker.store.errors import (
+    CommitmentMismatch,
+    CorruptObject,
+    CorruptStream,
+    NotSealed,
+    SwappedStream,
+    TruncatedStream,
+    UnknownVersion,
+)
+from stoker.store.header import StreamKind, StreamLabel
+from stoker.store.manifest import Manifest
+from stoker.store.objects import ObjectStore
+from stoker.store.opened import OpenedKeys
+from stoker.store.ranges import RangeSource
+
+S = TypeVar("S")
+S_co = TypeVar("S_co", covariant=True)
+T = TypeVar("T")
+
+MAX_OPEN_SHARDS: Final = 64
+KEYS_KEPT_S: Final = 60.0
+"""How long an unwrapped key is used before it is asked for again; so how late a destroyed key is noticed."""
+
+_BAD_COPY: Final = (
+    CommitmentMismatch,
+    CorruptStream,
+    NotSealed,
+    SwappedStream,
+    TruncatedStream,
+    UnknownVersion,
+)
+"""What a changed byte of a sealed object may be told as, header or chunk."""
+
+
+class OpenShard(Protocol[S_co]):
+    """Opens one shard of a dataset: ShardReader.open or RecordShardReader.open."""
+
+    def __call__(
+        self, manifest: Manifest, shard: int, label: StreamLabel, keys: KeySource, *, source: RangeSource
+    ) -> S_co: ...
+
+
+class OpenShards(Generic[S]):
+    """Opens shards when they are first read, through the node's cache; for one thread at a time.
+
+    A shard stays open, with its key, until `MAX_OPEN_SHARDS` others were used since, `KEYS_KEPT_S` have
+    passed, or `wipe` is called; then its key is asked for again, and may be refused. Several of these may
+    share a manifest and its lock.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        schema: int,
+        open_shard: OpenShard[S],
+        *,
+        store: ObjectStore,
+        cache: NodeCache | None,
+        keys: KeySource,
+        clock: Clock,
+        lock: threading.Lock,
+    ) -> None:
+        """`schema` is the schema version that every shard's header must have."""
+        self._manifest = manifest
+        self._schema = schema
+        self._open_shard = open_shard
+        self._store = store
+        self._cache = cache
+        self._keys = OpenedKeys(keys)
+        self._clock = clock
+        self._lock = lock
+        self._shards: OrderedDict[int, S] = OrderedDict()
+        self._opened_s = clock.monotonic_s()
+
+    def read(self, shard: int, read: Callable[[S], T]) -> T:
+        """What `read` makes of the open shard. Raises what opening and reading it raises.
+
+        A copy in the node's cache that turns out bad is replaced once by the store's object; when that is bad
+        as well, the first error, which names shard and chunk, is raised.
+        """
+        now_s = self._clock.monotonic_s()
+        if now_s - self._opened_s > KEYS_KEPT_S:
+            self.wipe()
+            self._opened_s = now_s
+        try:
+            return read(self._opened(shard))
+        except _BAD_COPY as error:
+            if self._cache is None:
+                raise
+            self._shards.pop(shard, None)
+            try:
+                self._shards[shard] = self._open(shard, check_copy=True)
+            except CorruptObject:
+                raise error from None
+            return read(self._shards[shard])
+
+    def wipe(self) -> None:
+        """Close every shard and wipe the keys. Reading may go on, and then opens them anew."""
+        self._shards.clear()
+        self._keys.close()
+
+    def _opened(self, shard: int) -> S:
+        reader = self._shards.get(shard)
+        if reader is None:
+            reader = self._shards[shard] = self._open(shard, check_copy=False)
+            if len(self._shards) > MAX_OPEN_SHARDS:
+                self._shards.popitem(last=False)
+        self._shards.move_to_end(shard)
+        return reader
+
+    def _open(self, shard: int, *, check_copy: bool) -> S:
+        manifest = self._manifest
+        with self._lock:
+            label = manifest.label(shard, StreamKind.SHARD, self._schema)
+            source = self._source(shard, check_copy=check_copy)
+            return self._open_shard(manifest, shard, label, self._keys, source=source)
+
+    def _source(self, shard: int, *, check_copy: bool) -> RangeSource:
+        key = self._manifest.shard_key(shard)
+        if self._cache is None:
+            return self._store.source(key)
+        entry = self._manifest.entry(shard)
+        return self._cache.fetch(key, entry.object_bytes, digest=entry.digest if check_copy else None)
