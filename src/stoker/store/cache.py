@@ -1,149 +1,378 @@
 """Ciphertext kept on the node, so that an object crosses the network once. See docs/design/store.md.
 
 Only sealed objects come here, byte for byte as in the store; what is wrong with a copy is noticed by whoever
-opens it, as with the store itself.
+opens it, as with the store itself. A cache that cannot be used costs time and never an answer.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
-import secrets
-import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
-from stoker.core.atomic import naming_full_disk
-from stoker.core.errors import DiskFull
-from stoker.store.errors import CorruptObject, StoreUnreachable, TruncatedStream
+from stoker.core.clock import Clock, SystemClock
+from stoker.store.cache_room import CacheRoom, same_file
+from stoker.store.errors import CorruptObject, OutOfRange, StoreUnreachable, TruncatedStream
 from stoker.store.objects import ObjectStore, check_key
-from stoker.store.ranges import FileSource, RangeSource
+from stoker.store.ranges import BytesLike, FileSource, RangeSource, check_range
+
+DIRECT_BYTES: Final = 8 << 20
+"""An object of at least this length is worth reading in ranges while it is still on its way."""
 
 _COPY_BYTES: Final = 1 << 23
+_DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Brought(Enum):
+    """What became of bringing an object in ahead of its use."""
+
+    HELD = auto()
+    """It was there already."""
+    IN = auto()
+    """It was brought in now."""
+    NO_ROOM = auto()
+    """Something that is wanted as much would have had to go for it."""
+    UNUSABLE = auto()
+    """It is larger than the cache, or the cache's disk is full or cannot be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheCounts:
+    """What a cache has done in this process since it was opened."""
+
+    hits: int = 0
+    misses: int = 0
+    store_bytes: int = 0
+    """Brought in from the store."""
+    peer_bytes: int = 0
+    """Brought in from other nodes of the run."""
+    direct_bytes: int = 0
+    """Handed on from the store without being kept: bypassed objects, and ranges of objects on their way."""
+    evictions: int = 0
+    refetched: int = 0
+    """Kept copies that did not hold and were replaced, or could not be read."""
+    bypassed: int = 0
+    """Times that an object was read from the store because the cache could not take it."""
+
+
+class ObjectPeers(Protocol):
+    """Other nodes of the run that may have an object. See stoker.store.peers."""
+
+    def fetch(
+        self, key: str, expected_bytes: int, digest: bytes, write: Callable[[BytesLike, int], None]
+    ) -> bool:
+        """Hand the object to `write(part, offset)`; False: ask the store, whatever was written.
+
+        On True the bytes have the SHA-256 `digest`.
+        """
+        ...
 
 
 class NodeCache:
     """Whole objects as files under `folder`, shared by all processes of the node, at most `limit_bytes`."""
 
-    def __init__(self, folder: Path, store: ObjectStore, limit_bytes: int) -> None:
-        """Raises StoreUnreachable when the folder cannot be made."""
-        self._objects = folder / "objects"
-        self._partial = folder / "partial"
-        self._locks = folder / "locks"
-        self._store = store
-        self._limit_bytes = limit_bytes
-        try:
-            for path in (folder, self._objects, self._partial, self._locks):
-                path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise StoreUnreachable(
-                f"{folder} cannot be used as a cache: {error.strerror}.", hint="Name a folder that you own."
-            ) from error
+    def __init__(
+        self,
+        folder: Path,
+        store: ObjectStore,
+        limit_bytes: int,
+        peers: ObjectPeers | None = None,
+        *,
+        clock: Clock | None = None,
+    ) -> None:
+        """Removes what processes that died have left half written.
 
-    def fetch(self, key: str, expected_bytes: int, *, digest: bytes | None = None) -> RangeSource:
+        Raises StoreUnreachable when the folder cannot be made or written; a full disk is no error.
+        """
+        self._store = store
+        self._peers = peers
+        self._room = CacheRoom(folder, limit_bytes, clock or SystemClock())
+        self._counts = dict.fromkeys(CacheCounts.__dataclass_fields__, 0)
+        self._counting = threading.Lock()
+        try:
+            self._room.make_folders()
+            self._room.sweep()
+        except OSError as error:
+            if error.errno not in _DISK_FULL:
+                raise StoreUnreachable(
+                    f"{folder} cannot be used as a cache: {error.strerror}.",
+                    hint="Name a folder that you own.",
+                ) from error
+
+    @property
+    def limit_bytes(self) -> int:
+        """How much the cache holds at most."""
+        return self._room.limit_bytes
+
+    @property
+    def has_peers(self) -> bool:
+        """Are other nodes asked before the store?"""
+        return self._peers is not None
+
+    def fetch(
+        self,
+        key: str,
+        expected_bytes: int,
+        *,
+        digest: bytes | None = None,
+        check: bool = True,
+        wait: bool = True,
+    ) -> RangeSource:
         """The object, from the cache or brought in now by one process while others wait.
 
-        With `digest`, a copy that does not hold is fetched again, once. When the cache has no room for it,
-        the object is read from the store instead. Raises TruncatedStream when the stored object has not
-        `expected_bytes`, CorruptObject when it has another digest, and what the store raises.
+        `digest` is the recorded SHA-256. With `check`, a kept copy that does not have it is brought in again,
+        once, and so is what the store gives compared with it; without, only what peers give is. Without
+        `wait`, an object of `DIRECT_BYTES` or more that is not here is read from the store, range by range,
+        until somebody has brought it in. When the cache cannot take it, the object is read from the store.
+        Raises TruncatedStream when the stored object has not `expected_bytes`, CorruptObject when it has
+        another digest, and what the store raises.
         """
-        path = self._objects / check_key(key)
-        with self._single_flight(key):
-            kept = self._kept(path, expected_bytes, digest)
-            if kept is not None:
-                return kept
-            if expected_bytes > self._limit_bytes:
-                return self._store.source(key)
-            try:
-                self._make_room(expected_bytes)
-                self._bring(key, path, expected_bytes, digest)
-                return FileSource(path)
-            except DiskFull:
-                return self._store.source(key)
+        path = self._room.objects / check_key(key)
+        kept = self._kept(key, path, expected_bytes, digest if check else None)
+        if kept is not None:
+            self._count(hits=1)
+            return kept
+        self._count(misses=1)
+        if not wait and DIRECT_BYTES <= expected_bytes <= self.limit_bytes:
+            return _OnItsWay(self, key, expected_bytes)
+        found = self._bring(key, path, expected_bytes, digest, check=check, keep_s=None)
+        return found if isinstance(found, FileSource) else self._bypass(key)
+
+    def bring_in(self, key: str, expected_bytes: int, *, digest: bytes | None, keep_s: float) -> Brought:
+        """Have the object here before it is needed, and keep it for `keep_s` seconds (an hour at most).
+
+        Nothing that others want is evicted for it. Raises as `fetch`.
+        """
+        path = self._room.objects / check_key(key)
+        held = self._kept(key, path, expected_bytes, None, keep_s=keep_s)
+        if held is not None:
+            held.close()
+            return Brought.HELD
+        found = self._bring(key, path, expected_bytes, digest, check=False, keep_s=keep_s)
+        if isinstance(found, Brought):
+            return found
+        found.close()
+        return Brought.IN
 
     def drop(self, prefix: str) -> None:
         """Forget every object under the folder `prefix`; what is open stays readable until closed."""
-        path = self._objects / check_key(prefix)
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        self._room.forget_tree(self._room.objects / check_key(prefix))
 
     def size_bytes(self) -> int:
-        """How much the cache holds now."""
-        return sum(size for _, size, _ in self._entries())
+        """How much the cache holds now, with what is promised to objects on their way."""
+        return self._room.held_bytes()
 
-    def _kept(self, path: Path, expected_bytes: int, digest: bytes | None) -> FileSource | None:
+    def counts(self) -> CacheCounts:
+        """What this process has done with the cache since it opened it."""
+        with self._counting:
+            return CacheCounts(**self._counts | {"evictions": self._room.evictions})
+
+    def _kept(
+        self, key: str, path: Path, expected_bytes: int, digest: bytes | None, *, keep_s: float = 0.0
+    ) -> _Kept | None:
+        """The copy, when there is one that holds; one that does not is forgotten."""
         try:
-            source = FileSource(path)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            source = _Kept(self, key, path)
+        except OSError:
             return None
-        if source.size() == expected_bytes and (digest is None or _digest_of(source) == digest):
+        try:
+            holds = source.size() == expected_bytes and (digest is None or _digest_of(source) == digest)
+        except OSError:
+            holds = False
+        if holds:
             with contextlib.suppress(OSError):
-                os.utime(path)
+                self._room.stamp(path, keep_s)
             return source
+        self._count(refetched=1)
+        with contextlib.suppress(OSError):
+            self._room.forget(path, source.descriptor)
         source.close()
-        path.unlink(missing_ok=True)
         return None
 
-    def _bring(self, key: str, path: Path, expected_bytes: int, digest: bytes | None) -> None:
+    def _bring(
+        self,
+        key: str,
+        path: Path,
+        expected_bytes: int,
+        digest: bytes | None,
+        *,
+        check: bool,
+        keep_s: float | None,
+    ) -> FileSource | Brought:
+        """The object as a file, brought in by this thread unless another has done so meanwhile."""
+        if expected_bytes > self.limit_bytes:
+            return Brought.UNUSABLE
+        try:
+            with self._flight(key) as (partial, descriptor):
+                kept = self._kept(key, path, expected_bytes, digest if check else None, keep_s=keep_s or 0.0)
+                if kept is not None:
+                    return kept
+                if not self._room.reserve(descriptor, expected_bytes, spare_wanted=keep_s is not None):
+                    return Brought.NO_ROOM
+                _allocate(descriptor, expected_bytes)
+                self._fill(key, descriptor, expected_bytes, digest, check=check)
+                self._room.stamp(descriptor, keep_s or 0.0)
+                self._room.keep(partial, path)
+                return _Kept(self, key, path)
+        except OSError:
+            # No space, a read-only or broken disk, a folder that somebody removed or put other things into.
+            return Brought.UNUSABLE
+
+    def _fill(
+        self, key: str, descriptor: int, expected_bytes: int, digest: bytes | None, *, check: bool
+    ) -> None:
+        """Write the object into the partial file: from a peer, or else from the store."""
+
+        def write(part: BytesLike, offset: int) -> None:
+            _write_at(descriptor, part, offset)
+
+        if (
+            self._peers is not None
+            and digest is not None
+            and self._peers.fetch(key, expected_bytes, digest, write)
+        ):
+            self._count(peer_bytes=expected_bytes)
+            return
         found_bytes = self._store.size(key)
         if found_bytes != expected_bytes:
             raise TruncatedStream(
                 f"{key} has {found_bytes} bytes, where {expected_bytes} were recorded.",
                 hint="The object was changed or damaged. Restore it from a copy.",
             )
-        temporary = self._partial / secrets.token_hex(16)
         hasher = hashlib.sha256()
-        try:
-            with naming_full_disk(self._objects):
-                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-                with os.fdopen(descriptor, "wb") as file:
-                    for start in range(0, expected_bytes, _COPY_BYTES):
-                        part = self._store.get_range(key, start, min(_COPY_BYTES, expected_bytes - start))
-                        file.write(part)
-                        if digest is not None:
-                            hasher.update(part)
-                if digest is not None and hasher.digest() != digest:
-                    raise CorruptObject(
-                        f"{key} was changed: its SHA-256 is not the recorded one.",
-                        hint="Restore the object from a copy.",
-                    )
-                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def _make_room(self, wanted_bytes: int) -> None:
-        """Remove the objects that were used longest ago until `wanted_bytes` fit under the limit."""
-        entries = sorted(self._entries())
-        held = sum(size for _, size, _ in entries)
-        for _, size, path in entries:
-            if held + wanted_bytes <= self._limit_bytes:
-                return
-            path.unlink(missing_ok=True)
-            held -= size
-
-    def _entries(self) -> Iterator[tuple[int, int, Path]]:
-        for folder, _, names in os.walk(self._objects):
-            for name in names:
-                path = Path(folder) / name
-                with contextlib.suppress(FileNotFoundError):
-                    facts = path.stat()
-                    yield facts.st_mtime_ns, facts.st_size, path
+        for start in range(0, expected_bytes, _COPY_BYTES):
+            part = self._store.get_range(key, start, min(_COPY_BYTES, expected_bytes - start))
+            self._count(store_bytes=len(part))
+            write(part, start)
+            if digest is not None and check:
+                hasher.update(part)
+        if digest is not None and check and hasher.digest() != digest:
+            raise CorruptObject(
+                f"{key} was changed: its SHA-256 is not the recorded one.",
+                hint="Restore the object from a copy.",
+            )
 
     @contextlib.contextmanager
-    def _single_flight(self, key: str) -> Iterator[None]:
-        lock = self._locks / hashlib.sha256(key.encode()).hexdigest()[:2]
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
+    def _flight(self, key: str) -> Iterator[tuple[Path, int]]:
+        """The one partial file of an object, locked: whoever holds it brings the object in.
+
+        The kernel drops the lock when its process dies. What is still partial at the end is removed.
+        """
+        partial = self._room.partial / hashlib.sha256(key.encode()).hexdigest()
+        while True:
+            try:
+                descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            except FileNotFoundError:
+                self._room.make_folders()  # somebody removed the cache
+                continue
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
+            if same_file(partial, descriptor):
+                break
+            os.close(descriptor)  # the one before has finished: the file is an object now, or removed
+        try:
+            yield partial, descriptor
         finally:
+            with contextlib.suppress(OSError):
+                self._room.abandon(partial, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a forked child may still have it open
             os.close(descriptor)
+
+    def _bypass(self, key: str) -> RangeSource:
+        self._count(bypassed=1)
+        return _Direct(self, key)
+
+    def _count(self, **more: int) -> None:
+        with self._counting:
+            for name, count in more.items():
+                self._counts[name] += count
+
+
+class _Direct:
+    """An object that the cache cannot take, read from the store."""
+
+    def __init__(self, cache: NodeCache, key: str) -> None:
+        self._cache = cache
+        self._source = cache._store.source(key)
+
+    def size(self) -> int:
+        return self._source.size()
+
+    def read(self, start: int, length: int) -> memoryview:
+        found = self._source.read(start, length)
+        self._cache._count(direct_bytes=len(found))
+        return found
+
+
+class _OnItsWay:
+    """An object that is read from the store until its copy is here."""
+
+    def __init__(self, cache: NodeCache, key: str, expected_bytes: int) -> None:
+        self._cache = cache
+        self._key = key
+        self._expected_bytes = expected_bytes
+        self._direct = _Direct(cache, key)
+        self._kept: _Kept | None = None
+
+    def size(self) -> int:
+        return self._direct.size() if self._kept is None else self._kept.size()
+
+    def read(self, start: int, length: int) -> memoryview:
+        if self._kept is None:
+            path = self._cache._room.objects / self._key
+            self._kept = self._cache._kept(self._key, path, self._expected_bytes, None)
+        return (self._kept or self._direct).read(start, length)
+
+
+class _Kept(FileSource):
+    """A copy in the cache; the store stands in for it when it cannot be read or has become shorter."""
+
+    def __init__(self, cache: NodeCache, key: str, path: Path) -> None:
+        self._instead: _Direct | None = None
+        super().__init__(path)
+        self._cache = cache
+        self._key = key
+
+    @property
+    def descriptor(self) -> int:
+        return self._descriptor
+
+    def read(self, start: int, length: int) -> memoryview:
+        if self._instead is None:
+            try:
+                return super().read(start, length)
+            except (OSError, OutOfRange):
+                check_range(self._key, start, length, self._size)
+                self._cache._count(refetched=1)
+                with contextlib.suppress(OSError):
+                    self._cache._room.forget(self._path, self._descriptor)
+                self._instead = _Direct(self._cache, self._key)
+        return self._instead.read(start, length)
+
+
+def _allocate(descriptor: int, length: int) -> None:
+    """Take the disk's blocks now, so that a full disk is noticed before anything is fetched."""
+    if length == 0 or not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, length)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+
+
+def _write_at(descriptor: int, data: BytesLike, offset: int) -> None:
+    view = memoryview(data)
+    while len(view):
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
 
 
 def _digest_of(source: FileSource) -> bytes:
