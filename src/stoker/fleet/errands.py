@@ -19,7 +19,7 @@ from stoker.core.events import Event
 from stoker.core.result import plain
 from stoker.fleet.errors import DatasetGone
 from stoker.fleet.run_folder import RunFolder
-from stoker.intake.review import require_review, review_in_force
+from stoker.intake.permission import require_permission
 from stoker.keys.agent import KeyAgent
 from stoker.keys.backend import KeyBackend
 from stoker.keys.lease import Lease
@@ -46,22 +46,6 @@ def require_live(dataset: DatasetRecord, clock: Clock) -> None:
             f"Dataset {dataset.name} ({dataset.version}) expired at {iso_utc(dataset.expires_s)}.",
             hint="Prepare it again from its source; a review of the source must be in force.",
         )
-
-
-def require_permission(ledger: Ledger, dataset: DatasetRecord, purpose: str, clock: Clock) -> ReviewRecord:
-    """The review that lets this dataset be trained on for `purpose` now.
-
-    It is the newest review in force of the very bytes that the dataset was prepared from, when it approves
-    the policy that the dataset was prepared under; else the dataset's own. Raises what intake's
-    `require_review` and `review_in_force` raise.
-    """
-    own = ledger.catalogue.review(dataset.review)
-    for source in ledger.catalogue.sources(dataset.source):
-        if source.version == dataset.source_version and source.manifest_root == dataset.source_root:
-            newest = require_review(ledger, source, purpose, clock)
-            if newest.policy_digest == own.policy_digest:
-                return newest
-    return review_in_force(ledger, dataset.review, purpose, clock)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,13 +26,14 @@ from stoker.core.progress import Progress
 from stoker.core.result import plain
 from stoker.fleet.attempt import lock_is_free, rank_environment
 from stoker.fleet.charge import Charge, KillRank
-from stoker.fleet.errands import WORKER, HouseErrands, require_live, require_permission
+from stoker.fleet.errands import WORKER, HouseErrands, require_live
 from stoker.fleet.errors import DatasetGone, IsolationRefused, NotResumable
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.run_state import Phase, Policy
 from stoker.fleet.summary import RunSummary, read_run, summarise, supervisor_lock
 from stoker.fleet.supervisor import Supervisor
 from stoker.fleet.verdict import Verdict
+from stoker.intake.permission import require_permission
 from stoker.intake.review import review_digest
 from stoker.keys.backend import KeyBackend
 from stoker.keys.errors import AgentLost, LeaseExpired

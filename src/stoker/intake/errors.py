@@ -125,7 +125,73 @@ class OtherPolicy(StokerError):
     exit_code = 89
 
 
+class BrokenSource(StokerError):
+    """A file of the source breaks its own format: cut off, malformed, or its parser died of it."""
+
+    exit_code = 220
+
+
+class SourceTooMuch(StokerError):
+    """A file of the source claims or becomes more than the limits of the import allow."""
+
+    exit_code = 221
+
+
+class MissingColumn(StokerError):
+    """A table, or a row of it, lacks a column that the import needs."""
+
+    exit_code = 222
+
+
+class BadMedia(StokerError):
+    """A picture or a clip whose header claims too much, or does not fit what the file holds."""
+
+    exit_code = 223
+
+
+class LabelMismatch(StokerError):
+    """Labels, classes or transcripts do not fit the files they are for."""
+
+    exit_code = 224
+
+
+class DuplicateName(StokerError):
+    """Two things in the source have one name, or names that differ only in case."""
+
+    exit_code = 225
+
+
+class SourceUnreachable(StokerError):
+    """The store that holds the source does not answer, or refuses."""
+
+    exit_code = 226
+
+
 class UnknownLanguage(StokerError):
     """A recipe keeps a language that the classifier cannot tell."""
 
     exit_code = 231
+
+
+class NotAllowed(StokerError):
+    """The identity's role, or the leave it was given, does not cover this act."""
+
+    exit_code = 234
+
+
+class DatasetEnded(StokerError):
+    """The dataset's time is over, its key is destroyed, or its objects were removed."""
+
+    exit_code = 235
+
+
+class NoSuchSplit(StokerError):
+    """The dataset has no split of that name."""
+
+    exit_code = 236
+
+
+class UnusableTarget(StokerError):
+    """The folder to export into exists already, cannot be made, or lies where no plaintext may be."""
+
+    exit_code = 237
