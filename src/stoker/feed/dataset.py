@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
-from typing import Final
+from typing import Final, TypedDict
 
 from stoker.core.clock import Clock, SystemClock
 from stoker.feed.errors import NotSamples, UnknownArtefact, UnknownSplit, WrongDataset
+from stoker.feed.record_split import RecordSplitReader
 from stoker.feed.split_reader import SplitReader
 from stoker.keys.partition import KeySource
 from stoker.store.cache import NodeCache
 from stoker.store.header import StreamKind
 from stoker.store.manifest import Manifest
 from stoker.store.objects import ObjectStore
+from stoker.store.record_schema import RecordSchema
 from stoker.store.superblock import Superblock
 
 ARTEFACT_SCHEMA: Final = 1
 """The schema version in the header of every artefact."""
 
 MAX_ARTEFACT_BYTES: Final = 256 * 1024 * 1024
+TOKENIZER_ARTEFACT: Final = "tokenizer"
+
+
+class _Shared(TypedDict):
+    """What the readers of a dataset's splits share."""
+
+    store: ObjectStore
+    cache: NodeCache | None
+    keys: KeySource
+    clock: Clock
+    lock: threading.Lock
 
 
 class Dataset:
@@ -87,8 +101,11 @@ class Dataset:
         """What the manifest says of the whole dataset."""
         return self._manifest.superblock
 
-    def split(self, name: str) -> SplitReader:
-        """A reader of its own of one split. Raises UnknownSplit, NotSamples."""
+    def split(self, name: str) -> SplitReader | RecordSplitReader:
+        """A reader of its own of one split: of samples, or of records when the dataset has these.
+
+        Raises UnknownSplit, NotSamples.
+        """
         block = self._manifest.superblock
         split = block.split(name)
         if split is None:
@@ -99,18 +116,40 @@ class Dataset:
         if block.schema is None:
             raise NotSamples(
                 f"{block.subject} has no schema of samples, so split {name!r} cannot be read.",
-                hint="This is no prepared dataset of fixed-length samples.",
+                hint="This is no prepared dataset.",
             )
-        return SplitReader(
-            self._manifest,
-            split,
-            block.schema,
-            store=self._store,
-            cache=self._cache,
-            keys=self._keys,
-            clock=self._clock,
-            lock=self._lock,
+        opened = _Shared(
+            store=self._store, cache=self._cache, keys=self._keys, clock=self._clock, lock=self._lock
         )
+        if isinstance(block.schema, RecordSchema):
+            return RecordSplitReader(self._manifest, split, block.schema, **opened)
+        return SplitReader(self._manifest, split, block.schema, **opened)
+
+    def tokenizer_digest(self) -> bytes | None:
+        """SHA-256 of the tokenizer that made the samples; None when the dataset has none.
+
+        Raises what opening the artefact raises.
+        """
+        if self.superblock.artefact(TOKENIZER_ARTEFACT) is None:
+            return None
+        tokenizer = self.artefact(TOKENIZER_ARTEFACT)
+        digest = hashlib.sha256(tokenizer).digest()
+        tokenizer[:] = bytes(len(tokenizer))
+        return digest
+
+    def token_split(self, name: str) -> SplitReader:
+        """A reader of a split of fixed-length token samples. Raises UnknownSplit, NotSamples."""
+        split = self.split(name)
+        if isinstance(split, SplitReader):
+            return split
+        raise NotSamples(
+            f"{self._manifest.superblock.subject} holds records, not token samples of one length.",
+            hint="Feed it with Feed, or choose a dataset that was prepared from text.",
+        )
+
+    def tokens(self) -> TokenDataset:
+        """This dataset for those who train on token samples of one length. Raises NotSamples."""
+        return TokenDataset(self)
 
     def artefact(self, name: str) -> bytearray:
         """The whole artefact, such as "tokenizer". Raises UnknownArtefact, and what opening it raises."""
@@ -126,3 +165,30 @@ class Dataset:
                 artefact.shard, self._keys, StreamKind.ARTEFACT, ARTEFACT_SCHEMA
             )
         return stream.read_all(MAX_ARTEFACT_BYTES)
+
+
+class TokenDataset:
+    """A dataset whose splits are all of token samples of one length: a SampleDataset."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        """Raises NotSamples for a dataset of records."""
+        schema = dataset.superblock.schema
+        if isinstance(schema, RecordSchema):
+            raise NotSamples(
+                f"{dataset.superblock.subject} holds records, not token samples of one length.",
+                hint="Choose a dataset that was prepared from text.",
+            )
+        self._dataset = dataset
+
+    @property
+    def root(self) -> str:
+        """The manifest root that names this version, 64 hexadecimal digits."""
+        return self._dataset.root
+
+    def split(self, name: str) -> SplitReader:
+        """A reader of its own of one split. Raises UnknownSplit, NotSamples."""
+        return self._dataset.token_split(name)
+
+    def artefact(self, name: str) -> bytearray:
+        """The whole artefact, such as "tokenizer"."""
+        return self._dataset.artefact(name)

@@ -52,7 +52,7 @@ class Ragged:
 
         Begins at 0, so it fits `values[offsets[0]:offsets[-1]]`. Raises OverflowError from 2^31 values on.
         """
-        starts = self.offsets - self.offsets[0]
+        starts: npt.NDArray[np.int64] = self.offsets - self.offsets[0]
         if int(starts[-1]) > np.iinfo(np.int32).max:
             raise OverflowError("cu_seqlens are 32-bit: a batch of 2^31 values or more has none")
         return starts.astype(np.int32)
