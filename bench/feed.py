@@ -114,14 +114,14 @@ def raw_rate(megabytes: int) -> float:
 def sequential_rate(dataset: Dataset) -> float:
     """MB/s of a sequential pass."""
     totals: list[int] = []
-    split = dataset.split("train")
+    split = dataset.token_split("train")
     seconds = processor_s(lambda: totals.append(sum(rows.nbytes for rows in split.sequential())))
     return totals[0] / seconds / 1e6
 
 
 def batch_rate(dataset: Dataset) -> float:
     """MB/s of one shuffled epoch, read by this thread."""
-    split = dataset.split("train")
+    split = dataset.token_split("train")
     order = Order(split.samples, split.chunk_samples, GLOBAL_BATCH, WINDOW_CHUNKS, seed=1)
     reader = BatchReader(split, order, 0, GLOBAL_BATCH)
     steps = split.samples // GLOBAL_BATCH
@@ -137,8 +137,7 @@ def batch_rate(dataset: Dataset) -> float:
 
 def feed_rate(dataset: Dataset) -> float:
     """MB/s of one shuffled epoch through a feed whose caller does nothing else."""
-    schema = dataset.superblock.schema
-    assert schema is not None
+    schema = dataset.token_split("train").schema
     with Feed(dataset, global_batch=GLOBAL_BATCH, seed=1, window_chunks=WINDOW_CHUNKS) as feed:
         steps = feed.samples_per_epoch // GLOBAL_BATCH
 
@@ -154,7 +153,7 @@ def amplification(dataset: Dataset, world_size: int) -> float:
     """Chunks opened by a whole world in one epoch, over the chunks there are."""
     rows, opens, chunks = GLOBAL_BATCH // world_size, 0, 0
     for rank in range(world_size):
-        split = dataset.split("train")
+        split = dataset.token_split("train")
         order = Order(split.samples, split.chunk_samples, GLOBAL_BATCH, WINDOW_CHUNKS, seed=1)
         reader = BatchReader(split, order, rank * rows, rows)
         for step in range(split.samples // GLOBAL_BATCH):

@@ -115,7 +115,7 @@ def _absent_from_dataset(
 
 def _ends_with(dataset: Dataset, ids: list[int]) -> bool:
     """Whether the training split ends with these tokens and the fill behind them."""
-    reader = dataset.split("train")
+    reader = dataset.token_split("train")
     if not reader.samples:
         return False
     wanted = -(-len(ids) // (reader.sample_tokens - 1)) + 1

@@ -177,7 +177,7 @@ def _work(job: Job, rank: int, telemetry: Telemetry, environment: Mapping[str, s
             job,
             RankPlace(rank, job.world_size),
             objects=objects,
-            dataset=dataset,
+            dataset=dataset.tokens(),
             telemetry=telemetry,
             clock=SystemClock(),
         )
