@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from stoker.core.signing import Ed25519Signer
 from stoker.keys.refs import Purpose
-from stoker.store.errors import BadLabel, OutOfRange, TruncatedStream
+from stoker.store.errors import BadLabel, CorruptStream, OutOfRange, TruncatedStream
 from stoker.store.header import StreamKind
 from stoker.store.manifest import Manifest, ManifestWriter, shard_key
 from stoker.store.objects import ObjectStore
-from stoker.store.ranges import BytesSource
+from stoker.store.ranges import BytesSource, FileSource, RangeSource
 from stoker.store.reader import StreamReader
 from stoker.store.sealed import PartitionSeal
 from stoker.store.shards import SHARD_SCHEMA, ShardReader, ShardWriter
@@ -57,6 +61,52 @@ def test_no_sample_lies_across_two_chunks() -> None:
         start = stream.geometry.plain_start(chunk)
         rows = np.frombuffer(stream.read(start, 125 * SCHEMA.sample_bytes), "<u2").reshape(125, 65)
         assert np.array_equal(rows, tokens[chunk * 125 : (chunk + 1) * 125])
+
+
+def _opened(count: int, source_of: Callable[[bytes], RangeSource] = BytesSource) -> ShardReader:
+    keys = MemoryKeys()
+    with PartitionSeal(keys, KEK, Purpose.DATASET) as seal:
+        writer = ShardWriter(seal, LABEL, SCHEMA)
+        writer.add(_tokens(count))
+        sealed, _ = writer.finish()
+    stream = StreamReader.open(source_of(bytes(sealed.data)), keys, LABEL, place="shard")
+    return ShardReader(stream, SCHEMA, count)
+
+
+@pytest.mark.parametrize("chunk", [0, 1, 2])
+def test_a_chunk_read_into_used_room_leaves_nothing_of_what_was_there(chunk: int) -> None:
+    room = np.full(SCHEMA.sample_bytes * 140, 0xEE, dtype=np.uint8)
+    rows = _opened(253).read_chunk_into(chunk, room.data)
+    samples = room[: rows * SCHEMA.sample_bytes].view("<u2").reshape(rows, 65)
+    assert np.array_equal(samples, _tokens(253)[chunk * 125 : chunk * 125 + 125])
+    assert rows == (125, 125, 3)[chunk]
+    assert not room[rows * SCHEMA.sample_bytes :].any()
+
+
+def test_a_changed_chunk_leaves_nothing_in_the_room_it_was_read_into() -> None:
+    def changed(data: bytes) -> BytesSource:
+        return BytesSource(data[:20_000] + bytes([data[20_000] ^ 1]) + data[20_001:])
+
+    reader = _opened(375, changed)
+    room = np.full(20_000, 0xEE, dtype=np.uint8)
+    with pytest.raises(CorruptStream, match="chunk 1 of 3"):
+        reader.read_chunk_into(1, room.data)
+    assert not room.any()
+
+
+def test_many_threads_may_read_one_shard_of_a_file(tmp_path: Path) -> None:
+    def file_of(data: bytes) -> FileSource:
+        (tmp_path / "shard").write_bytes(data)
+        return FileSource(tmp_path / "shard")
+
+    reader, expected = _opened(375, file_of), _tokens(375)
+
+    def read(number: int) -> bool:
+        chunk = number % 3
+        return np.array_equal(reader.read_chunk(chunk), expected[chunk * 125 : chunk * 125 + 125])
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(read, range(300)))
 
 
 def test_large_vocabularies_take_four_bytes() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final, Generic, Protocol, TypeVar
 
 from stoker.core.clock import Clock
+from stoker.core.errors import StokerError
 from stoker.keys.partition import KeySource
 from stoker.store.cache import NodeCache
 from stoker.store.errors import (
@@ -53,7 +54,7 @@ class OpenShard(Protocol[S_co]):
 
 
 class OpenShards(Generic[S]):
-    """Opens shards when they are first read, through the node's cache; for one thread at a time.
+    """Opens shards when they are first read, through the node's cache; for any number of threads.
 
     A shard stays open, with its key, until `MAX_OPEN_SHARDS` others were used since, `KEYS_KEPT_S` have
     passed, or `wipe` is called; then its key is asked for again, and may be refused. Several of these may
@@ -82,6 +83,8 @@ class OpenShards(Generic[S]):
         self._clock = clock
         self._lock = lock
         self._shards: OrderedDict[int, S] = OrderedDict()
+        self._using = threading.Lock()  # of the table of shards; held for no longer than a look-up
+        self._opening = threading.Lock()  # one shard is opened at a time, and by one thread
         self._opened_s = clock.monotonic_s()
 
     def read(self, shard: int, read: Callable[[S], T]) -> T:
@@ -94,30 +97,53 @@ class OpenShards(Generic[S]):
         if now_s - self._opened_s > KEYS_KEPT_S:
             self.wipe()
             self._opened_s = now_s
+        opened = self._opened(shard)
         try:
-            return read(self._opened(shard))
+            return read(opened)
         except _BAD_COPY as error:
             if self._cache is None:
                 raise
-            self._shards.pop(shard, None)
-            try:
-                self._shards[shard] = self._open(shard, check_copy=True)
-            except CorruptObject:
-                raise error from None
-            return read(self._shards[shard])
+            return read(self._opened_again(shard, opened, error))
 
     def wipe(self) -> None:
         """Close every shard and wipe the keys. Reading may go on, and then opens them anew."""
-        self._shards.clear()
-        self._keys.close()
+        with self._opening:
+            with self._using:
+                self._shards.clear()
+            self._keys.close()
 
     def _opened(self, shard: int) -> S:
-        reader = self._shards.get(shard)
-        if reader is None:
-            reader = self._shards[shard] = self._open(shard, check_copy=False)
+        reader = self._held(shard)
+        if reader is not None:
+            return reader
+        with self._opening:
+            reader = self._held(shard)  # another thread may have opened it meanwhile
+            return self._hold(shard, self._open(shard, check_copy=False)) if reader is None else reader
+
+    def _opened_again(self, shard: int, bad: S, error: StokerError) -> S:
+        """The shard from a copy that was compared with its digest; `bad` is what failed with `error`."""
+        with self._opening:
+            reader = self._held(shard)
+            if reader is not None and reader is not bad:
+                return reader
+            try:
+                return self._hold(shard, self._open(shard, check_copy=True))
+            except CorruptObject:
+                raise error from None
+
+    def _held(self, shard: int) -> S | None:
+        with self._using:
+            reader = self._shards.get(shard)
+            if reader is not None:
+                self._shards.move_to_end(shard)
+            return reader
+
+    def _hold(self, shard: int, reader: S) -> S:
+        with self._using:
+            self._shards[shard] = reader
+            self._shards.move_to_end(shard)
             if len(self._shards) > MAX_OPEN_SHARDS:
                 self._shards.popitem(last=False)
-        self._shards.move_to_end(shard)
         return reader
 
     def _open(self, shard: int, *, check_copy: bool) -> S:

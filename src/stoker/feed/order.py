@@ -112,13 +112,13 @@ def _network(values: Words, left_bits: Words, right_bits: Words, keys: Words, ro
     right = values & right_mask
     for number in rounds:
         if number % 2 == 0:
-            left ^= _mix(right, keys[number]) & left_mask
+            left ^= mix(right, keys[number]) & left_mask
         else:
-            right ^= _mix(left, keys[number]) & right_mask
+            right ^= mix(left, keys[number]) & right_mask
     return (left << right_bits) | right
 
 
-def _mix(half: Words, key: Words) -> Words:
+def mix(half: Words, key: Words) -> Words:
     """The finaliser of SplitMix64 over half + key: every output bit depends on every input bit."""
     mixed = half + key
     mixed ^= mixed >> np.uint64(30)
@@ -189,10 +189,19 @@ class Order:
         """The length of a whole window; a lane that fits into one window is one window."""
         return min(self.window_blocks * self.block_samples, self._cut.longest)
 
+    def locate(self, indices: Integers) -> tuple[Integers, Integers, Integers, Integers]:
+        """The epoch, lane, row of the lane and window of each global index, without the permutations."""
+        epoch, lane, row = self._cut.locate(indices)
+        return epoch, lane, row, (row + self._phase(lane)) // self.window_samples
+
+    def spans(self, epoch: Integers, lane: Integers, window: Integers) -> tuple[Integers, Integers, Integers]:
+        """The half-open range of the lane's rows that each window covers, and where it begins in the line."""
+        low, high = self._window_rows(epoch, lane, window)
+        return low, high, self._cut.start(epoch, lane) + low
+
     def place(self, indices: Integers) -> Placement:
         """Where each global index leads. Index g is place g mod `samples` of epoch g div `samples`."""
-        epoch, lane, row = self._cut.locate(indices)
-        window = (row + self._phase(lane)) // self.window_samples
+        epoch, lane, row, window = self.locate(indices)
         low, high = self._window_rows(epoch, lane, window)
         keys = self._window_keys(epoch, lane, window)
         shuffled = low + permute(row - low, high - low, keys)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
 
 from stoker.core.clock import Clock
 from stoker.feed.batches import BatchReader
@@ -16,12 +19,13 @@ from stoker.store.cache import NodeCache
 from stoker.store.errors import OutOfRange
 from stoker.store.manifest import Manifest
 from stoker.store.objects import ObjectStore
-from stoker.store.shards import SHARD_SCHEMA, ShardReader
+from stoker.store.payload import ChunkGeometry
+from stoker.store.shards import SHARD_SCHEMA, ShardReader, stored_dtype
 from stoker.store.superblock import SampleSchema, Split
 
 
 class SplitReader:
-    """Reads one split's samples; for one thread at a time. Several readers may share a manifest and its lock.
+    """Reads one split's samples, for many threads. Several readers may share a manifest and its lock.
 
     How long shards and keys stay open is OpenShards' to say.
     """
@@ -80,6 +84,16 @@ class SplitReader:
         return self.schema.samples_per_chunk
 
     @property
+    def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
+        """The type that tokens are stored in."""
+        return stored_dtype(self.schema)
+
+    @property
+    def chunk_bytes(self) -> int:
+        """What the largest chunk decrypts to: its samples, and zeros behind them."""
+        return ChunkGeometry(1 << self.schema.chunk_log2).capacity
+
+    @property
     def chunks(self) -> int:
         """How many chunks hold the samples, counted through all shards."""
         return -(-self.samples // self.chunk_samples)
@@ -89,15 +103,16 @@ class SplitReader:
 
         Raises OutOfRange, and what opening a shard raises, which names shard and chunk.
         """
-        if not 0 <= chunk < self.chunks:
-            raise OutOfRange(
-                f"Chunk {chunk} was asked of split {self.name!r}, which has {self.chunks}.",
-                hint="Ask for a chunk below that.",
-            )
-        # Every shard of a split but its last holds the same whole number of full chunks.
-        within, place = divmod(chunk, self.schema.chunks_per_shard)
-        shard = self._split.first_shard + within
+        shard, place = self._place(chunk)
         return self._shards.read(shard, lambda opened: opened.read_chunk(place))
+
+    def read_chunk_into(self, chunk: int, target: memoryview) -> int:
+        """The samples of a chunk, side by side from the beginning of `target`; says how many.
+
+        `target` has `chunk_bytes` or more; nothing that it held before is left. Raises as `read_chunk`.
+        """
+        shard, place = self._place(chunk)
+        return self._shards.read(shard, lambda opened: opened.read_chunk_into(place, target))
 
     def batches(self, order: Order, first: int, rows: int, settings: ReadSettings) -> BatchReader:
         """A reader of positions [first, first + rows) of every global batch in `order`."""
@@ -122,3 +137,14 @@ class SplitReader:
     def wipe(self) -> None:
         """Close every shard and wipe the keys. Reading may go on, and then opens them anew."""
         self._shards.wipe()
+
+    def _place(self, chunk: int) -> tuple[int, int]:
+        """The shard that holds a chunk of the split, and the chunk's number there."""
+        if not 0 <= chunk < self.chunks:
+            raise OutOfRange(
+                f"Chunk {chunk} was asked of split {self.name!r}, which has {self.chunks}.",
+                hint="Ask for a chunk below that.",
+            )
+        # Every shard of a split but its last holds the same whole number of full chunks.
+        within, place = divmod(chunk, self.schema.chunks_per_shard)
+        return self._split.first_shard + within, place

@@ -6,6 +6,7 @@ import errno
 import mmap
 import os
 import stat
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, TypeAlias
@@ -23,7 +24,10 @@ class RangeSource(Protocol):
         ...
 
     def read(self, start: int, length: int) -> BytesLike:
-        """Exactly `length` bytes from `start`; the result may be reused by the next call."""
+        """Exactly `length` bytes from `start`. Several threads may read at once.
+
+        The result may be overwritten by the thread's next read, from this source or another.
+        """
         ...
 
 
@@ -41,8 +45,24 @@ class BytesSource:
         return self._view[start : start + length]
 
 
+class _ReadBuffer(threading.local):
+    """The bytes that a thread read last, of whatever file, so that they stay in its core's cache."""
+
+    def __init__(self) -> None:
+        self._memory = memoryview(b"")
+
+    def room(self, length: int) -> memoryview:
+        """At least `length` bytes from the start of a page."""
+        if len(self._memory) < length:
+            self._memory = memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        return self._memory
+
+
+_buffer = _ReadBuffer()
+
+
 class FileSource:
-    """A file on this machine, read with `preadv` into one buffer that is used again and again.
+    """A file on this machine, read with `preadv` into one buffer of the thread, used again and again.
 
     Bytes land at the same place in a page as they have in the file: into a bytearray, which begins 16 bytes
     after a page's start, the kernel copies at less than half the speed (docs/design/store.md, "Speed").
@@ -53,7 +73,6 @@ class FileSource:
         self._descriptor = -1
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         self._size = regular_size(self._descriptor, str(path))
-        self._buffer = memoryview(b"")
 
     def size(self) -> int:
         return self._size
@@ -61,9 +80,7 @@ class FileSource:
     def read(self, start: int, length: int) -> memoryview:
         check_range(str(self._path), start, length, self._size)
         skip = start % mmap.PAGESIZE
-        if len(self._buffer) < skip + length:
-            self._buffer = memoryview(mmap.mmap(-1, mmap.PAGESIZE + length))
-        target = self._buffer[skip : skip + length]
+        target = _buffer.room(skip + length)[skip : skip + length]
         read_exactly(self._descriptor, target, start, str(self._path))
         return target
 

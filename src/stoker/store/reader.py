@@ -34,7 +34,7 @@ _FETCH_BYTES = 1 << 23
 
 
 class StreamReader:
-    """One open stream. Not for several threads at once: it reuses one chunk's buffer.
+    """One open stream. `open_chunk` is for any thread; the rest for one at a time, as it holds one chunk.
 
     `header` is the verified header; `plaintext_bytes` is the verified length.
     """
@@ -154,6 +154,23 @@ class StreamReader:
         except BaseException:
             target[:] = bytes(len(target))
             raise
+
+    def open_chunk(self, chunk: int, target: memoryview) -> int:
+        """Decrypt a whole chunk to the beginning of `target`; says how many bytes. For any thread.
+
+        `target` has room for the chunk; on any error all of it is wiped. Raises OutOfRange.
+        """
+        if not 0 <= chunk < self._chunks:
+            raise OutOfRange(f"Chunk {chunk} was asked of {self._place}, which has {self._chunks}.")
+        length = self._geometry.plain_length(chunk, self.plaintext_bytes)
+        try:
+            sealed = self._fetch(self._geometry.sealed_start(chunk), length + TAG_BYTES)
+            if not self._cipher.open_into(chunk, chunk + 1 == self._chunks, sealed, target[:length]):
+                self._refuse(chunk, sealed)
+        except BaseException:
+            target[:] = bytes(len(target))
+            raise
+        return length
 
     def _fill(self, start: int, target: memoryview) -> None:
         done = 0

@@ -36,7 +36,7 @@ class ShardWriter:
         self._seal = seal
         self._label = label
         self._schema = schema
-        self._dtype = _stored_dtype(schema)
+        self._dtype = stored_dtype(schema)
         self._geometry = ChunkGeometry(1 << schema.chunk_log2)
         most = plaintext_bytes(schema, schema.samples_per_shard)
         self._plain = np.zeros(most, dtype=np.uint8)
@@ -87,7 +87,7 @@ class ShardWriter:
 
 
 class ShardReader:
-    """Opens chunks of one shard of samples."""
+    """Opens chunks of one shard of samples; for any number of threads."""
 
     def __init__(self, reader: StreamReader, schema: SampleSchema, samples: int) -> None:
         """`reader` is the shard's stream, `samples` the recorded number. Raises TruncatedStream, BadLabel."""
@@ -105,7 +105,7 @@ class ShardReader:
         self._reader = reader
         self._schema = schema
         self._samples = samples
-        self._dtype = _stored_dtype(schema)
+        self._dtype = stored_dtype(schema)
 
     @classmethod
     def open(
@@ -141,11 +141,22 @@ class ShardReader:
 
     def read_chunk(self, chunk: int) -> Tokens:
         """The chunk's samples, shape (rows, sample_tokens), little-endian uint16 or uint32, a fresh array."""
-        rows, geometry = self.rows(chunk), self._reader.geometry
-        buffer = np.empty(geometry.plain_length(chunk, self._reader.plaintext_bytes), dtype=np.uint8)
-        self._reader.read_into(geometry.plain_start(chunk), buffer.data)
+        rows = self.rows(chunk)
+        buffer = np.empty(self._reader.geometry.capacity, dtype=np.uint8)
+        self._reader.open_chunk(chunk, buffer.data)
         taken = buffer[: rows * self._schema.sample_bytes]
         return taken.view(self._dtype).reshape(rows, self._schema.sample_tokens)
+
+    def read_chunk_into(self, chunk: int, target: memoryview) -> int:
+        """The chunk's samples side by side from the beginning of `target`; says how many.
+
+        `target` has room for any chunk's plaintext. What it held before is gone afterwards, also behind the
+        samples, and on any error.
+        """
+        rows = self.rows(chunk)
+        length = self._reader.open_chunk(chunk, target)
+        target[length:] = bytes(len(target) - length)
+        return rows
 
 
 def plaintext_bytes(schema: SampleSchema, samples: int) -> int:
@@ -163,5 +174,6 @@ def shard_entry(sealed: SealedBytes, samples: int) -> ShardEntry:
     return ShardEntry(facts.digest, facts.header_digest[:16], facts.object_bytes, samples)
 
 
-def _stored_dtype(schema: SampleSchema) -> np.dtype[Any]:
+def stored_dtype(schema: SampleSchema) -> np.dtype[Any]:
+    """The type that tokens are stored in: little-endian, the smallest that holds them."""
     return np.dtype("<u2" if schema.dtype == "uint16" else "<u4")
