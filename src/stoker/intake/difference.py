@@ -35,6 +35,7 @@ from stoker.ledger.records import DatasetRecord, DatasetState, SourceRecord
 from stoker.store.errors import ObjectMissing
 from stoker.store.objects import ObjectStore
 from stoker.store.record_schema import RecordSchema
+from stoker.store.superblock import Superblock
 
 DIFF_ACT: Final = "dataset.diff"
 _EXAMPLES: Final = 20
@@ -128,7 +129,7 @@ def compare_datasets(
     reading the ledger raises.
     """
     now_s = clock.now_s()
-    layouts = [_layout(record, ledger, backend, store) for record in (before, after)]
+    layouts = [layout_of(record, ledger=ledger, backend=backend, store=store) for record in (before, after)]
     files, why = _files(before, after, actor, ledger, backend, store, clock)
     sides = [Side(each.name, each.version, each.root, standing_of(each, now_s)) for each in (before, after)]
     return DifferenceReport(
@@ -138,7 +139,7 @@ def compare_datasets(
         recipe=tuple(_changes(before.recipe, after.recipe)),
         review=tuple(_changes(_review_facts(before, ledger), _review_facts(after, ledger))),
         figures=tuple(_changes(before.figures, after.figures)),
-        splits=tuple(_changes(layouts[0][0], layouts[1][0])),
+        splits=tuple(_changes(_splits(layouts[0][0]), _splits(layouts[1][0]))),
         schema=tuple(_changes(layouts[0][1], layouts[1][1])),
         files=files,
         files_why=why,
@@ -182,20 +183,26 @@ def _review_facts(record: DatasetRecord, ledger: Ledger) -> Mapping[str, JsonVal
     }
 
 
-def _layout(
-    record: DatasetRecord, ledger: Ledger, backend: KeyBackend, store: ObjectStore
-) -> tuple[Mapping[str, JsonValue], Mapping[str, JsonValue]]:
-    """Splits by name, and the schema; empty when the objects are gone."""
+def layout_of(
+    record: DatasetRecord, *, ledger: Ledger, backend: KeyBackend, store: ObjectStore
+) -> tuple[Superblock | None, Mapping[str, JsonValue]]:
+    """What the manifest says of the whole, and the schema as names and values; None and none when it is gone.
+
+    No key is asked for. Raises what Manifest.open raises, but for a manifest that is not there.
+    """
     if record.state is DatasetState.COLLECTED:
-        return {}, {}
+        return None, {}
     try:
         rows = DatasetRows.open(record, ledger=ledger, backend=backend, store=store)
     except ObjectMissing:
-        return {}, {}
-    splits: dict[str, JsonValue] = {
-        split.name: {"samples": split.samples, "shards": split.shards} for split in rows.superblock.splits
-    }
-    return splits, schema_facts(rows)
+        return None, {}
+    return rows.superblock, schema_facts(rows)
+
+
+def _splits(block: Superblock | None) -> Mapping[str, JsonValue]:
+    if block is None:
+        return {}
+    return {split.name: {"samples": split.samples, "shards": split.shards} for split in block.splits}
 
 
 def schema_facts(rows: DatasetRows) -> Mapping[str, JsonValue]:

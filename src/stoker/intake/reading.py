@@ -12,7 +12,6 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from stoker.intake.building import TOKENIZER_ARTEFACT
 from stoker.intake.dataset_writer import ARTEFACT_SCHEMA, dataset_prefix
 from stoker.intake.errors import BrokenRecord, NoSuchSplit
 from stoker.intake.review import review_digest
@@ -29,6 +28,9 @@ from stoker.store.records import RECORD_SHARD_SCHEMA, RecordShardReader
 from stoker.store.shards import SHARD_SCHEMA, ShardReader
 from stoker.store.superblock import SampleSchema, Split, Superblock
 
+TOKENIZER_ARTEFACT: Final = "tokenizer"
+"""What `building` calls the tokenizer that it keeps beside the samples."""
+
 MAX_TOKENIZER_BYTES: Final = 256 * 1024 * 1024
 TOKENS_FIELD: Final = "tokens"
 """What the only field of a dataset of token samples is called here."""
@@ -43,6 +45,13 @@ class Rows:
         self.first = first
         self.count = count
         self.columns = columns
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes their values have."""
+        return sum(
+            each.values.nbytes if isinstance(each, Ragged) else each.nbytes for each in self.columns.values()
+        )
 
     def wipe(self) -> None:
         """Overwrite them."""
