@@ -12,7 +12,7 @@ from stoker.feed.windows import WindowName, Windows, whole_permutations
 
 
 def _same_as_placed(order: Order, first: int, count: int) -> None:
-    """Every sample at [first, first + count) is where `place` puts it, and blocks are `blocks_of_window`'s."""
+    """Samples [first, first + count) are where `place` puts them, and blocks are `blocks_of_window`'s."""
     indices = np.arange(first, first + count, dtype=np.int64)
     placed = order.place(indices)
     epochs, lanes, rows, windows = (each.tolist() for each in order.locate(indices))

@@ -97,8 +97,9 @@ class OpenShards(Generic[S]):
         if now_s - self._opened_s > KEYS_KEPT_S:
             self.wipe()
             self._opened_s = now_s
-        opened = self._opened(shard)
+        opened = None
         try:
+            opened = self._opened(shard)
             return read(opened)
         except _BAD_COPY as error:
             if self._cache is None:
@@ -120,7 +121,7 @@ class OpenShards(Generic[S]):
             reader = self._held(shard)  # another thread may have opened it meanwhile
             return self._hold(shard, self._open(shard, check_copy=False)) if reader is None else reader
 
-    def _opened_again(self, shard: int, bad: S, error: StokerError) -> S:
+    def _opened_again(self, shard: int, bad: S | None, error: StokerError) -> S:
         """The shard from a copy that was compared with its digest; `bad` is what failed with `error`."""
         with self._opening:
             reader = self._held(shard)
