@@ -9,44 +9,44 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.intake.packing import Packer, split_files, tokenizer_sample
+from stoker.intake.packing import cut, heldout_digests, packed, tokenizer_sample
 from stoker.intake.source_index import SourceFile
 
-DTYPE = np.dtype("<u2")
-DOCUMENTS = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=30), max_size=12)
+
+@given(st.integers(0, 200), st.integers(1, 9))
+def test_sample_i_is_the_stream_from_i_times_s_with_one_token_of_overlap(tokens: int, length: int) -> None:
+    made = packed(tokens, length, padded=False)
+    stream = np.arange(tokens)
+    expected = [stream[i : i + length + 1].tolist() for i in range(0, max(0, tokens - length), length)]
+    held = made.samples * length + 1 if made.samples else 0
+    assert made.samples == len(expected)
+    assert (made.tokens, made.dropped_tokens, made.padding_tokens) == (tokens, tokens - held, 0)
+    if made.samples:
+        assert cut(stream[:held], length).tolist() == expected
 
 
-def pack(documents: list[list[int]], length: int) -> tuple[list[list[int]], Packer]:
-    packer = Packer(length, DTYPE)
-    samples = [row for document in documents for row in packer.add(np.array(document, DTYPE)).tolist()]
-    return samples, packer
+@given(st.integers(2, 200), st.integers(1, 9))
+def test_padding_keeps_every_token_to_the_last(tokens: int, length: int) -> None:
+    made = packed(tokens, length, padded=True)
+    assert made.samples * length + 1 == tokens + made.padding_tokens
+    assert 0 <= made.padding_tokens < length
+    assert made.dropped_tokens == 0
 
 
-@given(DOCUMENTS, st.integers(1, 9))
-def test_sample_i_is_the_stream_from_i_times_s_with_one_token_of_overlap(
-    documents: list[list[int]], length: int
-) -> None:
-    samples, packer = pack(documents, length)
-    packer.finish()
-    stream = [token for document in documents for token in document]
-    count = max(0, (len(stream) - 1) // length)
-    assert samples == [stream[i * length : i * length + length + 1] for i in range(count)]
-    held = count * length + 1 if count else 0
-    assert packer.dropped_tokens == len(stream) - held
-    assert (packer.samples, packer.tokens) == (count, len(stream))
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("tokens", [0, 1])
+def test_no_token_and_one_token_are_no_sample(tokens: int, padded: bool) -> None:
+    made = packed(tokens, 4, padded=padded)
+    assert (made.samples, made.padding_tokens) == (0, 0)
+    assert made.dropped_tokens == (0 if padded else tokens)
 
 
-@given(DOCUMENTS, st.lists(st.integers(1, 9), min_size=2, max_size=20), st.integers(1, 9))
-def test_padding_keeps_every_token_to_the_last(
-    documents: list[list[int]], last: list[int], length: int
-) -> None:
-    samples, packer = pack(documents, length)
-    samples += packer.finish_padded(np.array(last, DTYPE)).tolist()
-    stream = [token for document in documents for token in document] + last
-    joined = samples[0][:1] + [token for sample in samples for token in sample[1:]]
-    assert joined[: len(stream)] == stream
-    assert joined[len(stream) :] == [0] * packer.padding_tokens
-    assert packer.padding_tokens < length
+def split_files(
+    files: list[SourceFile], fraction: float, seed: int
+) -> tuple[list[SourceFile], list[SourceFile]]:
+    heldout = heldout_digests(files, fraction, seed)
+    train = [one for one in files if one.sha256 not in heldout]
+    return train, [one for one in files if one.sha256 in heldout]
 
 
 def file(name: str, content: str | None = None, size: int = 10) -> SourceFile:

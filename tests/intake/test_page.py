@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from stoker.core.errors import ERROR_CLASSES, ROOM_EXIT_CODES
-from stoker.intake import errors, importing, scan_report, source_index, tokenising, walk
+from stoker.intake import errors, importing, plan, scan_report, source_index, walk
 from stoker.intake.review_machine import TRANSITIONS
 from stoker.ledger.records import ReviewState
 from stoker.spec.recipe import Kind
@@ -64,7 +64,8 @@ def test_the_limits_of_the_page_are_the_codes() -> None:
     assert f'"{scan_report.REPORT_FORMAT}"' in section("Scan report")
     assert scan_report.EXAMPLES == 8
     assert "the eight findings" in section("Scan report")
-    assert f"about {tokenising.TASK_BYTES >> 10} KiB" in section("Prepare")
+    pages = f"{plan.MIN_PAGE_BYTES >> 10} KiB at least and {plan.MAX_PAGE_BYTES >> 20} MiB at the most"
+    assert pages in section("Prepare")
 
 
 def test_the_command_behind_the_figures_runs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from stoker.core.progress import SILENT, Progress
 from stoker.intake import errors
 from stoker.intake.dataset_writer import ARTEFACT_SCHEMA, dataset_prefix
 from stoker.intake.importing import import_source
-from stoker.intake.prepare import PrepareReport, prepare_dataset, recipe_digest
+from stoker.intake.prepare import PREPARATION_FORMAT, PrepareReport, prepare_dataset, recipe_digest
 from stoker.intake.review import decide_review, request_review, review_digest, revoke_review
 from stoker.intake.scan import find, redact
 from stoker.intake.scan_report import scan_and_seal
@@ -140,6 +142,7 @@ def prepare(
     purpose: str = "research",
     progress: Progress = SILENT,
     processes: int = 2,
+    **options: Any,
 ) -> PrepareReport:
     return prepare_dataset(
         name,
@@ -154,6 +157,7 @@ def prepare(
         clock=home.clock,
         locks=home.locks,
         processes=processes,
+        **options,
     )
 
 
@@ -421,25 +425,66 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("label", ["train the tokenizer", "prepare"])
-def test_an_interrupt_at_any_step_leaves_nothing(letters: Letters, label: str) -> None:
+def nothing_runs_and_no_dataset_is_recorded(home: IntakeHome) -> bool:
+    return home.ledger.catalogue.datasets() == () and multiprocessing.active_children() == []
+
+
+def only_the_dataset_is_left(home: IntakeHome, record: DatasetRecord) -> bool:
+    """No second version, no second key that may seal, none of the preparation's work."""
+    prefix = dataset_prefix(record.name, record.version)
+    active = [
+        str(info.ref)
+        for info in home.backend.list_keks()
+        if info.ref.scope.startswith("dataset/") and info.state is KekState.ACTIVE
+    ]
+    objects = home.objects("datasets")
+    return (
+        active == [record.kek]
+        and all(key.startswith(prefix) for key in objects)
+        and not any("/work/" in key for key in objects)
+    )
+
+
+@pytest.mark.parametrize("label", ["train the tokenizer", "prepare", "lay out", "pack"])
+def test_an_interrupt_at_any_step_makes_no_dataset_and_the_next_call_goes_on(
+    letters: Letters, label: str
+) -> None:
+    home = letters.home
     with pytest.raises(KeyboardInterrupt):
-        prepare(letters.home, progress=Interfering(label, interrupt))
-    assert no_dataset_is_left(letters.home)
-    assert not prepare(letters.home).found
+        prepare(home, progress=Interfering(label, interrupt))
+    assert nothing_runs_and_no_dataset_is_recorded(home)
+    (plan,) = (key for key in home.objects("datasets") if key.endswith("plan.stk"))
+    report = prepare(home)
+    assert (report.found, report.resumed, report.unfinished_removed) == (False, True, 0)
+    assert report.record.version == plan.split("/")[2]
+    assert only_the_dataset_is_left(home, report.record)
 
 
-def test_a_worker_that_is_killed_is_an_error_and_leaves_nothing(letters: Letters) -> None:
+def test_fresh_starts_anew(letters: Letters) -> None:
+    home = letters.home
+    with pytest.raises(KeyboardInterrupt):
+        prepare(home, progress=Interfering("prepare", interrupt))
+    (plan,) = (key for key in home.objects("datasets") if key.endswith("plan.stk"))
+    report = prepare(home, fresh=True)
+    assert (report.resumed, report.unfinished_removed) == (False, 1)
+    assert report.record.version != plan.split("/")[2]
+    assert only_the_dataset_is_left(home, report.record)
+
+
+def test_a_worker_that_is_killed_is_an_error_and_the_next_call_goes_on(letters: Letters) -> None:
     def kill_workers() -> None:
         for process in multiprocessing.active_children():
             os.kill(process.pid or 0, signal.SIGKILL)
 
     with pytest.raises(errors.WorkerLost, match="signal 9"):
-        prepare(letters.home, progress=Interfering("prepare", kill_workers))
-    assert no_dataset_is_left(letters.home)
+        prepare(letters.home, progress=Interfering("prepare", kill_workers), page_bytes=8000)
+    assert nothing_runs_and_no_dataset_is_recorded(letters.home)
+    report = prepare(letters.home)
+    assert report.resumed
+    assert only_the_dataset_is_left(letters.home, report.record)
 
 
-def test_after_a_kill_nothing_is_usable_and_the_next_start_cleans_up(letters: Letters) -> None:
+def test_after_a_kill_another_recipe_removes_what_is_unfinished(letters: Letters) -> None:
     home = letters.home
     kept = prepare(home, dataclasses.replace(RECIPE, seed=5)).record
     before = home.objects("datasets")
@@ -448,14 +493,14 @@ def test_after_a_kill_nothing_is_usable_and_the_next_start_cleans_up(letters: Le
 
     def die_after_some_shards() -> None:
         with intake_home(home.root) as theirs:
-            prepare(theirs, small, progress=Interfering("prepare", kill_self, after=2))
+            prepare(theirs, small, progress=Interfering("pack", kill_self), page_bytes=8000)
 
     assert os.WTERMSIG(in_child(die_after_some_shards)) == signal.SIGKILL
     with intake_home(home.root) as again:
         assert len(again.objects("datasets")) > len(before)
         assert again.ledger.catalogue.datasets() == (kept,)
         report = prepare(again)
-        assert report.unfinished_removed == 1
+        assert (report.unfinished_removed, report.resumed) == (1, False)
         versions = {key.split("/")[2] for key in again.objects("datasets")}
         assert versions == {kept.version, report.record.version}
 
@@ -464,7 +509,7 @@ def kill_self() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_full_disk_is_named_and_nothing_is_left(tmp_path: Path) -> None:
+def test_a_full_disk_is_named_and_with_room_it_goes_on(tmp_path: Path) -> None:
     write_letters(tmp_path / "letters")
     with (
         small_file_system(tmp_path / "small", "600k") as small,
@@ -477,9 +522,42 @@ def test_a_full_disk_is_named_and_nothing_is_left(tmp_path: Path) -> None:
         ballast.write_bytes(b"x" * (room.f_bavail * room.f_frsize - 20_000))
         with pytest.raises(DiskFull, match="small"):
             prepare(home)
-        assert no_dataset_is_left(home)
+        assert nothing_runs_and_no_dataset_is_recorded(home)
         ballast.unlink()
-        assert not prepare(home).found
+        report = prepare(home)
+        assert report.resumed
+        assert only_the_dataset_is_left(home, report.record)
+
+
+@pytest.mark.parametrize("room", [0, 2_000])
+def test_a_disk_that_is_full_before_there_is_a_plan_leaves_nothing(tmp_path: Path, room: int) -> None:
+    write_letters(tmp_path / "letters")
+    with (
+        small_file_system(tmp_path / "small", "600k") as small,
+        intake_home(tmp_path / "home", store_dir=small / "store") as home,
+    ):
+        bring(home, tmp_path / "letters")
+        approve(home)
+        found = os.statvfs(small)
+        (small / "ballast").write_bytes(b"x" * (found.f_bavail * found.f_frsize - room))
+        with pytest.raises(DiskFull, match="small"):
+            prepare(home)
+        assert no_dataset_is_left(home)
+
+
+def test_the_tokens_are_those_of_every_stoker_before(letters: Letters) -> None:
+    """Known answers of preparation format 1, made by the sequential packer that it began with."""
+    opened = open_dataset(letters.home, prepare(letters.home, page_bytes=8000).record)
+    train = np.array(stream_of(opened.splits["train"]), dtype="<u2")
+    last = np.flatnonzero(train)[-1]
+    before_canary = train[: np.flatnonzero(train[:last] == 0)[-1] + 1]
+    heldout = opened.splits["heldout"].astype("<u2")
+    found = [
+        hashlib.sha256(data).hexdigest()[:16]
+        for data in (opened.tokenizer.encode(), before_canary.tobytes(), heldout.tobytes())
+    ]
+    assert found == ["01f2944ad46cb268", "93bf647d3ddbdcfc", "821f8e9e4a5aa603"]
+    assert PREPARATION_FORMAT == 1
 
 
 def test_two_preparations_of_one_name_do_not_meet(letters: Letters) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from stoker.keys.refs import Purpose
 from stoker.store import repeatable
-from stoker.store.errors import BadLabel, CorruptStream
+from stoker.store.errors import BadLabel, CorruptStream, ObjectDiffers
 from stoker.store.header import parse_header
+from stoker.store.objects import ObjectStore
 from stoker.store.payload import PAYLOAD_HEADER_BYTES
 from stoker.store.ranges import BytesSource
 from stoker.store.reader import StreamReader
-from stoker.store.repeatable import RepeatableSeal
+from stoker.store.repeatable import RepeatableSeal, create_same
 from stoker.store.sealed import MAX_STREAMS_PER_KEY
 from support.sealed_samples import KEK, LABEL, MemoryKeys, relabel
 
@@ -104,3 +107,21 @@ def test_a_changed_byte_does_not_open() -> None:
     data[-1] ^= 1
     with pytest.raises(CorruptStream, match="here"):
         StreamReader.open(BytesSource(bytes(data)), keys, LABEL, place="here")
+
+
+@pytest.mark.parametrize("place", ["file", "memory"])
+def test_an_object_is_made_once_and_found_by_whoever_makes_the_same(place: str, tmp_path: Path) -> None:
+    store = ObjectStore.open(f"file://{tmp_path}/store" if place == "file" else "memory:///")
+    data = seal(keys := MemoryKeys(), wrapped_keys(keys, 1))
+    assert create_same(store, "work/one.stk", data)
+    assert not create_same(store, "work/one.stk", data)
+    assert store.get("work/one.stk") == data
+
+
+@pytest.mark.parametrize("other", [b"", b"x" * 99, b"x" * 99 + b"y", b"x" * 101])
+def test_other_bytes_under_the_name_are_refused_and_stay(other: bytes, tmp_path: Path) -> None:
+    store = ObjectStore.open(f"file://{tmp_path}/store")
+    store.create("work/one.stk", other)
+    with pytest.raises(ObjectDiffers, match=r"work/one\.stk in .* holds other bytes"):
+        create_same(store, "work/one.stk", b"x" * 100)
+    assert store.get("work/one.stk") == other

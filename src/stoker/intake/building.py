@@ -1,210 +1,245 @@
-"""Building a dataset's bytes: tokenizer, tokens, samples, shards. See docs/design/intake.md, "Prepare".
+"""Text into a dataset: the phases judge, select, tokenizer, encode, layout and pack, and the commit.
 
-The parent opens the source and seals the shards; workers see documents and tokens, and no key passes to them.
+See docs/design/intake.md, "Prepare" and "Tasks and executors".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Final
-
-import numpy as np
+from collections.abc import Mapping
+from typing import Any, Final
 
 from stoker.core.canonical import JsonValue
-from stoker.core.clock import Clock
-from stoker.core.progress import Progress, Task
 from stoker.core.signing import Signer
-from stoker.intake.dataset_writer import DatasetPlace, DatasetWriter
-from stoker.intake.errors import BrokenRecord, TooLittleText
-from stoker.intake.packing import Packer, Tokens, split_files, tokenizer_sample
-from stoker.intake.source_index import SourceFile
-from stoker.intake.source_reader import SourceReader
+from stoker.intake.dataset_writer import DatasetCommit
+from stoker.intake.errors import TooLittleText
+from stoker.intake.plan import PreparationPlan
+from stoker.intake.quality.judge import DocumentFacts, Selection
+from stoker.intake.quality_facts import decode_facts, encode_facts, reason_number
+from stoker.intake.sharding import Sharding, SplitLayout, entries_of, lay_out, sample_schema
+from stoker.intake.tasks import BuildResult, Making, Phase
+from stoker.intake.text_source import SELECT, TextSource
 from stoker.intake.tokenising import (
-    TASK_BYTES,
-    Encoded,
+    EncodedPage,
     EncodingSettings,
     TrainingSettings,
     start_encoding,
+    start_judging,
+    start_selecting,
     start_training,
 )
 from stoker.intake.tokenizer import vocabulary_size
-from stoker.intake.workers import Workers, batches
+from stoker.intake.workplace import Workplace
 from stoker.spec.recipe import Kind, RecipeSpec
-from stoker.store.objects import ObjectStore
-from stoker.store.sealed import PartitionSeal
-from stoker.store.superblock import SampleSchema
+from stoker.store.superblock import Superblock
 
 TRAIN_SPLIT: Final = "train"
 HELDOUT_SPLIT: Final = "heldout"
 TOKENIZER_ARTEFACT: Final = "tokenizer"
 
+JUDGE: Final = "judge"
+TOKENIZER: Final = "tokenizer"
+ENCODE: Final = "encode"
+LAYOUT: Final = "layout"
+PACK: Final = "pack"
 
-@dataclass(frozen=True, slots=True)
-class BuildResult:
-    """The manifest root, what is in the dataset, and what the time went on."""
-
-    root: str
-    figures: Mapping[str, JsonValue]
-    seconds: Mapping[str, float]
+_SPLITS: Final = (TRAIN_SPLIT, HELDOUT_SPLIT)
+_COUNTS: Final = ("documents", "source_bytes", "text_bytes")
 
 
-class _SplitTally:
-    """What went into one split."""
+def text_phases(recipe: RecipeSpec) -> tuple[str, ...]:
+    """The phases that a recipe takes, in order."""
+    judging = (JUDGE, SELECT) if recipe.quality.judges_documents else ()
+    return (*judging, TOKENIZER, ENCODE, LAYOUT, PACK)
 
-    def __init__(self) -> None:
-        self.documents = 0
-        self.source_bytes = 0
-        self.text_bytes = 0
 
-    def add(self, encoded: Encoded) -> None:
-        self.documents += encoded.documents
-        self.source_bytes += encoded.source_bytes
-        self.text_bytes += encoded.text_bytes
+class TextForm:
+    """A text preparation at one workplace."""
 
-    def figures(self, files: int, packer: Packer, samples: int) -> dict[str, JsonValue]:
-        return {
-            "files": files,
-            "documents": self.documents,
-            "source_bytes": self.source_bytes,
-            "text_bytes": self.text_bytes,
-            "tokens": packer.tokens,
-            "samples": samples,
-            "dropped_tokens": packer.dropped_tokens,
-            "padding_tokens": packer.padding_tokens,
+    def __init__(self, work: Workplace) -> None:
+        self._work = work
+        self._plan: PreparationPlan = work.plan
+        self._recipe = work.plan.recipe
+        self._kinds = frozenset(self._recipe.policy.redact)
+        self._source = TextSource(work)
+
+    def phase(self, name: str) -> Phase:
+        """The phase of this name; those before it have been done. Raises TooLittleText."""
+        makers = {
+            JUDGE: self._judge,
+            SELECT: self._select,
+            TOKENIZER: self._tokenizer,
+            ENCODE: self._encode,
+            LAYOUT: self._layout,
+            PACK: self._pack,
         }
+        return makers[name]()
 
+    def _pages(self) -> list[float]:
+        return [float(self._source.page_bytes(page)) for page in range(self._plan.pages)]
 
-class Build:
-    """One building of a dataset from an open source."""
+    def _judge(self) -> Phase:
+        def store(page: int, facts: list[DocumentFacts]) -> None:
+            self._work.put(JUDGE, page, {"documents": len(facts)}, encode_facts(facts))
 
-    def __init__(
-        self,
-        place: DatasetPlace,
-        recipe: RecipeSpec,
-        reader: SourceReader,
-        seal: PartitionSeal,
-        store: ObjectStore,
-        clock: Clock,
-    ) -> None:
-        self._recipe = recipe
-        self._reader = reader
-        self._clock = clock
-        self._name = place.name
-        self._kinds = frozenset(recipe.policy.redact)
-        self._dtype = np.dtype(f"<u{recipe.token_bytes}")
-        self._redactions: dict[Kind, int] = {}
-        self._schema = SampleSchema.fit(
-            vocabulary=recipe.vocabulary,
-            sample_tokens=recipe.sequence_tokens + 1,
-            chunk_log2=recipe.chunk_log2,
-            samples_per_shard=recipe.samples_per_shard,
-        )
-        self._writer = DatasetWriter(place, self._schema, seal, store)
+        making = Making(start_judging, lambda: self._recipe.quality)
+        label = f"judge the documents of {self._plan.name}"
+        return Phase(JUDGE, label, "bytes", self._pages(), self._source.all_of, making, store)
 
-    def run(self, recipe_digest: str, signer: Signer, progress: Progress, processes: int) -> BuildResult:
-        """Do all of it. Raises TooLittleText, WorkerLost, DiskFull and what reading the source raises."""
-        started_s = self._clock.monotonic_s()
-        train, heldout = split_files(self._reader.files, self._recipe.heldout_fraction, self._recipe.seed)
-        if not heldout:
-            raise TooLittleText(
-                f"Source {self._reader.record.name} has too few different files for a held-out split.",
-                hint="Import at least two files that differ.",
-            )
-        tokenizer_json = self._train_tokenizer(train, progress)
-        trained_s = self._clock.monotonic_s()
-        settings = EncodingSettings(self._kinds, tokenizer_json, self._recipe.token_bytes)
-        total = sum(file.size_bytes for file in (*train, *heldout))
-        with (
-            Workers(processes, start_encoding, settings) as workers,
-            progress.task(f"prepare {self._name}", total, "bytes") as task,
-        ):
-            figures = {
-                TRAIN_SPLIT: self._write_train(train, workers, task),
-                HELDOUT_SPLIT: self._write_heldout(heldout, workers, task),
+    def _select(self) -> Phase:
+        def load(_: int) -> list[DocumentFacts]:
+            pages = range(self._plan.pages)
+            return [each for page in pages for each in decode_facts(self._work.get(JUDGE, page).read_all())]
+
+        def store(_: int, selection: Selection) -> None:
+            facts: dict[str, JsonValue] = {
+                "dropped": {str(reason): count for reason, count in selection.counts.items()},
+                "languages": dict(selection.languages),
             }
-        self._writer.add_artefact(TOKENIZER_ARTEFACT, tokenizer_json.encode())
-        root = self._writer.finish(self._reader.record.manifest_root, recipe_digest, signer)
-        seconds = {
-            "tokenizer": trained_s - started_s,
-            "tokens_and_shards": self._clock.monotonic_s() - trained_s,
-        }
-        return BuildResult(root, self._figures(figures, tokenizer_json), seconds)
+            self._work.put(SELECT, 0, facts, bytes(reason_number(each) for each in selection.dropped))
 
-    def _figures(self, splits: dict[str, dict[str, JsonValue]], tokenizer_json: str) -> dict[str, JsonValue]:
-        return {
-            "vocabulary": vocabulary_size(tokenizer_json),
-            "sequence_tokens": self._recipe.sequence_tokens,
-            "token_bytes": self._recipe.token_bytes,
-            "redactions": {kind.value: self._redactions.get(kind, 0) for kind in Kind},
-            **splits,
-        }
+        making = Making(start_selecting, lambda: self._recipe.quality)
+        return Phase(
+            SELECT, f"compare the documents of {self._plan.name}", "steps", [1.0], load, making, store
+        )
 
-    def _train_tokenizer(self, train: list[SourceFile], progress: Progress) -> str:
-        """In a process of its own: it can be interrupted, and its threads are gone before others start."""
-        sample = tokenizer_sample(train, self._recipe.tokenizer_sample_bytes, self._recipe.seed)
-        settings = TrainingSettings(self._kinds, self._recipe.vocabulary)
-        with (
-            Workers(1, start_training, settings) as workers,
-            progress.task(f"train the tokenizer of {self._name}", None, "bytes") as task,
-        ):
-            documents = [bytes(self._reader.read(file)) for file in sample]
-            tokenizer_json: str = next(workers.map([documents]))
-            task.advance(sum(file.size_bytes for file in sample))
-        return tokenizer_json
+    def _tokenizer(self) -> Phase:
+        files = self._source.tokenizer_files()
 
-    def _write_train(
-        self, files: list[SourceFile], workers: Workers[list[bytes], Encoded], task: Task
-    ) -> dict[str, JsonValue]:
-        """All training documents, then the source's canary, then end of text up to a whole sample."""
-        packer, tally = Packer(self._recipe.sequence_tokens, self._dtype), _SplitTally()
-        self._write(files, workers, task, packer.add, tally)
-        canary = self._reader.canary
-        if canary is None:
-            raise BrokenRecord("The source holds no canary.", hint="Import the source again.")
-        encoded = next(workers.map([[bytes(self._reader.read(canary))]]))
-        self._writer.add(packer.finish_padded(self._tokens(encoded)))
-        samples = self._end_split(TRAIN_SPLIT, packer)
-        return tally.figures(len(files), packer, samples)
+        def store(_: int, tokenizer_json: str) -> None:
+            self._work.put(TOKENIZER, 0, {"files": len(files)}, tokenizer_json.encode())
 
-    def _write_heldout(
-        self, files: list[SourceFile], workers: Workers[list[bytes], Encoded], task: Task
-    ) -> dict[str, JsonValue]:
-        """Held-out documents only: the end that fills no sample is dropped and counted."""
-        packer, tally = Packer(self._recipe.sequence_tokens, self._dtype), _SplitTally()
-        self._write(files, workers, task, packer.add, tally)
-        packer.finish()
-        samples = self._end_split(HELDOUT_SPLIT, packer)
-        return tally.figures(len(files), packer, samples)
+        settings = TrainingSettings(self._kinds, self._recipe.quality.normalise, self._recipe.vocabulary)
+        return Phase(
+            TOKENIZER,
+            f"train the tokenizer of {self._plan.name}",
+            "bytes",
+            [float(sum(file.size_bytes for file in files))],
+            lambda _: self._source.read(files),
+            Making(start_training, lambda: settings),
+            store,
+        )
 
-    def _write(
-        self,
-        files: list[SourceFile],
-        workers: Workers[list[bytes], Encoded],
-        task: Task,
-        pack: Callable[[Tokens], Tokens],
-        tally: _SplitTally,
-    ) -> None:
-        for encoded in workers.map(self._documents(files)):
-            self._writer.add(pack(self._tokens(encoded)))
-            tally.add(encoded)
-            for kind, count in encoded.redactions.items():
-                self._redactions[kind] = self._redactions.get(kind, 0) + count
-            task.advance(encoded.source_bytes)
+    def _tokenizer_json(self) -> str:
+        return self._work.get(TOKENIZER, 0).read_all().decode()
 
-    def _documents(self, files: list[SourceFile]) -> Iterator[list[bytes]]:
-        for batch in batches(files, lambda file: file.size_bytes, TASK_BYTES):
-            yield [bytes(self._reader.read(file)) for file in batch]
+    def _encode(self) -> Phase:
+        def settings() -> EncodingSettings:
+            form = self._recipe.quality.normalise
+            return EncodingSettings(self._kinds, form, self._tokenizer_json(), self._recipe.token_bytes)
 
-    def _tokens(self, encoded: Encoded) -> Tokens:
-        return np.frombuffer(encoded.tokens, dtype=self._dtype)
+        def store(page: int, encoded: EncodedPage) -> None:
+            train = encoded.train.tokens + encoded.canary
+            facts: dict[str, JsonValue] = {
+                "redactions": {
+                    kind.value: encoded.train.redactions.get(kind, 0)
+                    + encoded.heldout.redactions.get(kind, 0)
+                    for kind in Kind
+                }
+            }
+            for name, part, tokens in (
+                (TRAIN_SPLIT, encoded.train, train),
+                (HELDOUT_SPLIT, encoded.heldout, encoded.heldout.tokens),
+            ):
+                counts = {count: getattr(part, count) for count in _COUNTS}
+                facts[name] = {**counts, "tokens": len(tokens) // self._recipe.token_bytes}
+            self._work.put(ENCODE, page, facts, train + encoded.heldout.tokens)
 
-    def _end_split(self, name: str, packer: Packer) -> int:
-        samples = self._writer.end_split(name)
-        if samples == 0:
+        label = f"prepare {self._plan.name}"
+        making = Making(start_encoding, settings)
+        return Phase(ENCODE, label, "bytes", self._pages(), self._source.kept_of, making, store)
+
+    def _layout(self) -> Phase:
+        """One task: what all pages hold, side by side, so that nobody else has to open them all."""
+
+        def load(_: int) -> list[Mapping[str, Any]]:
+            return [self._work.get(ENCODE, page).facts for page in range(self._plan.pages)]
+
+        def store(_: int, pages: list[Mapping[str, Any]]) -> None:
+            facts: dict[str, JsonValue] = {
+                "redactions": {
+                    kind.value: sum(page["redactions"][kind.value] for page in pages) for kind in Kind
+                }
+            }
+            for name in _SPLITS:
+                totals = {count: sum(page[name][count] for page in pages) for count in _COUNTS}
+                facts[name] = {**totals, "tokens": [page[name]["tokens"] for page in pages]}
+            for layout in self._layouts(facts):
+                self._require_samples(layout)
+            self._work.put(LAYOUT, 0, facts)
+
+        return Phase(LAYOUT, f"lay out {self._plan.name}", "steps", [1.0], load, None, store, here=True)
+
+    def _layouts(self, facts: Mapping[str, Any]) -> tuple[SplitLayout, ...]:
+        return lay_out({name: facts[name]["tokens"] for name in _SPLITS}, TRAIN_SPLIT, self._recipe)
+
+    def _require_samples(self, layout: SplitLayout) -> None:
+        if layout.packed.samples == 0:
             raise TooLittleText(
-                f"The {name} split has {packer.tokens} tokens; one sample takes "
+                f"The {layout.name} split has {layout.packed.tokens} tokens; one sample takes "
                 f"{self._recipe.sequence_tokens + 1}.",
                 hint="Import more text, lower sequence_tokens, or raise heldout_fraction.",
             )
-        return samples
+
+    def _pack(self) -> Phase:
+        sharding = Sharding(self._work, ENCODE, self._layouts(self._work.get(LAYOUT, 0).facts))
+        tasks = sharding.tasks()
+        return Phase(
+            PACK,
+            f"pack {self._plan.name}",
+            "samples",
+            [float(sharding.samples_of(shards)) for shards in tasks],
+            lambda task: tasks[task],
+            None,
+            lambda task, shards: self._work.put(PACK, task, sharding.seal(shards)),
+        )
+
+    def commit(self, signer: Signer) -> BuildResult:
+        """The tokenizer as artefact, then the manifest."""
+        facts: Mapping[str, Any] = self._work.get(LAYOUT, 0).facts
+        layouts = self._layouts(facts)
+        tasks = Sharding(self._work, ENCODE, layouts).tasks()
+        entries = [
+            entry for task in range(len(tasks)) for entry in entries_of(self._work.get(PACK, task).facts)
+        ]
+        tokenizer_json = self._tokenizer_json()
+        place = self._plan.place
+        commit = DatasetCommit(place, self._work.shard_seal, self._work.store, entries)
+        commit.add_artefact(TOKENIZER_ARTEFACT, tokenizer_json.encode())
+        schema = sample_schema(self._recipe)
+        superblock = Superblock(
+            subject=f"dataset/{place.name}",
+            version=place.version,
+            kek=str(place.kek),
+            review_digest=place.review_digest,
+            chunk_log2=schema.chunk_log2,
+            schema=schema,
+            splits=tuple(layout.split for layout in layouts),
+            artefacts=commit.artefacts,
+            source_root=self._plan.source.manifest_root,
+            recipe_digest=self._plan.recipe_digest,
+        )
+        root = commit.finish(superblock, signer)
+        return BuildResult(root, self._figures(facts, layouts, vocabulary_size(tokenizer_json)))
+
+    def _figures(
+        self, facts: Mapping[str, Any], layouts: tuple[SplitLayout, ...], vocabulary: int
+    ) -> dict[str, JsonValue]:
+        figures: dict[str, JsonValue] = {
+            "vocabulary": vocabulary,
+            "sequence_tokens": self._recipe.sequence_tokens,
+            "token_bytes": self._recipe.token_bytes,
+            "redactions": facts["redactions"],
+        }
+        if SELECT in self._plan.phases:
+            figures["quality"] = dict(self._work.get(SELECT, 0).facts)
+        for layout in layouts:
+            counted = facts[layout.name]
+            figures[layout.name] = {
+                "files": counted["documents"],
+                **{count: counted[count] for count in _COUNTS},
+                "tokens": layout.packed.tokens,
+                "samples": layout.packed.samples,
+                "dropped_tokens": layout.packed.dropped_tokens,
+                "padding_tokens": layout.packed.padding_tokens,
+            }
+        return figures

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Final
@@ -12,16 +12,32 @@ from stoker.core.atomic import exclusive
 from stoker.core.canonical import JsonValue, digest_of
 from stoker.core.clock import Clock
 from stoker.core.errors import ConfigError, MissingExtra
-from stoker.core.ids import check_name, new_version_id
+from stoker.core.ids import VersionId, check_name, new_version_id
 from stoker.core.progress import Progress
 from stoker.core.result import plain
-from stoker.intake.building import Build, BuildResult
 from stoker.intake.dataset_writer import DatasetPlace, dataset_prefix
-from stoker.intake.errors import OtherPolicy, OtherPurpose, ReviewDenied, ReviewExpired, ReviewRevoked
+from stoker.intake.errors import (
+    BrokenRecord,
+    OtherPolicy,
+    OtherPurpose,
+    ReviewDenied,
+    ReviewExpired,
+    ReviewRevoked,
+    ReviewTampered,
+    TooLittleText,
+)
+from stoker.intake.executors import Executor
+from stoker.intake.executors.local import LocalExecutor
+from stoker.intake.forms import form_of
 from stoker.intake.leftovers import discard, sweep
 from stoker.intake.patterns import PATTERNS_DIGEST
+from stoker.intake.plan import PreparationPlan, plan_key, work_prefix, write_plan
+from stoker.intake.planning import find_unfinished, make_plan
+from stoker.intake.quality.judge import check_languages
 from stoker.intake.review import policy_digest, require_review, review_digest, review_in_force
-from stoker.intake.source_reader import SourceReader
+from stoker.intake.task_errors import TaskFailed
+from stoker.intake.tasks import BuildResult, Phase, run_tasks
+from stoker.intake.workplace import Workplace
 from stoker.keys.backend import KeyBackend
 from stoker.keys.errors import KeyUnknown
 from stoker.keys.partition import BackendKeySource
@@ -29,21 +45,35 @@ from stoker.keys.refs import KekRef, Purpose
 from stoker.keys.states import KekState
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import DatasetRecord, DatasetState, ReviewRecord, SourceRecord
+from stoker.spec.quality import QualitySpec
 from stoker.spec.recipe import RecipeSpec
 from stoker.store.errors import ObjectMissing
 from stoker.store.manifest import Manifest
 from stoker.store.objects import ObjectStore
-from stoker.store.sealed import PartitionSeal
 
 PREPARATION_FORMAT: Final = 1
 """Raised whenever the same recipe would give other tokens, so that older datasets are not taken for new."""
+
+HOPELESS: Final = (
+    TooLittleText,
+    BrokenRecord,
+    ReviewDenied,
+    ReviewRevoked,
+    ReviewExpired,
+    ReviewTampered,
+    OtherPurpose,
+)
+"""Errors after which going on with the same plan would fail again: what was done is removed."""
 
 DAY_S: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
 class PrepareReport:
-    """The dataset, and whether it was there already. `seconds` says what the time went on, if any."""
+    """The dataset, whether it was there already, and whether an unfinished preparation was gone on with.
+
+    `seconds` says what the time went on, by phase, if any.
+    """
 
     kind: ClassVar[str] = "prepare"
     version: ClassVar[int] = 1
@@ -52,18 +82,16 @@ class PrepareReport:
     found: bool
     seconds: Mapping[str, float] = field(default_factory=dict)
     unfinished_removed: int = 0
+    resumed: bool = False
 
 
 def recipe_digest(recipe: RecipeSpec) -> str:
     """Names everything that decides the tokens: recipe, patterns and the code's own format; 64 hex digits."""
     policy = replace(recipe.policy, redact=tuple(sorted(recipe.policy.redact)))
-    return digest_of(
-        {
-            "format": PREPARATION_FORMAT,
-            "patterns": PATTERNS_DIGEST,
-            "recipe": plain(replace(recipe, policy=policy)),
-        }
-    )
+    table = dict(_table(plain(replace(recipe, policy=policy))))
+    if recipe.quality == QualitySpec():
+        del table["quality"]  # as before there were quality steps
+    return digest_of({"format": PREPARATION_FORMAT, "patterns": PATTERNS_DIGEST, "recipe": table})
 
 
 def prepare_dataset(
@@ -80,15 +108,23 @@ def prepare_dataset(
     clock: Clock,
     locks: Path,
     processes: int = 2,
+    executor: Executor | None = None,
+    fresh: bool = False,
+    page_bytes: int | None = None,
 ) -> PrepareReport:
     """Prepare the newest version of `source_name` for `purpose` as dataset `name`; find it when it is there.
 
+    An unfinished preparation of the same source, recipe and review is gone on with, unless `fresh`. The
+    tasks run on `executor`; None is this machine with so many `processes`. `page_bytes` is about how much of
+    the source a task takes; None lets the size of the source decide.
+
     Raises BadName, ConfigError, UnknownSource, everything require_review raises, OtherPolicy, TooLittleText,
-    WorkerLost, Busy, DiskFull, MissingExtra. Nothing is a dataset until the ledger has it; whatever was
-    written by the time of an error has been removed.
+    WorkerLost, TaskFailed, Busy, DiskFull, MissingExtra. Nothing is a dataset until the ledger has it. After
+    an error that may pass, what is done stays, sealed, and the next call goes on from there; after one that
+    will not (see HOPELESS) it has been removed.
     """
     check_name(name, "dataset")
-    if wrong := tuple(recipe.problems()) + tuple(recipe.policy.problems()):
+    if wrong := (*recipe.problems(), *recipe.policy.problems(), *recipe.quality.problems()):
         raise ConfigError("The recipe does not hold: " + " ".join(wrong), hint="Mend what is named.")
     source = ledger.catalogue.latest_source(source_name)
     review = require_review(ledger, source, purpose, clock)
@@ -99,7 +135,8 @@ def prepare_dataset(
         )
     preparation = _Preparation(name, source, review, recipe, purpose, actor, ledger, backend, store, clock)
     if found := preparation.existing():
-        return PrepareReport(found, found=True)
+        return preparation.found(found)
+    check_languages(recipe.quality)
     if importlib.util.find_spec("tokenizers") is None:
         raise MissingExtra(
             "Preparing a dataset needs the package tokenizers.",
@@ -107,8 +144,9 @@ def prepare_dataset(
         )
     with exclusive(locks / f"dataset-{name}.lock", f"dataset {name}"):
         if found := preparation.existing():
-            return PrepareReport(found, found=True)
-        return preparation.run(progress, processes)
+            return preparation.found(found)
+        where = LocalExecutor(processes) if executor is None else executor
+        return preparation.run(where, progress, fresh=fresh, page_bytes=page_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +173,13 @@ class _Preparation:
                 return record
         return None
 
+    def found(self, record: DatasetRecord) -> PrepareReport:
+        """The report of a dataset that was there; what a killed commit left of its work goes."""
+        prefix = dataset_prefix(record.name, record.version)
+        if self.store.exists(plan_key(prefix)):
+            self.store.delete_prefix(work_prefix(prefix))
+        return PrepareReport(record, found=True)
+
     def _usable(self, record: DatasetRecord) -> bool:
         now_s = self.clock.now_s()
         if now_s >= record.expires_s:
@@ -148,55 +193,107 @@ class _Preparation:
             return False
         return kek.state in (KekState.ACTIVE, KekState.DEACTIVATED) and not kek.expired(now_s)
 
-    def run(self, progress: Progress, processes: int) -> PrepareReport:
-        """Build it, under the name's lock."""
-        subject, version = f"dataset/{self.name}", new_version_id()
-        begin: dict[str, JsonValue] = {"version": version, "review": self.review.id}
-        with self.ledger.act(actor=self.actor, action="dataset.prepare.begin", subject=subject, detail=begin):
-            pass
+    def run(
+        self, executor: Executor, progress: Progress, *, fresh: bool, page_bytes: int | None
+    ) -> PrepareReport:
+        """Build it, under the name's lock: go on from an unfinished preparation, or begin one."""
+        subject = f"dataset/{self.name}"
         recorded = {record.version for record in self.ledger.catalogue.datasets(self.name)}
-        removed = sweep(f"datasets/{self.name}", subject, recorded, store=self.store, backend=self.backend)
+        plan = None if fresh else self._unfinished(recorded)
+        version = new_version_id() if plan is None else plan.version
+        detail: dict[str, JsonValue] = {"version": version, "review": self.review.id}
+        action = "dataset.prepare.begin" if plan is None else "dataset.prepare.resume"
+        with self.ledger.act(actor=self.actor, action=action, subject=subject, detail=detail):
+            pass
+        kept = recorded if plan is None else {*recorded, plan.version}
+        removed = sweep(f"datasets/{self.name}", subject, kept, store=self.store, backend=self.backend)
+        resumed = plan is not None
+        if plan is None:
+            plan = self._plan(version, page_bytes)
+        try:
+            result, seconds = self._build(plan, executor, progress)
+            record = self._record(plan, result)
+        except HOPELESS:
+            prefix = dataset_prefix(self.name, version)
+            discard(prefix, KekRef.parse(plan.kek), store=self.store, backend=self.backend)
+            raise
+        self.store.delete_prefix(work_prefix(plan.place.prefix))
+        return PrepareReport(
+            record, found=False, seconds=seconds, unfinished_removed=removed, resumed=resumed
+        )
+
+    def _unfinished(self, recorded: Collection[str]) -> PreparationPlan | None:
+        return find_unfinished(
+            self.name,
+            recorded,
+            self.source,
+            self.review,
+            review_digest(self.review),
+            recipe_digest(self.recipe),
+            now_s=self.clock.now_s(),
+            store=self.store,
+            backend=self.backend,
+        )
+
+    def _plan(self, version: VersionId, page_bytes: int | None) -> PreparationPlan:
+        """Make the plan and store it; on any error nothing of it is left."""
         expires_s = min(self.clock.now_s() + self.recipe.expires_after_days * DAY_S, self.review.expires_s)
         kek: KekRef | None = None
         try:
-            kek = self.backend.create_kek(f"{subject}/{version}", Purpose.DATASET, expires_s=expires_s)
-            place = DatasetPlace(self.name, version, kek, review_digest(self.review))
-            result = self._build(place, progress, processes)
-            record = self._record(place, result, expires_s)
+            kek = self.backend.create_kek(
+                f"dataset/{self.name}/{version}", Purpose.DATASET, expires_s=expires_s
+            )
+            plan = make_plan(
+                DatasetPlace(self.name, version, kek, review_digest(self.review)),
+                self.source,
+                self.review,
+                self.recipe,
+                recipe_digest(self.recipe),
+                expires_s,
+                purpose=self.purpose,
+                store=self.store,
+                backend=self.backend,
+                page_bytes=page_bytes,
+            )
+            write_plan(plan, self.store, BackendKeySource(self.backend))
         except BaseException:
-            if version not in {known.version for known in self.ledger.catalogue.datasets(self.name)}:
-                prefix = dataset_prefix(self.name, version)
-                discard(prefix, kek, store=self.store, backend=self.backend)
+            discard(dataset_prefix(self.name, version), kek, store=self.store, backend=self.backend)
             raise
-        return PrepareReport(record, found=False, seconds=result.seconds, unfinished_removed=removed)
+        return plan
 
-    def _build(self, place: DatasetPlace, progress: Progress, processes: int) -> BuildResult:
-        keys = BackendKeySource(self.backend)
+    def _build(
+        self, plan: PreparationPlan, executor: Executor, progress: Progress
+    ) -> tuple[BuildResult, dict[str, float]]:
+        """Do every phase, then commit; the review is asked for again before each."""
         signer = self.backend.signer("manifest")
-        with (
-            SourceReader.open(self.source, self.store, keys, signer.public_key) as reader,
-            PartitionSeal(keys, place.kek, Purpose.DATASET) as seal,
-        ):
-            build = Build(place, self.recipe, reader, seal, self.store, self.clock)
-            return build.run(recipe_digest(self.recipe), signer, progress, processes)
+        seconds: dict[str, float] = {}
+        keys = BackendKeySource(self.backend)
+        with Workplace(plan, self.store, keys, signer.public_key) as work:
+            form = form_of(work)
+            for name in plan.phases:
+                began_s = self.clock.monotonic_s()
+                review_in_force(self.ledger, self.review.id, self.purpose, self.clock)
+                _run_phase(work, form.phase(name), executor, progress)
+                seconds[name] = self.clock.monotonic_s() - began_s
+            return form.commit(signer), seconds
 
-    def _record(self, place: DatasetPlace, result: BuildResult, expires_s: float) -> DatasetRecord:
+    def _record(self, plan: PreparationPlan, result: BuildResult) -> DatasetRecord:
         review_in_force(self.ledger, self.review.id, self.purpose, self.clock)
         record = DatasetRecord(
             name=self.name,
-            version=place.version,
+            version=plan.version,
             root=result.root,
-            kek=str(place.kek),
+            kek=plan.kek,
             source=self.source.name,
             source_version=self.source.version,
             source_root=self.source.manifest_root,
             review=self.review.id,
-            recipe_digest=recipe_digest(self.recipe),
+            recipe_digest=plan.recipe_digest,
             recipe=_table(plain(self.recipe)),
             figures=result.figures,
             prepared_by=self.actor,
             prepared_s=self.clock.now_s(),
-            expires_s=expires_s,
+            expires_s=plan.expires_s,
             state=DatasetState.LIVE,
         )
         detail: dict[str, JsonValue] = {
@@ -213,6 +310,25 @@ class _Preparation:
         ) as catalogue:
             catalogue.add_dataset(record)
         return record
+
+
+def _run_phase(work: Workplace, phase: Phase, executor: Executor, progress: Progress) -> None:
+    """Do what is left of a phase. Raises TaskFailed when its executor came back without all of it."""
+    done = work.done(phase.name)
+    left = [task for task in range(phase.tasks) if task not in done]
+    with progress.task(phase.label, sum(phase.amounts), phase.unit) as bar:
+        if before := sum(phase.amounts[task] for task in range(phase.tasks) if task in done):
+            bar.advance(before)
+        if left and phase.here:
+            run_tasks(phase, left, lambda task: bar.advance(phase.amounts[task]))
+        elif left:
+            executor.run(work, phase, left, lambda task: bar.advance(phase.amounts[task]))
+    missing = [task for task in left if not work.is_done(phase.name, task)]
+    if missing:
+        raise TaskFailed(
+            f"{len(missing)} tasks of the phase {phase.name} have no result, the first is {missing[0]}.",
+            hint="Run the same command again: it goes on from what is done.",
+        )
 
 
 def _table(value: JsonValue) -> Mapping[str, JsonValue]:

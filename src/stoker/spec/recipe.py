@@ -9,6 +9,8 @@ import enum
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from stoker.spec.quality import QualitySpec
+
 
 class Kind(enum.StrEnum):
     """The kinds of personal or secret data that a scan finds."""
@@ -75,7 +77,7 @@ class PolicySpec:
 
 @dataclass(frozen=True, slots=True)
 class RecipeSpec:
-    """Redact, tokenise, pack, split, seal."""
+    """Judge documents, redact, tokenise, pack, split, seal."""
 
     vocabulary: int = 2048
     tokenizer_sample_bytes: int = 8 * 1024 * 1024
@@ -86,6 +88,7 @@ class RecipeSpec:
     seed: int = 0
     expires_after_days: float = 30.0
     policy: PolicySpec = field(default_factory=PolicySpec)
+    quality: QualitySpec = field(default_factory=QualitySpec)
 
     def problems(self) -> Iterator[str]:
         """One sentence for each rule that is broken, naming the field and its value."""

@@ -123,3 +123,9 @@ class BadRecord(StokerError):
     """A record that is to be written does not fit its schema."""
 
     exit_code = 69
+
+
+class ObjectDiffers(StokerError):
+    """Two writers made different bytes under one name, where the same was to come out."""
+
+    exit_code = 218

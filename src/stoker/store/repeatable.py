@@ -15,7 +15,7 @@ from typing import Final
 from stoker.keys.partition import KeySource
 from stoker.keys.refs import KekRef, Purpose
 from stoker.keys.secret import SecretKey
-from stoker.store.errors import BadLabel
+from stoker.store.errors import BadLabel, ObjectDiffers, ObjectExists
 from stoker.store.header import (
     DEFAULT_CHUNK_LOG2,
     SALT_BYTES,
@@ -23,6 +23,7 @@ from stoker.store.header import (
     build_header,
     encode_uncommitted,
 )
+from stoker.store.objects import ObjectStore
 from stoker.store.payload import KEY_BYTES, PAYLOAD_HEADER_BYTES, PREFIX_BYTES, PayloadCipher
 from stoker.store.ranges import BytesLike
 from stoker.store.sealed import MAX_BYTES_PER_KEY, MAX_STREAMS_PER_KEY, SealedBytes, seal_whole
@@ -30,6 +31,7 @@ from stoker.store.sealed import MAX_BYTES_PER_KEY, MAX_STREAMS_PER_KEY, SealedBy
 MAX_REPEATABLE_BYTES: Final = MAX_BYTES_PER_KEY // MAX_STREAMS_PER_KEY
 """Plaintext bytes of one such stream: 2^38, so that 4,096 of them stay within what a partition key seals."""
 
+_COMPARED_BYTES: Final = 1 << 22
 _EXTRACT_SALT: Final = b"stoker repeatable seal 1"
 _SALT: Final = b"\x01"
 _PAYLOAD_SALT: Final = b"\x02"
@@ -113,3 +115,29 @@ class RepeatableSeal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def create_same(store: ObjectStore, key: str, data: BytesLike) -> bool:
+    """Store `data` under `key`, or find exactly these bytes there; whether it was this call that stored them.
+
+    Raises ObjectDiffers when other bytes lie there, and what ObjectStore.create raises.
+    """
+    try:
+        store.create(key, data)
+    except ObjectExists:
+        view = memoryview(data).cast("B")
+        if store.size(key) == len(view) and _equal(store, key, view):
+            return False
+        raise ObjectDiffers(
+            f"{key} in {store.place} holds other bytes than its task made.",
+            hint="It was changed, or tasks of two versions of Stoker met. Delete it, or start anew.",
+        ) from None
+    return True
+
+
+def _equal(store: ObjectStore, key: str, data: memoryview) -> bool:
+    return all(
+        store.get_range(key, start, len(data[start : start + _COMPARED_BYTES]))
+        == data[start : start + _COMPARED_BYTES]
+        for start in range(0, len(data), _COMPARED_BYTES)
+    )

@@ -1,0 +1,33 @@
+"""Tasks on this machine: this process opens and seals, forked workers see documents and tokens and no key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from stoker.intake.tasks import Phase, run_tasks
+from stoker.intake.workers import Workers
+from stoker.intake.workplace import Workplace
+
+
+@dataclass(frozen=True, slots=True)
+class LocalExecutor:
+    """`processes` workers, as many as there are tasks at the most."""
+
+    processes: int = 2
+
+    @property
+    def name(self) -> str:
+        return "local"
+
+    def run(self, work: Workplace, phase: Phase, tasks: Sequence[int], done: Callable[[int], None]) -> None:
+        """Raises WorkerLost when a worker dies, and what loading and storing raise."""
+        if phase.making is None:
+            run_tasks(phase, tasks, done)
+            return
+        processes = min(self.processes, len(tasks))
+        with Workers(processes, phase.making.start, phase.making.settings()) as workers:
+            inputs = (phase.load(task) for task in tasks)
+            for task, made in zip(tasks, workers.map(inputs), strict=True):
+                phase.store(task, made)
+                done(task)

@@ -1,0 +1,93 @@
+"""The documents of a text preparation: which stay, on which side of the split, on which page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Final
+
+from stoker.intake.errors import BrokenRecord, TooLittleText
+from stoker.intake.packing import heldout_digests, tokenizer_sample
+from stoker.intake.source_index import SourceFile
+from stoker.intake.tokenising import Documents
+from stoker.intake.workplace import Workplace
+
+SELECT: Final = "select"
+
+
+class TextSource:
+    """What the tasks of one process read; told from the plan, the source's index and the choice, once."""
+
+    def __init__(self, work: Workplace) -> None:
+        self._work = work
+        self._plan = work.plan
+
+    @property
+    def files(self) -> tuple[SourceFile, ...]:
+        """Every document of the source, in the order of import."""
+        return self._work.source.files
+
+    @cached_property
+    def _dropped(self) -> bytes | None:
+        """A byte for each document, 0 where it stays; None where the recipe drops none."""
+        if SELECT not in self._plan.phases:
+            return None
+        return bytes(self._work.get(SELECT, 0).read_all())
+
+    @cached_property
+    def _heldout(self) -> frozenset[bytes]:
+        kept = [file for number, file in enumerate(self.files) if self._stays(number)]
+        digests = heldout_digests(kept, self._plan.recipe.heldout_fraction, self._plan.recipe.seed)
+        if not digests:
+            raise TooLittleText(
+                f"Source {self._plan.source.name} has too few different files for a held-out split.",
+                hint="Import at least two files that differ, or let the recipe's quality steps keep more.",
+            )
+        return digests
+
+    def _stays(self, number: int) -> bool:
+        return self._dropped is None or self._dropped[number] == 0
+
+    def page(self, page: int) -> range:
+        """The numbers of the documents of a page."""
+        return self._plan.page(page, len(self.files))
+
+    def page_bytes(self, page: int) -> int:
+        """How many bytes the documents of a page have."""
+        return sum(self.files[number].size_bytes for number in self.page(page))
+
+    def all_of(self, page: int) -> list[bytes]:
+        """Every document of a page, dropped or not."""
+        return [bytes(self._work.source.read(self.files[number])) for number in self.page(page)]
+
+    def kept_of(self, page: int) -> Documents:
+        """The documents of a page that stay, by split; the last page ends with the source's canary."""
+        train: list[bytes] = []
+        heldout: list[bytes] = []
+        for number in self.page(page):
+            if self._stays(number):
+                file = self.files[number]
+                side = heldout if file.sha256 in self._heldout else train
+                side.append(bytes(self._work.source.read(file)))
+        return Documents(train, heldout, self._canary() if page + 1 == self._plan.pages else None)
+
+    def _canary(self) -> bytes:
+        canary = self._work.source.canary
+        if canary is None:
+            raise BrokenRecord("The source holds no canary.", hint="Import the source again.")
+        return bytes(self._work.source.read(canary))
+
+    def tokenizer_files(self) -> list[SourceFile]:
+        """The documents that the tokenizer is trained on. Raises TooLittleText when none is held out."""
+        return tokenizer_sample(
+            list(self._training()), self._plan.recipe.tokenizer_sample_bytes, self._plan.recipe.seed
+        )
+
+    def _training(self) -> Iterator[SourceFile]:
+        for number, file in enumerate(self.files):
+            if self._stays(number) and file.sha256 not in self._heldout:
+                yield file
+
+    def read(self, files: list[SourceFile]) -> list[bytes]:
+        """The contents of some documents."""
+        return [bytes(self._work.source.read(file)) for file in files]
