@@ -250,23 +250,6 @@ def test_reading_may_go_on_from_any_step_and_again_after_a_state_was_loaded() ->
                 assert np.array_equal(mixture.next_array()[:, 0], expected)
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 8, 24])
-def test_a_part_is_opened_as_rarely_as_a_dataset_alone(world_size: int) -> None:
-    """Together the ranks open at most K + L - 1 of a part's chunks in an epoch of it, at any world size."""
-    sizes, thousandths = (2400, 1200), (600, 400)
-    shape = Shape(sizes, thousandths, chunk_samples=8, window_chunks=4)
-    datasets = shape.datasets()
-    steps = 4000 // 24  # within 2,400 samples of the first part, and 1,600 of the second
-    for rank in range(world_size):
-        with shape.mixture(datasets, rank, world_size) as mixture:
-            for _ in range(steps):
-                mixture._reader.read(mixture._step)
-                mixture._consumed += 24
-    first, second = (dataset.train.opened for dataset in datasets)
-    assert sum(first.values()) <= 300 + 24 - 1
-    assert sum(second.values()) <= 2 * (150 + 24 - 1)
-
-
 def test_every_part_is_wiped_when_a_mixture_is_closed_or_fails() -> None:
     shape = Shape((90, 90), (500, 500), global_batch=4)
     datasets = shape.datasets()
