@@ -177,10 +177,10 @@ class NodeCache:
 
     def _kept(
         self, key: str, path: Path, expected_bytes: int, digest: bytes | None, *, keep_s: float = 0.0
-    ) -> _Kept | None:
+    ) -> CachedCopy | None:
         """The copy, when there is one that holds; one that does not is forgotten."""
         try:
-            source = _Kept(self, key, path)
+            source = CachedCopy(self, key, path)
         except OSError:
             return None
         try:
@@ -221,7 +221,7 @@ class NodeCache:
                 self._fill(key, descriptor, expected_bytes, digest, check=check)
                 self._room.stamp(descriptor, keep_s or 0.0)
                 self._room.keep(partial, path)
-                return _Kept(self, key, path)
+                return CachedCopy(self, key, path)
         except OSError:
             # No space, a read-only or broken disk, a folder that somebody removed or put other things into.
             return Brought.UNUSABLE
@@ -319,7 +319,7 @@ class _OnItsWay:
         self._key = key
         self._expected_bytes = expected_bytes
         self._direct = _Direct(cache, key)
-        self._kept: _Kept | None = None
+        self._kept: CachedCopy | None = None
 
     def size(self) -> int:
         return self._direct.size() if self._kept is None else self._kept.size()
@@ -331,7 +331,7 @@ class _OnItsWay:
         return (self._kept or self._direct).read(start, length)
 
 
-class _Kept(FileSource):
+class CachedCopy(FileSource):
     """A copy in the cache; the store stands in for it when it cannot be read or has become shorter."""
 
     def __init__(self, cache: NodeCache, key: str, path: Path) -> None:
@@ -342,7 +342,13 @@ class _Kept(FileSource):
 
     @property
     def descriptor(self) -> int:
+        """The open file."""
         return self._descriptor
+
+    @property
+    def inode(self) -> int:
+        """Which file it is: another copy of the same object has another."""
+        return os.fstat(self._descriptor).st_ino
 
     def read(self, start: int, length: int) -> memoryview:
         if self._instead is None:

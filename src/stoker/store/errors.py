@@ -129,3 +129,15 @@ class ObjectDiffers(StokerError):
     """Two writers made different bytes under one name, where the same was to come out."""
 
     exit_code = 218
+
+
+class BadPeerSecret(StokerError):
+    """What was handed over as the secret of a run's nodes is not 32 bytes."""
+
+    exit_code = 214
+
+
+class CannotServePeers(StokerError):
+    """The address on which a node should serve the run's other nodes cannot be listened on."""
+
+    exit_code = 215
