@@ -13,8 +13,9 @@ from stoker.cli.command import House, command
 from stoker.cli.table import day, human_bytes, pairs, short, table
 from stoker.core.config import Layer, load, read_layer
 from stoker.intake.importing import ImportReport, import_source
+from stoker.intake.left_out import LeftOut
 from stoker.ledger.records import SourceRecord
-from stoker.spec.recipe import ImportSpec
+from stoker.spec.source import Form, ImportSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ def import_text(report: ImportReport) -> str:
         pairs(
             [
                 ("source", f"{record.name}, version {record.version[:8]}"),
+                *(("decided" if number == 0 else "", text) for number, text in enumerate(report.decided[:8])),
                 ("taken", f"{record.files:,} files, {human_bytes(record.content_bytes)}"),
                 ("sealed", f"{report.shards} shards, {human_bytes(report.object_bytes)}"),
                 ("manifest", record.manifest_root),
@@ -69,16 +71,20 @@ def import_text(report: ImportReport) -> str:
         )
     ]
     if report.left_out:
-        rows = [
-            (each.reason.replace("_", " "), each.entries, ", ".join(each.examples[:2])[:70])
-            for each in report.left_out
-        ]
+        rows = [_reason_row(each) for each in report.left_out]
         lines.append(table(("left out because", "count", "such as"), rows, indent="  "))
     else:
         lines.append("left out   nothing")
+    if report.remarks:
+        rows = [_reason_row(each) for each in report.remarks]
+        lines.append(table(("taken, but", "count", "such as"), rows, indent="  "))
     if report.unfinished_removed:
         lines.append(f"cleaned    {report.unfinished_removed} unfinished imports of this source")
     return "\n".join(lines)
+
+
+def _reason_row(each: LeftOut) -> tuple[str, int, str]:
+    return each.reason.replace("_", " "), each.entries, ", ".join(each.examples[:2])[:70]
 
 
 def _sources_text(result: Sources) -> str:
@@ -114,19 +120,27 @@ def _one_text(result: Sources) -> str:
 
 @command("import", text=import_text)
 @click.argument("name")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("place")
+@click.option("--form", type=click.Choice([form.value for form in Form]), help="How PLACE holds its data.")
 @click.option("--settings", type=click.Path(path_type=Path), help="A TOML file with import settings.")
 @click.argument("overrides", nargs=-1)
 def import_(
-    house: House, name: str, folder: Path, settings: Path | None, overrides: tuple[str, ...]
+    house: House,
+    name: str,
+    place: str,
+    form: str | None,
+    settings: Path | None,
+    overrides: tuple[str, ...],
 ) -> ImportReport:
-    """Bring the text files of FOLDER into quarantine as source NAME. OVERRIDES are settings such as
-    'include=["*.md"]'."""
+    """Bring what is in PLACE into quarantine as source NAME: a folder, an archive or table, or a URL such as
+    s3://bucket/prefix. OVERRIDES are settings such as 'include=["*.md"]' and text_column=body."""
     layers: list[Layer] = [] if settings is None else [read_layer(settings)]
+    if form is not None:
+        overrides = (*overrides, f'form="{form}"')
     spec = load(ImportSpec, layers, overrides).value
     return import_source(
         name,
-        folder,
+        place,
         spec,
         actor=house.actor,
         ledger=house.ledger,

@@ -1,9 +1,13 @@
-"""Import: a folder becomes a sealed source version in quarantine. See docs/design/intake.md, "Import"."""
+"""Import: a folder or a store's prefix becomes a sealed source version in quarantine.
+
+See docs/design/intake.md, "Import".
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
@@ -14,15 +18,21 @@ from stoker.core.errors import ConfigError
 from stoker.core.ids import VersionId, check_name, new_version_id
 from stoker.core.progress import Progress
 from stoker.intake.errors import EmptySource
+from stoker.intake.left_out import LeftOut, LeftOutTally
 from stoker.intake.leftovers import discard, sweep
 from stoker.intake.source_index import INDEX_SCHEMA, SourceFile, encode_index
-from stoker.intake.walk import CANARY_NAME, FolderWalk, LeftOut, LeftOutTally, open_folder, printable
+from stoker.intake.sources.files import CANARY_NAME, SourceFiles
+from stoker.intake.sources.form import Intake
+from stoker.intake.sources.forms import CONTAINER_ENDINGS, FORMS, choose_form
+from stoker.intake.sources.judge import Judge
+from stoker.intake.sources.remote import is_url, open_remote
+from stoker.intake.walk import open_folder
 from stoker.keys.backend import KeyBackend
 from stoker.keys.partition import BackendKeySource
 from stoker.keys.refs import KekRef, Purpose
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import SourceRecord
-from stoker.spec.recipe import ImportSpec
+from stoker.spec.source import Form, ImportSpec
 from stoker.store.header import StreamKind, StreamLabel
 from stoker.store.manifest import ManifestWriter, shard_key
 from stoker.store.objects import ObjectStore
@@ -43,7 +53,10 @@ INDEX_ARTEFACT: Final = "index"
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """What an import took and what it left out, with examples for the person who imports."""
+    """What an import took and what it left out, with examples for the person who imports.
+
+    `decided` says in sentences what the settings left open; `remarks` counts what was taken all the same.
+    """
 
     kind: ClassVar[str] = "import"
     version: ClassVar[int] = 1
@@ -53,6 +66,9 @@ class ImportReport:
     shards: int
     object_bytes: int
     unfinished_removed: int
+    form: Form = Form.FOLDER
+    decided: tuple[str, ...] = ()
+    remarks: tuple[LeftOut, ...] = ()
 
 
 def source_prefix(name: str, version: str) -> str:
@@ -62,7 +78,7 @@ def source_prefix(name: str, version: str) -> str:
 
 def import_source(
     name: str,
-    folder: Path,
+    place: Path | str,
     spec: ImportSpec,
     *,
     actor: str,
@@ -73,11 +89,13 @@ def import_source(
     clock: Clock,
     locks: Path,
 ) -> ImportReport:
-    """Seal the files of `folder` as a new version of source `name`, and record it.
+    """Seal what is in `place`, a folder, a single file or a URL, as a new version of source `name`.
 
     No byte reaches the store unsealed, and nothing is a version until the ledger has it. Raises BadName,
-    ConfigError, Busy, UnusableFolder, EmptySource, UnreadableFile, LinkLeavesSource, SourceChanged, DiskFull;
-    whatever was written by then has been removed.
+    ConfigError, Busy, UnusableFolder, EmptySource, UnreadableFile, LinkLeavesSource, SourceChanged,
+    SourceUnreachable, MissingExtra, DiskFull, and where the settings refuse what is broken BrokenSource,
+    SourceTooMuch, MissingColumn, BadMedia, LabelMismatch, DuplicateName; whatever was written by then has
+    been removed.
     """
     check_name(name, "source")
     if wrong := tuple(spec.problems()):
@@ -90,10 +108,29 @@ def import_source(
             pass
         recorded = {record.version for record in ledger.catalogue.sources(name)}
         removed = sweep(f"sources/{name}", f"source/{name}", recorded, store=store, backend=backend)
-        left_out = LeftOutTally()
-        with open_folder(folder, spec, left_out) as walk:
+        judge = Judge(spec, LeftOutTally(), LeftOutTally())
+        with open_files(place, judge) as files:
             job = _Import(name, version, actor, ledger, backend, store, clock)
-            return job.run(folder, walk, left_out, progress, removed)
+            return job.run(files, _root_of(place), judge, progress, removed)
+
+
+@contextmanager
+def open_files(place: Path | str, judge: Judge) -> Iterator[SourceFiles]:
+    """The files of a folder, a single file or a URL. Raises UnusableFolder, SourceUnreachable."""
+    if isinstance(place, str) and is_url(place):
+        with open_remote(place, judge.spec, judge.left_out) as remote:
+            yield remote
+        return
+    folder, only = Path(place), None
+    if folder.name.lower().endswith(CONTAINER_ENDINGS) and folder.is_file():
+        folder, only = folder.parent, folder.name
+    with open_folder(folder, judge.spec, judge.left_out, only) as walk:
+        yield walk
+
+
+def _root_of(place: Path | str) -> Path | None:
+    """The local folder or file that is imported; None for a store."""
+    return None if isinstance(place, str) and is_url(place) else Path(place)
 
 
 class _Import:
@@ -119,7 +156,7 @@ class _Import:
         self._prefix = source_prefix(name, version)
 
     def run(
-        self, folder: Path, walk: FolderWalk, left_out: LeftOutTally, progress: Progress, removed: int
+        self, files: SourceFiles, root: Path | None, judge: Judge, progress: Progress, removed: int
     ) -> ImportReport:
         kek: KekRef | None = None
         try:
@@ -128,44 +165,62 @@ class _Import:
             )
             with PartitionSeal(BackendKeySource(self._backend), kek, Purpose.SOURCE) as seal:
                 writer = _SourceWriter(seal, self._store, self._prefix, f"source/{self._name}", self._version)
-                for path, data in self._contents(walk, progress):
-                    writer.add(path, data)
+                form, said = self._take(files, root, judge, writer, progress)
                 if not writer.files:
-                    raise _empty(folder, left_out)
-                files = len(writer.files)
+                    raise _empty(files.place, judge)
+                taken = len(writer.files)
                 content_bytes = sum(file.size_bytes for file in writer.files)
                 canary = self._backend.canary(f"source/{self._name}/{self._version}")
                 writer.add(CANARY_NAME, canary.encode() + b"\n")
-                root = writer.finish(kek, self._backend)
+                manifest_root = writer.finish(kek, self._backend)
             record = SourceRecord(
                 name=self._name,
                 version=self._version,
-                manifest_root=root,
+                manifest_root=manifest_root,
                 kek=str(kek),
-                files=files,
+                files=taken,
                 content_bytes=content_bytes,
-                left_out=left_out.counts(),
+                left_out=judge.left_out.counts(),
                 imported_by=self._actor,
                 imported_s=self._clock.now_s(),
             )
-            self._record(record)
+            self._record(record, form)
         except BaseException:
             if self._version not in {known.version for known in self._ledger.catalogue.sources(self._name)}:
                 discard(self._prefix, kek, store=self._store, backend=self._backend)
             raise
-        return ImportReport(record, left_out.summary(), writer.shards, writer.object_bytes, removed)
+        return ImportReport(
+            record,
+            judge.left_out.summary(),
+            writer.shards,
+            writer.object_bytes,
+            removed,
+            form,
+            tuple(said),
+            judge.remarks.summary(),
+        )
 
-    def _contents(self, walk: FolderWalk, progress: Progress) -> Iterator[tuple[str, bytes]]:
-        candidates = walk.candidates()
+    def _take(
+        self,
+        files: SourceFiles,
+        root: Path | None,
+        judge: Judge,
+        writer: _SourceWriter,
+        progress: Progress,
+    ) -> tuple[Form, list[str]]:
+        """Seal every item of the source; its form, and what was decided."""
+        candidates = files.candidates()
+        form, why = choose_form(judge.spec, candidates)
         total = sum(candidate.size_bytes for candidate in candidates)
         with progress.task(f"import {self._name}", total, "bytes") as task:
-            for candidate in candidates:
-                data = walk.read(candidate)
-                if data is not None:
-                    yield candidate.path, data
-                task.advance(candidate.size_bytes)
+            intake = Intake(files, candidates, judge, task.advance, root)
+            intake.say(f"Form {form}: {why}.")
+            with closing(FORMS[form](intake)) as items:
+                for item in items:
+                    writer.add(item.path, item.data)
+        return form, intake.said
 
-    def _record(self, record: SourceRecord) -> None:
+    def _record(self, record: SourceRecord, form: Form) -> None:
         with self._ledger.act(
             actor=self._actor,
             action="source.import",
@@ -177,6 +232,7 @@ class _Import:
                 "files": record.files,
                 "content_bytes": record.content_bytes,
                 "left_out": dict(record.left_out),
+                "form": form.value,
             },
         ) as catalogue:
             catalogue.add_source(record)
@@ -243,9 +299,9 @@ class _SourceWriter:
         self.object_bytes += sealed.facts.object_bytes
 
 
-def _empty(folder: Path, left_out: LeftOutTally) -> EmptySource:
-    counts = ", ".join(f"{count} {reason}" for reason, count in left_out.counts().items())
+def _empty(place: str, judge: Judge) -> EmptySource:
+    counts = ", ".join(f"{count} {reason}" for reason, count in judge.left_out.counts().items())
     return EmptySource(
-        f"Nothing in {printable(str(folder))} was taken: {counts or 'it holds no file'}.",
-        hint="Check the folder, and the include and exclude patterns of the import settings.",
+        f"Nothing in {place} was taken: {counts or 'it holds no file'}.",
+        hint="Check the folder, and the include and exclude patterns and the form of the import settings.",
     )

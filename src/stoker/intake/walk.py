@@ -6,7 +6,6 @@ than the kernel takes nor a folder swapped for a link leads elsewhere. See docs/
 
 from __future__ import annotations
 
-import enum
 import errno
 import fnmatch
 import os
@@ -14,109 +13,47 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Final
 
 from stoker.intake.errors import LinkLeavesSource, SourceChanged, UnreadableFile, UnusableFolder
-from stoker.spec.recipe import ImportSpec, NotText, OnFault
+from stoker.intake.left_out import LeftOutTally
+from stoker.intake.left_out import Reason as Reason
+from stoker.intake.left_out import printable as printable
+from stoker.intake.sources.files import CANARY_NAME as CANARY_NAME
+from stoker.intake.sources.files import MAX_DEPTH as MAX_DEPTH
+from stoker.intake.sources.files import Candidate
+from stoker.spec.recipe import ImportSpec, OnFault
 
-MAX_DEPTH: Final = 200
-CANARY_NAME: Final = ".stoker-canary"
-_EXAMPLES: Final = 5
 _FILE_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-class Reason(enum.StrEnum):
-    """Why something in the folder was not taken."""
-
-    EXCLUDED = "excluded"
-    EXCLUDED_FOLDER = "excluded_folder"
-    EMPTY = "empty"
-    TOO_LARGE = "too_large"
-    NOT_UTF8 = "not_utf8"
-    UNREADABLE = "unreadable"
-    SPECIAL_FILE = "special_file"
-    LINK = "link"
-    OUTSIDE_LINK = "outside_link"
-    NAME_NOT_UTF8 = "name_not_utf8"
-    TOO_DEEP = "too_deep"
-    RESERVED_NAME = "reserved_name"
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """How many entries one reason kept out, with a few of their paths, made safe to print."""
-
-    reason: Reason
-    entries: int
-    examples: tuple[str, ...]
-
-
-class LeftOutTally:
-    """Counts what is left out as the walk meets it."""
-
-    def __init__(self) -> None:
-        self._counts: dict[Reason, int] = {}
-        self._examples: dict[Reason, list[str]] = {}
-
-    def add(self, reason: Reason, path: str) -> None:
-        """One more entry at `path`."""
-        self._counts[reason] = self._counts.get(reason, 0) + 1
-        examples = self._examples.setdefault(reason, [])
-        if len(examples) < _EXAMPLES:
-            examples.append(printable(path))
-
-    def counts(self) -> dict[str, int]:
-        """Entries by reason, without any path: what the ledger keeps."""
-        return {reason.value: self._counts[reason] for reason in sorted(self._counts)}
-
-    def summary(self) -> tuple[LeftOut, ...]:
-        """Entries by reason with examples, for the person who imports."""
-        return tuple(
-            LeftOut(reason, self._counts[reason], tuple(self._examples[reason]))
-            for reason in sorted(self._counts)
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A file that may be taken, and how it looked when the folder was walked."""
-
-    path: str
-    device: int
-    inode: int
-    size_bytes: int
-    modified_ns: int
-
-    def same(self, found: os.stat_result) -> bool:
-        """Whether `found` is this very file, unchanged."""
-        return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns) == (
-            self.device,
-            self.inode,
-            self.size_bytes,
-            self.modified_ns,
-        )
-
-
-def printable(path: str) -> str:
-    """The path without control characters or bytes that are not UTF-8, at most 200 characters."""
-    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in path[:200])
-    return shown + ("…" if len(path) > 200 else "")
 
 
 class FolderWalk:
     """An open source folder. Use `open_folder`."""
 
-    def __init__(self, root: Path, descriptor: int, spec: ImportSpec, left_out: LeftOutTally) -> None:
+    def __init__(
+        self, root: Path, descriptor: int, spec: ImportSpec, left_out: LeftOutTally, only: str | None
+    ) -> None:
         self._root = root
+        self._only = only
+        self._top_folders: list[str] = []
         self._real_root = os.path.realpath(root)
         self._spec = spec
         self._left_out = left_out
-        self._include = _globs(spec.include)
-        self._exclude = _globs(spec.exclude)
+        self._include = globs(spec.include)
+        self._exclude = globs(spec.exclude)
         self._open: list[tuple[str, int]] = [("", descriptor)]
+
+    @property
+    def place(self) -> str:
+        """The folder, or the one file that is imported, safe to print."""
+        return printable(str(self._root / self._only if self._only else self._root))
+
+    def top_folders(self) -> tuple[str, ...]:
+        """The folders at the top that the walk entered, also those that hold no file."""
+        return tuple(self._top_folders)
 
     def candidates(self) -> list[Candidate]:
         """Every file that may be taken, in the order of its path's bytes inside each folder."""
@@ -125,6 +62,8 @@ class FolderWalk:
     def _visit(self, folder: int, prefix: str, depth: int) -> Iterator[Candidate]:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
+        if self._only is not None:
+            entries = [entry for entry in entries if entry.name == self._only]
         for entry in entries:
             path = prefix + entry.name
             try:
@@ -139,7 +78,7 @@ class FolderWalk:
             elif reason := self._reason(path, entry.name, folder, facts):
                 self._left_out.add(reason, path)
             else:
-                yield Candidate(path, facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+                yield Candidate(path, facts.st_size, _stamp(facts))
 
     def _enter(self, name: str, path: str, folder: int, depth: int) -> Iterator[Candidate]:
         if self._exclude.match(path) or self._exclude.match(path + "/"):
@@ -148,11 +87,13 @@ class FolderWalk:
         if depth >= MAX_DEPTH:
             self._left_out.add(Reason.TOO_DEEP, path)
             return
+        if depth == 0:
+            self._top_folders.append(name)
         try:
             inner = os.open(name, _FOLDER_FLAGS, dir_fd=folder)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                raise _changed(path) from error
+                raise changed(path) from error
             self._unreadable(path, error)
             return
         try:
@@ -169,9 +110,7 @@ class FolderWalk:
             return Reason.EXCLUDED
         if path == CANARY_NAME:
             return Reason.RESERVED_NAME
-        if facts.st_size == 0:
-            return Reason.EMPTY
-        return Reason.TOO_LARGE if facts.st_size > self._spec.max_file_bytes else None
+        return Reason.EMPTY if facts.st_size == 0 else None
 
     def _link(self, path: str, name: str, folder: int) -> Reason:
         """Links are never followed: one that stays inside names a file that is taken under its own name."""
@@ -193,41 +132,35 @@ class FolderWalk:
         )
 
     def read(self, candidate: Candidate) -> bytes | None:
-        """The file's bytes when they are UTF-8; None when it was left out.
+        """The file's bytes; None when it cannot be read and the settings leave that out.
 
         Raises SourceChanged when it is not the file that the walk saw, or changes while it is read;
-        UnreadableFile when the settings refuse what cannot be read or is not UTF-8.
+        UnreadableFile when the settings refuse what cannot be read.
         """
+        opened = self.open(candidate)
+        if opened is None:
+            return None
+        try:
+            with opened:
+                data = _read_whole(opened.descriptor, candidate.size_bytes)
+                if len(data) != candidate.size_bytes:
+                    raise changed(candidate.path)
+        except OSError as error:
+            self._unreadable(candidate.path, error)
+            return None
+        return data
+
+    def open(self, candidate: Candidate) -> OpenFile | None:
+        """The file for reading in ranges; None and the errors as in `read`."""
         path = candidate.path
         try:
             descriptor = os.open(path.rpartition("/")[2], _FILE_FLAGS, dir_fd=self._folder_of(path))
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
-                raise _changed(path) from error
+                raise changed(path) from error
             self._unreadable(path, error)
             return None
-        try:
-            if not candidate.same(os.fstat(descriptor)):
-                raise _changed(path)
-            data = _read_whole(descriptor, candidate.size_bytes)
-            if len(data) != candidate.size_bytes or not candidate.same(os.fstat(descriptor)):
-                raise _changed(path)
-        except OSError as error:
-            self._unreadable(path, error)
-            return None
-        finally:
-            os.close(descriptor)
-        try:
-            data.decode()
-        except UnicodeDecodeError as error:
-            if self._spec.not_text is NotText.REFUSE:
-                raise UnreadableFile(
-                    f"{printable(path)} is not UTF-8: byte {error.start} does not belong there.",
-                    hint='Convert it, exclude its path, or import with not_text = "leave_out".',
-                ) from error
-            self._left_out.add(Reason.NOT_UTF8, path)
-            return None
-        return data
+        return OpenFile(candidate, descriptor)
 
     def _folder_of(self, path: str) -> int:
         """A descriptor of the folder that holds `path`; folders on the way stay open for the next file."""
@@ -241,7 +174,7 @@ class FolderWalk:
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE):
                     raise
-                raise _changed(path) from error
+                raise changed(path) from error
         return self._open[-1][1]
 
     def _unreadable(self, path: str, error: OSError) -> None:
@@ -259,7 +192,7 @@ class FolderWalk:
         try:
             yield
         except FileNotFoundError as error:
-            raise _changed(path) from error
+            raise changed(path) from error
 
     def close(self) -> None:
         """Close every folder."""
@@ -268,9 +201,57 @@ class FolderWalk:
                 os.close(self._open.pop()[1])
 
 
+class OpenFile:
+    """One file of a folder, open. Leaving the block closes it and raises SourceChanged when it changed."""
+
+    def __init__(self, candidate: Candidate, descriptor: int) -> None:
+        self._candidate = candidate
+        self.descriptor = descriptor
+
+    def size(self) -> int:
+        return self._candidate.size_bytes
+
+    def read(self, start: int, length: int) -> bytes:
+        """Exactly these bytes. Raises SourceChanged when the file is not what the walk saw."""
+        pieces = []
+        while length > 0:
+            piece = os.pread(self.descriptor, length, start)
+            if not piece:
+                raise changed(self._candidate.path)
+            pieces.append(piece)
+            start, length = start + len(piece), length - len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def __enter__(self) -> OpenFile:
+        try:
+            self._check()
+        except BaseException:
+            os.close(self.descriptor)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None or not issubclass(kind, KeyboardInterrupt | SystemExit | GeneratorExit):
+                self._check()
+        finally:
+            os.close(self.descriptor)
+
+    def _check(self) -> None:
+        if self._candidate.stamp != _stamp(os.fstat(self.descriptor)):
+            raise changed(self._candidate.path)
+
+
 @contextmanager
-def open_folder(folder: Path, spec: ImportSpec, left_out: LeftOutTally) -> Iterator[FolderWalk]:
-    """The folder, open for one import. Raises UnusableFolder when it is absent or not a readable folder."""
+def open_folder(
+    folder: Path, spec: ImportSpec, left_out: LeftOutTally, only: str | None = None
+) -> Iterator[FolderWalk]:
+    """The folder, open for one import; `only` names the single file at its top that is wanted.
+
+    Raises UnusableFolder when it is absent or not a readable folder.
+    """
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -278,11 +259,15 @@ def open_folder(folder: Path, spec: ImportSpec, left_out: LeftOutTally) -> Itera
             f"{printable(str(folder))} cannot be imported: {error.strerror}.",
             hint="Give the path of a folder that you may read.",
         ) from error
-    walk = FolderWalk(folder, descriptor, spec, left_out)
+    walk = FolderWalk(folder, descriptor, spec, left_out, only)
     try:
         yield walk
     finally:
         walk.close()
+
+
+def _stamp(facts: os.stat_result) -> tuple[int, ...]:
+    return (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
 
 
 def _read_whole(descriptor: int, size_bytes: int) -> bytes:
@@ -295,11 +280,13 @@ def _read_whole(descriptor: int, size_bytes: int) -> bytes:
     return b"".join(pieces)
 
 
-def _globs(patterns: tuple[str, ...]) -> re.Pattern[str]:
+def globs(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    """One expression for all the shell globs; none matches nothing."""
     return re.compile("|".join(fnmatch.translate(pattern) for pattern in patterns) or r"(?!)", re.DOTALL)
 
 
-def _changed(path: str) -> SourceChanged:
+def changed(path: str) -> SourceChanged:
+    """The error for a file that is not what the listing saw."""
     return SourceChanged(
         f"{printable(path)} changed while it was being imported.",
         hint="Import again when nothing writes to the folder, or import a copy of it.",

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import resource
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
 
@@ -20,7 +22,7 @@ from stoker.intake.errors import WorkerLost
 T = TypeVar("T")
 R = TypeVar("R")
 
-_FORK: Final = multiprocessing.get_context("fork")
+FORK: Final = multiprocessing.get_context("fork")
 _DONE: Final = "done"
 _FAILED: Final = "failed"
 
@@ -35,16 +37,16 @@ class Workers(Generic[T, R]):
         self._pairs: list[tuple[ForkProcess, Connection]] = []
         try:
             for _ in range(max(1, processes)):
-                with _ctrl_c_waits():
+                with ctrl_c_waits():
                     self._start(start, settings)
         except BaseException:
             self.close()
             raise
 
     def _start(self, start: Callable[[Any], Callable[[T], R]], settings: object) -> None:
-        ours, theirs = _FORK.Pipe()
+        ours, theirs = FORK.Pipe()
         others = [pair[1] for pair in self._pairs]
-        process = _FORK.Process(target=_serve, args=(theirs, [ours, *others], start, settings), daemon=True)
+        process = FORK.Process(target=_serve, args=(theirs, [ours, *others], start, settings), daemon=True)
         process.start()
         theirs.close()
         self._pairs.append((process, ours))
@@ -123,7 +125,7 @@ class Workers(Generic[T, R]):
 
 
 @contextlib.contextmanager
-def _ctrl_c_waits() -> Iterator[None]:
+def ctrl_c_waits() -> Iterator[None]:
     """Ctrl-C reaches this process after the block, and a process that is forked in it never."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -156,6 +158,21 @@ def _serve(
             connection.send(answer)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
+
+
+def confine(memory_bytes: int) -> None:
+    """Bound what this process, a worker, may still do: so much more memory, no file written, no core file.
+
+    Memory counts as address space, beyond what the process holds at this moment.
+    """
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = held + memory_bytes
+    if most != resource.RLIM_INFINITY:
+        wanted = min(wanted, most)
+    resource.setrlimit(resource.RLIMIT_AS, (wanted, wanted))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def batches(items: Iterable[T], size_of: Callable[[T], int], batch_bytes: int) -> Iterator[list[T]]:

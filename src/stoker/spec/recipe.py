@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from stoker.spec.quality import QualitySpec
+from stoker.spec.source import ImportSpec as ImportSpec
+from stoker.spec.source import NotText as NotText
+from stoker.spec.source import OnFault as OnFault
 
 
 class Kind(enum.StrEnum):
@@ -23,43 +26,6 @@ class Kind(enum.StrEnum):
     IBAN = "iban"
     SECRET = "secret"  # noqa: S105 - the name of a kind
     URL_CREDENTIALS = "url_credentials"
-
-
-class NotText(enum.StrEnum):
-    """What happens to a file that is not UTF-8: left out and counted, or the whole import stops."""
-
-    LEAVE_OUT = "leave_out"
-    REFUSE = "refuse"
-
-
-class OnFault(enum.StrEnum):
-    """What happens to an entry of the folder that cannot be taken: the import stops, or it is left out."""
-
-    REFUSE = "refuse"
-    LEAVE_OUT = "leave_out"
-
-
-@dataclass(frozen=True, slots=True)
-class ImportSpec:
-    """What is taken from a folder. Patterns are shell globs on the path inside the source.
-
-    `*` also matches `/`. A folder that `exclude` matches is not entered. `unreadable` covers files and
-    folders that cannot be opened, `outside_links` symbolic links whose target is not inside the folder.
-    """
-
-    include: tuple[str, ...] = ("*",)
-    exclude: tuple[str, ...] = ()
-    not_text: NotText = NotText.LEAVE_OUT
-    unreadable: OnFault = OnFault.REFUSE
-    outside_links: OnFault = OnFault.REFUSE
-    max_file_bytes: int = 64 * 1024 * 1024
-
-    def problems(self) -> Iterator[str]:
-        """One sentence for each rule that is broken."""
-        if not self.include:
-            yield "include is empty, so nothing would be taken; ['*'] takes everything."
-        if not 1 <= self.max_file_bytes <= 256 * 1024 * 1024:
-            yield f"max_file_bytes is {self.max_file_bytes}; it must be 1 to 268435456 (256 MiB)."
 
 
 @dataclass(frozen=True, slots=True)
