@@ -234,8 +234,8 @@ def _step(error: BaseException, path: str) -> str:
         name = getattr(note, "name", None)
         if name is not None and not isinstance(error, KeyError):
             return _join("", str(name)) if not path else f".{name}"
-        index = getattr(note, "index", None)
-        if index is not None:
+        index = getattr(note, "index", None)  # every note is text, which has a method of that name
+        if isinstance(index, int):
             return f"[{index}]"
     return ""
 
