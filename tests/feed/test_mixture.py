@@ -17,8 +17,9 @@ from stoker.core.errors import StokerError
 from stoker.feed.errors import BadFeedState, BadMixture, BadWorldSize, EmptySplit, FeedStopped
 from stoker.feed.feed import Feed
 from stoker.feed.mixture import Mixture, MixturePart, part_seed
-from stoker.feed.mixture_pattern import nearest_turns, pattern_of_turns, turns_of_parts
+from stoker.feed.mixture_pattern import pattern_of_turns, turns_of_parts
 from stoker.feed.order import Order
+from stoker.spec.mixture import nearest_turns
 from support.memory_samples import memory_dataset
 from support.mixed_samples import BASE, MixedMemoryDataset, mixed_dataset
 

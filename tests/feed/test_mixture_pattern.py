@@ -9,13 +9,12 @@ from hypothesis import strategies as st
 
 from stoker.feed.errors import BadMixture
 from stoker.feed.mixture_pattern import (
-    PERIOD,
     Turns,
-    nearest_turns,
     pattern_of_turns,
     turns_of_parts,
     turns_of_weights,
 )
+from stoker.spec.mixture import PERIOD, nearest_turns
 
 TURNS = st.lists(st.floats(1e-4, 1.0), min_size=1, max_size=9).map(lambda raw: nearest_turns(tuple(raw)))
 
@@ -78,8 +77,8 @@ def test_weights_written_as_thousandths_are_taken_exactly(turns: tuple[int, ...]
         ((0.99995, 0.00005), "nearest in the same proportion: 0.999, 0.001"),
         ((0.5, 0.0, 0.5), "the weight of part 1 is 0"),
         ((1.0, float("nan")), "the weight of part 1 is nan"),
-        ((), "A mixture of 0 parts"),
-        ((0.001,) * 1001, "A mixture of 1001 parts"),
+        ((), "1 to 1000 parts, not 0"),
+        ((0.001,) * 1001, "1 to 1000 parts, not 1001"),
     ],
 )
 def test_weights_that_cannot_be_are_refused_with_the_nearest_that_can(

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stoker.feed.mixture_pattern import Turns, nearest_turns, turns_of_parts
+from stoker.feed.mixture_pattern import Turns, turns_of_parts
 from stoker.feed.order import Order, Purpose, permute, round_keys, unpermute
+from stoker.spec.mixture import nearest_turns
 
 SEEDS = st.integers(0, 2**64 - 1)
 

@@ -36,3 +36,32 @@ def test_each_broken_rule_is_named_with_its_value(table: dict[str, Any], expecte
     with pytest.raises(ConfigError) as caught:
         load(RunSpec, [Layer("run.toml", {"dataset": "d", **table})])
     assert expected in caught.value.message
+
+
+def _parts(*weights: float) -> list[dict[str, Any]]:
+    return [{"dataset": f"d{number}", "weight": weight} for number, weight in enumerate(weights)]
+
+
+def test_a_mixture_stands_in_place_of_a_dataset() -> None:
+    spec = load(RunSpec, [Layer("f", {"mixture": _parts(0.7, 0.3)})]).value
+    assert spec.datasets == ("d0", "d1")
+    assert [part.weight for part in spec.mixture] == [0.7, 0.3]
+    assert RunSpec(dataset="d").datasets == ("d",)
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ({}, "dataset is required and missing"),
+        ({"dataset": "d", "mixture": _parts(1.0)}, "dataset is 'd' and [[mixture]] names datasets too"),
+        ({"mixture": [*_parts(0.5), *_parts(0.5)]}, "mixture names d0 more than once"),
+        ({"mixture": _parts(0.7, 0.2)}, "The nearest in the same proportion: 0.778, 0.222"),
+        ({"mixture": _parts(1.5)}, "the weight of part 0 is 1.5; a weight is above 0 and at most 1"),
+        ({"mixture": [{"dataset": "d"}]}, "mixture[0].weight: is required and missing"),
+        ({"mixture": [{"dataset": "d", "weight": 1, "split": "x"}]}, "mixture[0].split: unknown key"),
+    ],
+)
+def test_a_mixture_that_cannot_be_is_named(table: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(RunSpec, [Layer("run.toml", table)])
+    assert expected in caught.value.message

@@ -14,7 +14,8 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from stoker.feed.mixture_pattern import PERIOD, Turns
+from stoker.feed.mixture_pattern import Turns
+from stoker.spec.mixture import PERIOD
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 

@@ -8,17 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from stoker.feed.errors import BadMixture
-
-PERIOD: Final = 1000
-"""The samples after which the pattern repeats; a weight is a whole number of turns in so many."""
-
-_CLOSE: Final = 1e-6  # of a turn: what a decimal fraction loses as a float
+from stoker.spec.mixture import PERIOD, turns_of, weights_problem
 
 
 def turns_of_weights(weights: tuple[float, ...]) -> tuple[int, ...]:
@@ -27,43 +22,10 @@ def turns_of_weights(weights: tuple[float, ...]) -> tuple[int, ...]:
     Raises BadMixture, naming the nearest weights that can be, unless each is a whole number of thousandths,
     at least one, and together they are 1.
     """
-    if not 1 <= len(weights) <= PERIOD:
-        raise BadMixture(
-            f"A mixture of {len(weights)} parts cannot be; it has 1 to {PERIOD}.", hint="Name its datasets."
-        )
-    wrong = [
-        f"the weight of part {number} is {weight:g}"
-        for number, weight in enumerate(weights)
-        if not 0.0 < weight <= 1.0
-    ]
-    if wrong:
-        raise BadMixture(
-            f"{'; '.join(wrong)}; a weight is above 0 and at most 1.",
-            hint="Leave out a part that is not wanted.",
-        )
-    turns = tuple(round(weight * PERIOD) for weight in weights)
-    exact = all(abs(weight * PERIOD - count) < _CLOSE for weight, count in zip(weights, turns, strict=True))
-    if not exact or sum(turns) != PERIOD or min(turns) < 1:
-        nearest = ", ".join(f"{count / PERIOD:g}" for count in nearest_turns(weights))
-        raise BadMixture(
-            f"The weights {', '.join(f'{weight:g}' for weight in weights)} cannot be: each must be a "
-            f"multiple of {1 / PERIOD:g}, and their sum, {sum(weights):g} here, must be 1. "
-            f"The nearest in the same proportion: {nearest}.",
-            hint="Write these weights, or others that keep the rule.",
-        )
-    return turns
-
-
-def nearest_turns(weights: tuple[float, ...]) -> tuple[int, ...]:
-    """`PERIOD` turns dealt in proportion to positive weights, each at least one: largest remainders first."""
-    spare = PERIOD - len(weights)  # beyond the one that each part has
-    shares = [max(0.0, weight / sum(weights) * PERIOD - 1) for weight in weights]
-    scale = spare / sum(shares) if sum(shares) else 0.0
-    turns = [int(share * scale) for share in shares]
-    by_rest = sorted(range(len(weights)), key=lambda number: turns[number] - shares[number] * scale)
-    for place in range(spare - sum(turns)):
-        turns[by_rest[place % len(by_rest)]] += 1
-    return tuple(count + 1 for count in turns)
+    problem = weights_problem(weights)
+    if problem:
+        raise BadMixture(problem, hint="Write weights that keep the rule.")
+    return turns_of(weights)
 
 
 @lru_cache(maxsize=64)

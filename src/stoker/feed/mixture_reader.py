@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from stoker.core.errors import MissingExtra
 from stoker.feed.batches import PLANNED_SAMPLES
-from stoker.feed.mixture_pattern import PERIOD
 from stoker.feed.order import Order
 from stoker.feed.rows import Batch, RowPlan, RowReader
 from stoker.feed.source import SampleSplit
+from stoker.spec.mixture import PERIOD
 
 if TYPE_CHECKING:
     import torch

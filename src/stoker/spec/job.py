@@ -18,12 +18,24 @@ class CommitRef:
 
 
 @dataclass(frozen=True, slots=True)
+class JobPart:
+    """One dataset of a mixture, as `Job` names the one dataset of another run."""
+
+    dataset: str
+    dataset_version: str
+    dataset_root: str
+    review_digest: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One attempt of one run. `attempt` is also the fencing token: it only grows.
 
     `run_folder` holds events and rendezvous; `resume` is None on a fresh start; `dataset_public_key` is the
     raw Ed25519 key (hex) that signed the dataset's manifest; `review_digest` (64 hex digits) goes into the
-    header of every sealed stream that the run writes.
+    header of every sealed stream that the run writes. `parts` are the datasets of a mixture, the first of
+    them the one that `dataset` and the fields behind it name; empty when the run reads no other.
     """
 
     run: RunId
@@ -44,3 +56,4 @@ class Job:
     review_digest: str
     checkpoint_kek: str
     resume: CommitRef | None
+    parts: tuple[JobPart, ...] = ()

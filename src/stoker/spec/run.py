@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from stoker.spec.mixture import MixturePartSpec, weights_problem
 from stoker.spec.model import ModelSpec
 
 
@@ -98,9 +99,10 @@ class EvaluateSpec:
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """A whole run file. `dataset` is the name of a prepared dataset."""
+    """A whole run file. `dataset` is the name of a prepared dataset; or `mixture` names several."""
 
-    dataset: str
+    dataset: str = ""
+    mixture: tuple[MixturePartSpec, ...] = ()
     name: str = "run"
     purpose: str = "research"
     model: ModelSpec = field(default_factory=ModelSpec)
@@ -108,9 +110,30 @@ class RunSpec:
     launch: LaunchSpec = field(default_factory=LaunchSpec)
     evaluate: EvaluateSpec = field(default_factory=EvaluateSpec)
 
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The datasets that the run reads, in order; the first is the one its figures are compared on."""
+        return tuple(part.dataset for part in self.mixture) or (self.dataset,)
+
     def problems(self) -> Iterator[str]:
         """One sentence for each rule between the sections that is broken."""
+        yield from self._mixture_problems()
         batch, ranks = self.train.global_batch, self.launch.ranks
         if ranks >= 1 and batch >= 1 and batch % ranks:
             fits = ", ".join(str(each) for each in range(1, batch + 1) if batch % each == 0)
             yield f"train.global_batch is {batch} and launch.ranks {ranks}; ranks must divide it: {fits}."
+
+    def _mixture_problems(self) -> Iterator[str]:
+        if not self.mixture:
+            if not self.dataset:
+                yield "dataset is required and missing; name a prepared dataset, or several as [[mixture]]."
+            return
+        if self.dataset:
+            yield f"dataset is {self.dataset!r} and [[mixture]] names datasets too; give one of the two."
+        names = self.datasets
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            yield f"mixture names {', '.join(twice)} more than once; give it the sum of the weights."
+        problem = weights_problem([part.weight for part in self.mixture])
+        if problem:
+            yield problem
