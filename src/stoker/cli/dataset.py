@@ -92,13 +92,13 @@ class SplitFacts:
 class DatasetLineage:
     """One dataset version in full: back to source, review and recipe, forward to every use.
 
-    `splits` and `schema` are empty when its objects are gone.
+    `datasets` holds the one row; `splits` and `schema` are empty when its objects are gone.
     """
 
     kind: ClassVar[str] = "dataset"
     version: ClassVar[int] = 1
 
-    dataset: DatasetRow
+    datasets: tuple[DatasetRow, ...]
     source: SourceFacts | None
     review: ReviewFacts
     splits: tuple[SplitFacts, ...]
@@ -166,7 +166,7 @@ def _list_text(result: Datasets) -> str:
 
 def lineage_text(result: DatasetLineage) -> str:
     """One dataset in full."""
-    row, source, review = result.dataset, result.source, result.review
+    (row,), source, review = result.datasets, result.source, result.review
     lines: list[tuple[str, object]] = [
         ("dataset", row.name),
         ("version", row.version),
@@ -249,7 +249,7 @@ def show(house: House, name: str) -> DatasetLineage:
     row = dataset_row(record, uses, house.clock.now_s(), None if block is None else block.object_bytes)
     source, review = source_of(ledger, record), ledger.catalogue.review(record.review)
     return DatasetLineage(
-        dataset=row,
+        datasets=(row,),
         source=None
         if source is None
         else SourceFacts(

@@ -1,0 +1,135 @@
+"""Which runs count as live: by locks, and with a real supervisor whose data is to be cleared away."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stoker.core.atomic import exclusive
+from stoker.fleet.liveness import HomeWatch
+from stoker.fleet.run_folder import RunFolder
+from stoker.fleet.summary import supervisor_lock
+from stoker.intake.garbage import GarbageCollector, GarbageReport
+from stoker.intake.life import RunStanding, expire_dataset
+from stoker.ledger.ledger import Ledger
+from stoker.ledger.records import DatasetState, RunOutcome, RunRecord
+from stoker.store.cache import NodeCache
+from stoker.store.objects import ObjectStore
+from support.run_house import SPEC, RunHouse, run_house
+
+ONE = replace(SPEC, launch=replace(SPEC.launch, ranks=1, restarts=0))
+LONG = replace(ONE, train=replace(ONE.train, steps=1_000_000, checkpoint_every_steps=1_000_000))
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[RunHouse]:
+    with run_house(tmp_path / "home") as made:
+        yield made
+
+
+def standing(house: RunHouse, run: RunRecord) -> RunStanding:
+    return HomeWatch(house.home).standing(run)
+
+
+def test_a_run_is_live_while_a_lock_of_it_is_held_whatever_the_ledger_says(house: RunHouse) -> None:
+    run = house.ledger.catalogue.run(house.start(ONE).run)
+    running = replace(run, outcome=RunOutcome.RUNNING)
+    assert standing(house, run) is RunStanding.ENDED
+    assert standing(house, running) is RunStanding.ABANDONED
+    for lock in (supervisor_lock(house.home, run.id), RunFolder.of(house.home.runs_dir, run.id).attempt_lock):
+        with exclusive(lock, "the test"):
+            assert standing(house, run) is RunStanding.LIVE
+            assert standing(house, running) is RunStanding.LIVE
+    assert standing(house, run) is RunStanding.ENDED
+
+
+def test_a_run_of_another_home_is_elsewhere_until_its_end_is_recorded(
+    house: RunHouse, tmp_path: Path
+) -> None:
+    run = house.ledger.catalogue.run(house.start(ONE).run)
+    other = HomeWatch(type(house.home)(tmp_path / "other").prepare())
+    assert other.standing(replace(run, outcome=RunOutcome.RUNNING)) is RunStanding.ELSEWHERE
+    assert other.standing(run) is RunStanding.ENDED
+    assert other.last_sign_s(run) is None
+
+
+def test_the_last_sign_of_a_run_is_its_last_event(house: RunHouse) -> None:
+    run = house.ledger.catalogue.run(house.start(ONE).run)
+    sign_s = HomeWatch(house.home).last_sign_s(run)
+    assert sign_s is not None
+    assert run.started_s - 1.0 <= sign_s <= time.time() + 1.0
+
+
+def start_apart(house: RunHouse) -> int:
+    """The run in a process of its own, which has a ledger of its own; its pid."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            home = house.home
+            with Ledger.open(f"sqlite:///{home.ledger_path}", home.ledger_key_path, house.clock) as ledger:
+                replace(house, ledger=ledger).start(LONG)
+        finally:
+            os._exit(1)
+    return pid
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 120.0
+    while not what():
+        assert time.monotonic() < deadline_s, "it never came"
+        time.sleep(0.02)
+
+
+def gc(house: RunHouse, **more: object) -> GarbageReport:
+    store = ObjectStore.open(house.home.store_dir.as_uri())
+    return GarbageCollector(
+        actor="decider",
+        ledger=house.ledger,
+        backend=house.backend,
+        store=store,
+        cache=NodeCache(house.home.cache_dir, store, 1 << 30),
+        watch=HomeWatch(house.home),
+        clock=house.clock,
+        locks=house.home.locks_dir,
+        grace_s=0.0,
+    ).run()
+
+
+def test_nothing_is_taken_from_a_live_run_and_everything_once_its_last_process_is_gone(
+    house: RunHouse,
+) -> None:
+    store = ObjectStore.open(house.home.store_dir.as_uri())
+    key = f"datasets/text/{house.dataset.version}/00000000.stk"
+    store.create(key, b"noise")
+    supervisor = start_apart(house)
+    try:
+        wait_for(lambda: bool(house.ledger.catalogue.runs()))
+        run = house.ledger.catalogue.runs()[0]
+        events = RunFolder.of(house.home.runs_dir, run.id).events
+        wait_for(lambda: events.exists() and b'"step"' in events.read_bytes())
+        expire_dataset(
+            house.dataset,
+            0.0,
+            actor="decider",
+            ledger=house.ledger,
+            backend=house.backend,
+            clock=house.clock,
+        )
+        report = gc(house)
+        assert report.collected == ()
+        assert report.kept[0].why == f"run {run.id} reads it"
+        assert store.exists(key)
+    finally:
+        os.kill(supervisor, signal.SIGKILL)
+        os.waitpid(supervisor, 0)
+    wait_for(lambda: standing(house, house.ledger.catalogue.run(run.id)) is RunStanding.ABANDONED)
+    report = gc(house)
+    assert [each.name for each in report.collected] == ["text"]
+    assert not store.exists(key)
+    assert house.ledger.catalogue.dataset_of_root(house.dataset.root).state is DatasetState.COLLECTED
