@@ -72,3 +72,21 @@ class BadMixture(StokerError):
     """Weights that no pattern of 1,000 samples can keep exactly, or parts that cannot share a batch."""
 
     exit_code = 200
+
+
+class Undecodable(StokerError):
+    """A field of a record cannot be decoded, and the feed was told to refuse such records."""
+
+    exit_code = 203
+
+
+class DecodersLost(StokerError):
+    """The processes that decode cannot be had any more."""
+
+    exit_code = 204
+
+
+class NotDecodable(StokerError):
+    """A field that is to be decoded is not there, or holds no encoded files of the kind asked for."""
+
+    exit_code = 205

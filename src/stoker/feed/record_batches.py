@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ from stoker.feed.source import ReadSettings
 from stoker.store.ragged import Ragged
 from stoker.store.record_schema import RecordSchema
 from stoker.store.records import RecordBlock
+
+T = TypeVar("T")
 
 PLANNED_RECORDS: Final = 4096  # placed in one call: the permutation costs microseconds alone, 0.3 in a row
 _SPARE_BUFFERS: Final = 8
@@ -113,6 +115,27 @@ class _Plan:
     entering: dict[int, list[int]]
 
 
+class Ring(Generic[T]):
+    """The memory of `size` batches, used in turn; without a size, each batch has fresh memory."""
+
+    def __init__(self, make: Callable[[], T], size: int) -> None:
+        self._make = make
+        self._size = size
+        self._kept: deque[T] = deque()
+
+    def following(self) -> T:
+        """Fresh memory, or that of the batch that was read `size` batches ago."""
+        if len(self._kept) < max(1, self._size) or not self._size:
+            self._kept.append(self._make())
+        else:
+            self._kept.rotate(-1)
+        return self._kept[-1] if self._size else self._kept.pop()
+
+    def forget(self) -> None:
+        """Leave all memory to whoever still holds batches in it."""
+        self._kept.clear()
+
+
 class _Buffers:
     """The memory of one batch."""
 
@@ -147,8 +170,8 @@ class RecordBatchReader:
         self._held = [_NO_WINDOW] * rows
         self._plan: _Plan | None = None
         self._next_step = -1
-        self._ring_size = settings.buffers if settings is not None else 0
-        self._ring: list[_Buffers] = []
+        buffers = settings.buffers if settings is not None else 0
+        self._buffers = Ring(lambda: _Buffers(self._schema, rows), buffers)
 
     @property
     def chunks_opened(self) -> int:
@@ -173,7 +196,7 @@ class RecordBatchReader:
             self._enter(entering, plan.placement, begin + entering)
         offsets = plan.offsets[begin:end]
         opened = [self._cache.block(block) for block in plan.blocks[begin:end]]
-        into = self._buffers()
+        into = self._buffers.following()
         block_samples = self._order.block_samples
         np.multiply(plan.placement.block[begin:end], block_samples, out=into.numbers)
         into.numbers += plan.placement.offset[begin:end]
@@ -198,7 +221,7 @@ class RecordBatchReader:
         self._cache.wipe()
         self._held = [_NO_WINDOW] * self._rows
         self._next_step = -1
-        self._ring = []
+        self._buffers.forget()
         self._split.wipe()
 
     def wipe_batch(self, batch: RecordBatch) -> None:
@@ -208,16 +231,6 @@ class RecordBatchReader:
     def as_tensors(self, batch: RecordBatch) -> dict[str, Any]:
         """The batch as torch tensors by field; see `batch_tensors`. Raises MissingExtra without torch."""
         return batch_tensors(batch)
-
-    def _buffers(self) -> _Buffers:
-        if len(self._ring) < self._ring_size or not self._ring_size:
-            fresh = _Buffers(self._schema, self._rows)
-            if self._ring_size:
-                self._ring.append(fresh)
-            return fresh
-        oldest = self._ring.pop(0)
-        self._ring.append(oldest)
-        return oldest
 
     def _plan_from(self, first: int) -> _Plan:
         """The plan of `first` and some steps behind it: an epoch's at most."""
