@@ -294,7 +294,8 @@ def test_an_auditor_finds_changed_missing_and_cut_objects_without_a_key(tmp_path
     assert (report.objects, report.findings) == (5, ())
 
     changed, missing, cut = (tmp_path / manifest.shard_key(shard) for shard in (1, 2, 3))
-    changed.write_bytes(changed.read_bytes()[:-1] + b"\x00")
+    whole = changed.read_bytes()
+    changed.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     missing.unlink()
     cut.write_bytes(cut.read_bytes()[:-1])
     found = [

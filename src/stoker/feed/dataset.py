@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from typing import Final, TypedDict
 
 from stoker.core.clock import Clock, SystemClock
@@ -32,7 +31,6 @@ class _Shared(TypedDict):
     cache: NodeCache | None
     keys: KeySource
     clock: Clock
-    lock: threading.Lock
 
 
 class Dataset:
@@ -52,7 +50,6 @@ class Dataset:
         self._cache = cache
         self._keys = keys
         self._clock = clock or SystemClock()
-        self._lock = threading.Lock()  # the manifest caches pages and is not for several threads at once
 
     @classmethod
     def open(
@@ -118,9 +115,7 @@ class Dataset:
                 f"{block.subject} has no schema of samples, so split {name!r} cannot be read.",
                 hint="This is no prepared dataset.",
             )
-        opened = _Shared(
-            store=self._store, cache=self._cache, keys=self._keys, clock=self._clock, lock=self._lock
-        )
+        opened = _Shared(store=self._store, cache=self._cache, keys=self._keys, clock=self._clock)
         if isinstance(block.schema, RecordSchema):
             return RecordSplitReader(self._manifest, split, block.schema, **opened)
         return SplitReader(self._manifest, split, block.schema, **opened)
@@ -160,10 +155,7 @@ class Dataset:
             raise UnknownArtefact(
                 f"{block.subject} has no artefact {name[:80]!r}; it has {names}.", hint="Choose one of these."
             )
-        with self._lock:
-            stream = self._manifest.open_stream(
-                artefact.shard, self._keys, StreamKind.ARTEFACT, ARTEFACT_SCHEMA
-            )
+        stream = self._manifest.open_stream(artefact.shard, self._keys, StreamKind.ARTEFACT, ARTEFACT_SCHEMA)
         return stream.read_all(MAX_ARTEFACT_BYTES)
 
 

@@ -9,6 +9,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from stoker.core.clock import Clock
 from stoker.core.errors import StokerError
+from stoker.feed.shard_needs import CachedShards
 from stoker.keys.partition import KeySource
 from stoker.store.cache import NodeCache
 from stoker.store.errors import (
@@ -58,7 +59,7 @@ class OpenShards(Generic[S]):
 
     A shard stays open, with its key, until `MAX_OPEN_SHARDS` others were used since, `KEYS_KEPT_S` have
     passed, or `wipe` is called; then its key is asked for again, and may be refused. Several of these may
-    share a manifest and its lock.
+    share a manifest.
     """
 
     def __init__(
@@ -71,7 +72,6 @@ class OpenShards(Generic[S]):
         cache: NodeCache | None,
         keys: KeySource,
         clock: Clock,
-        lock: threading.Lock,
     ) -> None:
         """`schema` is the schema version that every shard's header must have."""
         self._manifest = manifest
@@ -81,7 +81,7 @@ class OpenShards(Generic[S]):
         self._cache = cache
         self._keys = OpenedKeys(keys)
         self._clock = clock
-        self._lock = lock
+        self._wait = True
         self._shards: OrderedDict[int, S] = OrderedDict()
         self._using = threading.Lock()  # of the table of shards; held for no longer than a look-up
         self._opening = threading.Lock()  # one shard is opened at a time, and by one thread
@@ -105,6 +105,22 @@ class OpenShards(Generic[S]):
             if self._cache is None:
                 raise
             return read(self._opened_again(shard, opened, error))
+
+    def access(self, first_shard: int, blocks_per_shard: int) -> CachedShards | None:
+        """The shards for who brings them in before they are read; None without a cache.
+
+        From then on, without peers, a large shard is read while it comes in: nobody waits for all of it. With
+        peers it is waited for, since what is read meanwhile would cross from the store a second time.
+        """
+        if self._cache is None:
+            return None
+        self._wait = self._cache.has_peers
+        return CachedShards(
+            self._manifest,
+            self._cache,
+            first_shard=first_shard,
+            blocks_per_shard=blocks_per_shard,
+        )
 
     def wipe(self) -> None:
         """Close every shard and wipe the keys. Reading may go on, and then opens them anew."""
@@ -149,14 +165,13 @@ class OpenShards(Generic[S]):
 
     def _open(self, shard: int, *, check_copy: bool) -> S:
         manifest = self._manifest
-        with self._lock:
-            label = manifest.label(shard, StreamKind.SHARD, self._schema)
-            source = self._source(shard, check_copy=check_copy)
-            return self._open_shard(manifest, shard, label, self._keys, source=source)
-
-    def _source(self, shard: int, *, check_copy: bool) -> RangeSource:
-        key = self._manifest.shard_key(shard)
+        label, key = manifest.label(shard, StreamKind.SHARD, self._schema), manifest.shard_key(shard)
+        entry = manifest.entry(shard)
+        source: RangeSource
         if self._cache is None:
-            return self._store.source(key)
-        entry = self._manifest.entry(shard)
-        return self._cache.fetch(key, entry.object_bytes, digest=entry.digest if check_copy else None)
+            source = self._store.source(key)
+        else:
+            source = self._cache.fetch(
+                key, entry.object_bytes, digest=entry.digest, check=check_copy, wait=self._wait or check_copy
+            )
+        return self._open_shard(manifest, shard, label, self._keys, source=source)

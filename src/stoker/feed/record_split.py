@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,6 +13,7 @@ from stoker.feed.open_shards import OpenShards
 from stoker.feed.order import Order
 from stoker.feed.record_batch import Column, RecordBatch
 from stoker.feed.record_batches import RecordBatchReader
+from stoker.feed.shard_needs import CachedShards
 from stoker.feed.source import ReadSettings
 from stoker.keys.partition import KeySource
 from stoker.store.cache import NodeCache
@@ -27,7 +27,7 @@ from stoker.store.superblock import Split
 
 
 class RecordSplitReader:
-    """Reads one split's records; for one thread at a time. Several readers may share a manifest and its lock.
+    """Reads one split's records; for one thread at a time. Several readers may share a manifest.
 
     How long shards and keys stay open is OpenShards' to say.
     """
@@ -42,7 +42,6 @@ class RecordSplitReader:
         cache: NodeCache | None,
         keys: KeySource,
         clock: Clock,
-        lock: threading.Lock,
     ) -> None:
         """Raises NotSamples when the split's count of shards is not what its records take."""
         needed = -(-split.samples // schema.records_per_shard)
@@ -63,7 +62,6 @@ class RecordSplitReader:
             cache=cache,
             keys=keys,
             clock=clock,
-            lock=lock,
         )
 
     @property
@@ -106,6 +104,10 @@ class RecordSplitReader:
         within, place = divmod(block, self.schema.blocks_per_shard)
         shard = self._split.first_shard + within
         return self._shards.read(shard, lambda opened: opened.read_block(place, into=into))
+
+    def shard_access(self) -> CachedShards | None:
+        """The shards for who brings them into the node's cache before they are read; None without one."""
+        return self._shards.access(self._split.first_shard, self.schema.blocks_per_shard)
 
     def batches(self, order: Order, first: int, rows: int, settings: ReadSettings) -> RecordBatchReader:
         """A reader of positions [first, first + rows) of every global batch in `order`."""

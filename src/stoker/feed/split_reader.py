@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from stoker.feed.batches import BatchReader
 from stoker.feed.errors import NotSamples
 from stoker.feed.open_shards import OpenShards
 from stoker.feed.order import Order
+from stoker.feed.shard_needs import CachedShards
 from stoker.feed.source import ReadSettings, Samples
 from stoker.keys.partition import KeySource
 from stoker.store.cache import NodeCache
@@ -25,7 +25,7 @@ from stoker.store.superblock import SampleSchema, Split
 
 
 class SplitReader:
-    """Reads one split's samples, for many threads. Several readers may share a manifest and its lock.
+    """Reads one split's samples, for many threads. Several readers may share a manifest.
 
     How long shards and keys stay open is OpenShards' to say.
     """
@@ -40,7 +40,6 @@ class SplitReader:
         cache: NodeCache | None,
         keys: KeySource,
         clock: Clock,
-        lock: threading.Lock,
     ) -> None:
         """Raises NotSamples when the split's count of shards is not what its samples take."""
         needed = -(-split.samples // schema.samples_per_shard)
@@ -60,7 +59,6 @@ class SplitReader:
             cache=cache,
             keys=keys,
             clock=clock,
-            lock=lock,
         )
 
     @property
@@ -113,6 +111,10 @@ class SplitReader:
         """
         shard, place = self._place(chunk)
         return self._shards.read(shard, lambda opened: opened.read_chunk_into(place, target))
+
+    def shard_access(self) -> CachedShards | None:
+        """The shards for who brings them into the node's cache before they are read; None without one."""
+        return self._shards.access(self._split.first_shard, self.schema.chunks_per_shard)
 
     def batches(self, order: Order, first: int, rows: int, settings: ReadSettings) -> BatchReader:
         """A reader of positions [first, first + rows) of every global batch in `order`."""

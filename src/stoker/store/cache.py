@@ -40,6 +40,10 @@ class Brought(Enum):
     """It was brought in now."""
     NO_ROOM = auto()
     """Something that is wanted as much would have had to go for it."""
+    UNDER_WAY = auto()
+    """Somebody else is bringing it in."""
+    STOPPED = auto()
+    """It was given up in the middle."""
     UNUSABLE = auto()
     """It is larger than the cache, or the cache's disk is full or cannot be written."""
 
@@ -143,20 +147,30 @@ class NodeCache:
         self._count(misses=1)
         if not wait and DIRECT_BYTES <= expected_bytes <= self.limit_bytes:
             return _OnItsWay(self, key, expected_bytes)
-        found = self._bring(key, path, expected_bytes, digest, check=check, keep_s=None)
+        found = self._bring(key, path, expected_bytes, digest, check=check, ahead=None)
         return found if isinstance(found, FileSource) else self._bypass(key)
 
-    def bring_in(self, key: str, expected_bytes: int, *, digest: bytes | None, keep_s: float) -> Brought:
+    def bring_in(
+        self,
+        key: str,
+        expected_bytes: int,
+        *,
+        digest: bytes | None,
+        keep_s: float,
+        stopped: Callable[[], bool] | None = None,
+    ) -> Brought:
         """Have the object here before it is needed, and keep it for `keep_s` seconds (an hour at most).
 
-        Nothing that others want is evicted for it. Raises as `fetch`.
+        Nothing that others want is evicted for it. Given up between two parts once `stopped` says so. Raises
+        as `fetch`.
         """
         path = self._room.objects / check_key(key)
         held = self._kept(key, path, expected_bytes, None, keep_s=keep_s)
         if held is not None:
             held.close()
             return Brought.HELD
-        found = self._bring(key, path, expected_bytes, digest, check=False, keep_s=keep_s)
+        ahead = _Ahead(keep_s, stopped or (lambda: False))
+        found = self._bring(key, path, expected_bytes, digest, check=False, ahead=ahead)
         if isinstance(found, Brought):
             return found
         found.close()
@@ -205,33 +219,47 @@ class NodeCache:
         digest: bytes | None,
         *,
         check: bool,
-        keep_s: float | None,
+        ahead: _Ahead | None,
     ) -> FileSource | Brought:
         """The object as a file, brought in by this thread unless another has done so meanwhile."""
         if expected_bytes > self.limit_bytes:
             return Brought.UNUSABLE
+        keep_s = 0.0 if ahead is None else ahead.keep_s
         try:
-            with self._flight(key) as (partial, descriptor):
-                kept = self._kept(key, path, expected_bytes, digest if check else None, keep_s=keep_s or 0.0)
+            with self._flight(key, wait=ahead is None) as (partial, descriptor):
+                kept = self._kept(key, path, expected_bytes, digest if check else None, keep_s=keep_s)
                 if kept is not None:
                     return kept
-                if not self._room.reserve(descriptor, expected_bytes, spare_wanted=keep_s is not None):
+                if not self._room.reserve(descriptor, expected_bytes, spare_wanted=ahead is not None):
                     return Brought.NO_ROOM
                 _allocate(descriptor, expected_bytes)
-                self._fill(key, descriptor, expected_bytes, digest, check=check)
-                self._room.stamp(descriptor, keep_s or 0.0)
+                self._fill(key, descriptor, expected_bytes, digest, check=check, ahead=ahead)
+                self._room.stamp(descriptor, keep_s)
                 self._room.keep(partial, path)
                 return CachedCopy(self, key, path)
+        except BlockingIOError:
+            return Brought.UNDER_WAY
+        except _GivenUp:
+            return Brought.STOPPED
         except OSError:
             # No space, a read-only or broken disk, a folder that somebody removed or put other things into.
             return Brought.UNUSABLE
 
     def _fill(
-        self, key: str, descriptor: int, expected_bytes: int, digest: bytes | None, *, check: bool
+        self,
+        key: str,
+        descriptor: int,
+        expected_bytes: int,
+        digest: bytes | None,
+        *,
+        check: bool,
+        ahead: _Ahead | None,
     ) -> None:
         """Write the object into the partial file: from a peer, or else from the store."""
 
         def write(part: BytesLike, offset: int) -> None:
+            if ahead is not None and ahead.stopped():
+                raise _GivenUp
             _write_at(descriptor, part, offset)
 
         if (
@@ -261,10 +289,11 @@ class NodeCache:
             )
 
     @contextlib.contextmanager
-    def _flight(self, key: str) -> Iterator[tuple[Path, int]]:
+    def _flight(self, key: str, *, wait: bool) -> Iterator[tuple[Path, int]]:
         """The one partial file of an object, locked: whoever holds it brings the object in.
 
-        The kernel drops the lock when its process dies. What is still partial at the end is removed.
+        The kernel drops the lock when its process dies. What is still partial at the end is removed. Without
+        `wait`, raises BlockingIOError when another holds it.
         """
         partial = self._room.partial / hashlib.sha256(key.encode()).hexdigest()
         while True:
@@ -273,7 +302,11 @@ class NodeCache:
             except FileNotFoundError:
                 self._room.make_folders()  # somebody removed the cache
                 continue
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                raise
             if same_file(partial, descriptor):
                 break
             os.close(descriptor)  # the one before has finished: the file is an object now, or removed
@@ -293,6 +326,18 @@ class NodeCache:
         with self._counting:
             for name, count in more.items():
                 self._counts[name] += count
+
+
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """An object is brought in before it is needed."""
+
+    keep_s: float
+    stopped: Callable[[], bool]
+
+
+class _GivenUp(Exception):
+    """Bringing an object in ahead was given up; it does not leave this module."""
 
 
 class _Direct:

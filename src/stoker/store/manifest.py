@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import re
 import struct
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ _ED25519: Final = 1
 _SIGNED_LABEL: Final = b"stoker manifest signature 1\x00"
 _ROOT = re.compile(r"[0-9a-f]{64}")
 _CACHED_PAGES: Final = 64
+_CACHED_ENTRIES: Final = 4096
+"""So that who reads a shard finds the entry that was looked up to bring it in."""
 _VERIFY_BYTES: Final = 1 << 22
 _RESTORE: Final = "The manifest was changed or damaged. Restore it from a copy."
 
@@ -142,7 +145,7 @@ class ObjectsReport:
 
 
 class Manifest:
-    """A verified manifest, read page by page as entries are asked for. Not for several threads at once."""
+    """A verified manifest, read page by page as entries are asked for. For any number of threads."""
 
     def __init__(self, store: ObjectStore, prefix: str, root: str, superblock: Superblock, top: Page) -> None:
         """Use `open`."""
@@ -153,6 +156,8 @@ class Manifest:
         self._shape = PageShape(superblock.shards, superblock.fan_out)
         self._top = top
         self._pages: OrderedDict[tuple[int, int], Page] = OrderedDict()
+        self._entries: OrderedDict[int, ShardEntry] = OrderedDict()
+        self._caching = threading.Lock()  # of both; never held while a page is read
 
     @classmethod
     def open(cls, store: ObjectStore, prefix: str, root: str, public_key: bytes) -> Manifest:
@@ -197,11 +202,20 @@ class Manifest:
         """The entry of a shard, verified up to the root. Raises OutOfRange, CorruptManifest."""
         if not 0 <= shard < self.shards:
             raise OutOfRange(f"Shard {shard} was asked of {self.prefix}, which has {self.shards}.")
+        with self._caching:
+            known = self._entries.get(shard)
+        if known is not None:
+            return known
         page = self._top
         for level in range(self._shape.levels - 2, -1, -1):
             digest = page.entry(self._shape.place(shard, level + 1)[1]).digest
             page = self._page(level, self._shape.place(shard, level)[0], digest)
-        return page.entry(self._shape.place(shard, 0)[1])
+        entry = page.entry(self._shape.place(shard, 0)[1])
+        with self._caching:
+            self._entries[shard] = entry
+            if len(self._entries) > _CACHED_ENTRIES:
+                self._entries.popitem(last=False)
+        return entry
 
     def entries(self, first: int = 0, count: int | None = None) -> Iterator[ShardEntry]:
         """The entries from `first`, in order."""
@@ -209,14 +223,18 @@ class Manifest:
             yield self.entry(shard)
 
     def _page(self, level: int, index: int, digest: bytes) -> Page:
-        page = self._pages.get((level, index))
-        if page is None:
-            key = page_key(self.prefix, level, index)
-            data = _get(self._store, key, MAX_PAGE_BYTES)
-            page = self._pages[level, index] = decode_page(data, self._shape, level, index, digest, key)
+        with self._caching:
+            page = self._pages.get((level, index))
+            if page is not None:
+                self._pages.move_to_end((level, index))
+                return page
+        key = page_key(self.prefix, level, index)
+        data = _get(self._store, key, MAX_PAGE_BYTES)
+        page = decode_page(data, self._shape, level, index, digest, key)
+        with self._caching:
+            self._pages[level, index] = page
             if len(self._pages) > _CACHED_PAGES:
                 self._pages.popitem(last=False)
-        self._pages.move_to_end((level, index))
         return page
 
     def shard_key(self, shard: int) -> str:
