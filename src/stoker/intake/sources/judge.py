@@ -191,7 +191,7 @@ class Judge:
 
     def _class_number(self, path: str, data: bytes) -> None:
         digits = data.strip()
-        if not digits.isdigit() or len(digits) > 18:
+        if not digits.removeprefix(b"-").isdigit() or len(digits) > 18:
             text = f"{printable(path)} holds no class number: expected decimal digits."
             raise self.fault(Reason.BAD_LABEL, LabelMismatch, path, text)
         self.class_number(path, int(digits))

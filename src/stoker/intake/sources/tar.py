@@ -23,6 +23,7 @@ _BLOCK: Final = tarfile.BLOCKSIZE
 _HEADER_BYTES: Final = 1 << 20
 """Longer extended headers, which the parser takes into memory whole, are refused."""
 
+_GLOBAL_HEADERS: Final = 64
 _END_BYTES: Final = 1 << 20
 _ZEROS: Final = bytes(_BLOCK)
 
@@ -118,6 +119,8 @@ class _Headers:
             ) from error
         if member.size < 0 or self._archive.offset <= at:
             raise StreamFault(Reason.MALFORMED, f"a member says it has {member.size} bytes", at)
+        if len(self._archive.pax_headers) > _GLOBAL_HEADERS:
+            raise StreamFault(Reason.TOO_MUCH, f"over {_GLOBAL_HEADERS} headers hold for all members", at)
         return member
 
     def _end(self, at: int) -> None:
