@@ -25,6 +25,7 @@ from stoker.store.errors import (
 )
 from stoker.store.objects import ObjectStore
 from stoker.store.remote import RemoteStore
+from stoker.store.resilient import ResilientStore
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -190,20 +191,20 @@ def test_the_layout_is_obstores(tmp_path: Path) -> None:
 class _Forgetful(MemoryStore):
     """Ignores the condition, as some object stores do."""
 
-    def put(self, path: str, file: Any, **options: Any) -> Any:  # type: ignore[override]
+    async def put_async(self, path: str, file: Any, **options: Any) -> Any:  # type: ignore[override]
         options.pop("mode", None)
-        return super().put(path, file, **options)
+        return await super().put_async(path, file, **options)
 
 
 class _Lying(MemoryStore):
     """Says that the object exists, and replaces it all the same."""
 
-    def put(self, path: str, file: Any, **options: Any) -> Any:  # type: ignore[override]
+    async def put_async(self, path: str, file: Any, **options: Any) -> Any:  # type: ignore[override]
         mode = options.pop("mode", None)
         exists = path in [meta["path"] for page in self.list() for meta in page]
-        super().put(path, file, **options)
+        await super().put_async(path, file, **options)
         if exists and mode == "create":
-            return super().put(path, file, mode="create")
+            return await super().put_async(path, file, mode="create")
         return None
 
 
@@ -211,13 +212,13 @@ class _Lying(MemoryStore):
 def test_a_store_that_ignores_the_condition_is_refused_and_left_clean(kind: type[MemoryStore]) -> None:
     behind = kind()
     with pytest.raises(UnsafeStore, match="memory://bad does not refuse"):
-        ObjectStore(RemoteStore(behind, "memory://bad")).probe()
+        ObjectStore(ResilientStore(RemoteStore(behind, "memory://bad"))).probe()
     assert [meta for page in behind.list() for meta in page] == []
 
 
 def test_a_store_is_probed_when_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     behind = _Forgetful()
-    monkeypatch.setattr(RemoteStore, "connect", lambda url: RemoteStore(behind, url))
+    monkeypatch.setattr(ResilientStore, "connect", lambda url: ResilientStore(RemoteStore(behind, url)))
     with pytest.raises(UnsafeStore, match="s3://bucket"):
         ObjectStore.open("s3://bucket")
     assert [meta for page in behind.list() for meta in page] == []

@@ -163,7 +163,7 @@ def test_a_stream_written_with_version_1_opens_for_ever() -> None:
 
 def test_the_page_lists_every_error_of_the_room() -> None:
     mine = {code: kind.__name__ for code, kind in ERROR_CLASSES.items() if code in ROOM_EXIT_CODES["store"]}
-    assert len(mine) == 18
+    assert len(mine) >= 18
     for code, name in mine.items():
         assert f"| {name} | {code} |" in PAGE
 

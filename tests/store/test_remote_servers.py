@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+
+from stoker.store.errors import ObjectExists, ObjectMissing, StoreUnreachable, UnsafeStore
+from stoker.store.objects import ObjectStore
 from support.s3_servers import (
     MotoServer,
     NanioServer,
@@ -14,9 +16,6 @@ from support.s3_servers import (
     nanio_server,
     pointed_at,
 )
-
-from stoker.store.errors import ObjectExists, ObjectMissing, StoreUnreachable, UnsafeStore
-from stoker.store.objects import ObjectStore
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,18 @@ class StoreUnreachable(StokerError):
     exit_code = 52
 
 
+class StoreFailing(StoreUnreachable):
+    """A store answers late, badly or not at all, and went on so through all tries."""
+
+    exit_code = 210
+
+
+class AccessRefused(StoreUnreachable):
+    """A store refuses the credentials, or there are none."""
+
+    exit_code = 211
+
+
 class UnsafeStore(StokerError):
     """The store lets a second create replace the first, so nothing in it could be relied upon."""
 

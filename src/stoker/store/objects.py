@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
+from stoker.store.counts import CountsRequests, StoreCounts
 from stoker.store.errors import (
     BadObjectKey,
     ObjectExists,
@@ -90,9 +91,9 @@ class ObjectStore:
                     hint="Write it with three slashes, as in file:///data/stoker.",
                 )
             return cls(LocalFolder(Path(unquote(parts.path))))
-        from stoker.store.remote import RemoteStore
+        from stoker.store.resilient import ResilientStore
 
-        store = cls(RemoteStore.connect(url))
+        store = cls(ResilientStore.connect(url))
         store.probe()
         return store
 
@@ -100,6 +101,10 @@ class ObjectStore:
     def place(self) -> str:
         """Where the store is, for messages; holds no credentials."""
         return self._backend.place
+
+    def counts(self) -> StoreCounts | None:
+        """What this store was asked so far, and how often again; None of a folder, which nobody counts."""
+        return self._backend.counts() if isinstance(self._backend, CountsRequests) else None
 
     def probe(self) -> None:
         """Create one name twice; raises UnsafeStore when the second create is not refused."""
