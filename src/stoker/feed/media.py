@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from stoker.core.errors import MissingExtra
 from stoker.feed.decode_spec import AudioSpec, ImageSpec
-from stoker.feed.media_headers import ogg_is_whole, sound_format, wav_claim
+from stoker.feed.media_headers import ogg_is_whole, sound_format, wav_claim, webp_size
 from stoker.feed.record_batch import Fault
 
 IMAGE_FORMATS: Final = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
@@ -72,10 +72,12 @@ class ImageDecoder:
     def decode(self, data: bytes, out: memoryview) -> int:
         """Fill `out` with the picture. Raises MediaFault before anything is made of too many pixels."""
         spec = self._spec
+        self._image.MAX_IMAGE_PIXELS = None  # this worker's own limits are below, and do not only warn
+        if data[8:12] == b"WEBP":
+            self._check_size(webp_size(data))
         with self._image.open(io.BytesIO(data), formats=self._formats) as image:
+            self._check_size(image.size)
             width, height = image.size
-            if max(width, height) > spec.max_side or width * height > spec.max_pixels:
-                raise MediaFault(Fault.TOO_LARGE)
             scale = self._scale(width, height)
             if scale < 1 and image.format == "JPEG":  # the decoder leaves out what scaling would throw away
                 image.draft("RGB", (math.ceil(width * scale), math.ceil(height * scale)))
@@ -92,6 +94,12 @@ class ImageDecoder:
         into = np.frombuffer(out, dtype=np.uint8).reshape(3, spec.height, spec.width)
         np.copyto(into, np.asarray(cut).transpose(2, 0, 1))
         return self.out_bytes
+
+    def _check_size(self, size: tuple[int, int] | None) -> None:
+        if size is None:
+            raise MediaFault(Fault.UNDECODABLE)
+        if max(size) > self._spec.max_side or size[0] * size[1] > self._spec.max_pixels:
+            raise MediaFault(Fault.TOO_LARGE)
 
     def _scale(self, width: int, height: int) -> float:
         """What a side is multiplied by: at least so much that the crop is covered."""

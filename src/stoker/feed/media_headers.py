@@ -1,6 +1,7 @@
-"""What sound files claim, read before any decoder sees them. See docs/design/feed.md, "Decoding".
+"""What files claim, read before any decoder sees them. See docs/design/feed.md, "Decoding".
 
-libsndfile silently takes what is there when a WAV or Ogg file was cut; these checks do not.
+libsndfile silently takes what is there when a WAV or Ogg file was cut; these checks do not. libwebp makes
+memory for the whole picture when a file is opened, before it can be asked how large that is.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ _CHUNK: Final = struct.Struct("<4sI")
 _FORMAT: Final = struct.Struct("<HHIIHH")
 _OGG_HEADER_BYTES: Final = 27
 _OGG_LAST: Final = 4
+_WEBP_BYTES: Final = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,22 @@ class WavClaim:
     frames: int
     channels: int
     whole: bool
+
+
+def webp_size(data: bytes) -> tuple[int, int] | None:
+    """The width and height that a WebP file claims; None when it says none."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < _WEBP_BYTES:
+        return None
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if kind == b"VP8L" and data[20] == 0x2F:
+        bits = int.from_bytes(data[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 " and data[23:26] == b"\x9d\x01\x2a":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    return None
 
 
 def sound_format(data: bytes) -> str | None:
