@@ -16,7 +16,14 @@ import numpy.typing as npt
 
 from stoker.core.errors import MissingExtra
 from stoker.feed.decode_spec import AudioSpec, ImageSpec
-from stoker.feed.media_headers import ogg_is_whole, sound_format, wav_claim, webp_size
+from stoker.feed.media_headers import (
+    PNG_BEGIN,
+    PNG_END,
+    ogg_is_whole,
+    sound_format,
+    wav_claim,
+    webp_size,
+)
 from stoker.feed.record_batch import Fault
 
 IMAGE_FORMATS: Final = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
@@ -75,6 +82,8 @@ class ImageDecoder:
         self._image.MAX_IMAGE_PIXELS = None  # this worker's own limits are below, and do not only warn
         if data[8:12] == b"WEBP":
             self._check_size(webp_size(data))
+        if data[:8] == PNG_BEGIN and PNG_END not in data:  # Pillow does not miss what holds no pixel
+            raise MediaFault(Fault.UNDECODABLE)
         with self._image.open(io.BytesIO(data), formats=self._formats) as image:
             self._check_size(image.size)
             width, height = image.size

@@ -10,6 +10,9 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
+PNG_BEGIN: Final = b"\x89PNG\r\n\x1a\n"
+PNG_END: Final = b"IEND\xaeB\x60\x82"
+
 _CHUNK: Final = struct.Struct("<4sI")
 _FORMAT: Final = struct.Struct("<HHIIHH")
 _OGG_HEADER_BYTES: Final = 27
