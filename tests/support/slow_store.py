@@ -2,7 +2,7 @@
 
 It speaks as much of S3 as Stoker uses: GET and HEAD with Range, PUT with `If-None-Match: *`, DELETE (of one
 and of many), and LIST in pages; those five are the `method` of a plan and of what was seen. It checks no
-credentials. Use:
+credentials. Google's conditional PUT is understood too, and of Azure GET, HEAD and PUT. Use:
 
     with SlowStore() as server, pointed_at(server):          # sets AWS_ENDPOINT_URL and so on, then restores
         store = ObjectStore.open(server.url)                  # s3://slow
@@ -41,6 +41,11 @@ from xml.sax.saxutils import escape
 BUCKET = "slow"
 TRICKLE_BYTES_PER_S = 10_000
 
+CONDITIONS = {"If-None-Match": "*", "x-goog-if-generation-match": "0"}
+"""The headers by which S3 and Azure, and Google, are told that the name must be free."""
+AZURE_ACCOUNT = "/devstoreaccount1"
+"""What stands before the container in the emulator's URLs."""
+
 
 class Fault(StrEnum):
     """What happens to a request instead of a good answer."""
@@ -65,6 +70,8 @@ class Seen:
     key: str
     range: tuple[int, int] | None
     fault: Fault | None
+    condition: str = ""
+    """The header that makes a PUT conditional, as it was sent."""
 
 
 @dataclass
@@ -185,11 +192,11 @@ class SlowStore:
             self._seen.clear()
             self._sent.clear()
 
-    def arrived(self, method: str, key: str, span: tuple[int, int] | None) -> Fault | None:
+    def arrived(self, method: str, key: str, span: tuple[int, int] | None, condition: str) -> Fault | None:
         """Write the request down and say what is to go wrong with it. For the server."""
         with self.lock:
             fault = self._next_fault(method, key)
-            self._seen.append(Seen(method, key, span, fault))
+            self._seen.append(Seen(method, key, span, fault, condition))
             return fault
 
     def sent(self, key: str, length: int) -> None:
@@ -245,7 +252,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, method: str) -> None:
         slow = self.server.slow
         parts = urlsplit(self.path)
-        key = unquote(parts.path).lstrip("/").partition("/")[2]
+        key = unquote(parts.path).removeprefix(AZURE_ACCOUNT).lstrip("/").partition("/")[2]
         query = parse_qs(parts.query, keep_blank_values=True)
         span = _range_of(self.headers.get("Range"))
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -254,7 +261,7 @@ class _Handler(BaseHTTPRequestHandler):
             method, key = "LIST", query.get("prefix", [""])[0]
         elif method == "POST" and "delete" in query:
             method, key = "DELETE", " ".join(_keys_in(body))
-        fault = slow.arrived(method, key, span)
+        fault = slow.arrived(method, key, span, self._condition())
         if slow.latency_s:
             slow.ending.wait(slow.latency_s)
         if fault is Fault.HANG:
@@ -338,13 +345,21 @@ class _Handler(BaseHTTPRequestHandler):
     def _put(self, key: str, body: bytes) -> None:
         slow = self.server.slow
         with slow.lock:
-            taken = self.headers.get("If-None-Match") == "*" and key in slow.objects
+            taken = bool(self._condition()) and key in slow.objects
             if not taken:
                 slow.objects[key] = body
-        if taken:
+        if taken and "x-ms-blob-type" in self.headers:
+            self._error(409, "BlobAlreadyExists")
+        elif taken:
             self._error(412, "PreconditionFailed")
         else:
             self._send(200, b"", {"ETag": _etag(body)})
+
+    def _condition(self) -> str:
+        for name, value in CONDITIONS.items():
+            if self.headers.get(name) == value:
+                return f"{name}: {value}"
+        return ""
 
     def _list(self, query: Mapping[str, list[str]]) -> None:
         slow = self.server.slow

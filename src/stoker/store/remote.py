@@ -72,7 +72,10 @@ class RemoteStore:
                         # Each request has its own limit here; this one bounds what escapes it.
                         "timeout": timedelta(hours=12),
                         # Options that are given here replace all that the environment says about the client.
-                        "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true"),
+                        "allow_http": any(
+                            os.environ.get(f"{cloud}_ALLOW_HTTP", "").lower() in ("1", "true")
+                            for cloud in ("AWS", "GOOGLE", "AZURE")
+                        ),
                     },
                     retry_config={"max_retries": 0},
                 ),

@@ -47,6 +47,12 @@ def error_of(error: Exception, key: str, place: str) -> StokerError:
     """Our error for one of the library's. StoreFailing, and nothing else, is worth another try."""
     text = str(error)
     status, code = _status(text), _code(text)
+    if any(address in text for address in _NO_CREDENTIALS):
+        return AccessRefused(
+            f"{key} in {place}: no credentials are in the environment, and this machine has no role that "
+            "would give some.",
+            hint=_CREDENTIALS_HINT,
+        )
     if isinstance(error, (AlreadyExistsError, PreconditionError)):
         if code in _CONFLICT_CODES:
             return StoreFailing(
@@ -62,12 +68,6 @@ def error_of(error: Exception, key: str, place: str) -> StokerError:
         named = f", {code}" if code else ""
         return AccessRefused(
             f"{key} in {place}: the store refused access ({number}{named}).", hint=_CREDENTIALS_HINT
-        )
-    if any(address in text for address in _NO_CREDENTIALS):
-        return AccessRefused(
-            f"{key} in {place}: no credentials are in the environment, and this machine has no role that "
-            "would give some.",
-            hint=_CREDENTIALS_HINT,
         )
     said = first_line(error)
     if _never_again(error, text, status):
