@@ -56,9 +56,18 @@ def report_text(report: RunReport) -> str:
             "from source",
             f"{lineage.source} {lineage.source_version[:8]}, manifest {short(lineage.source_root)}",
         ),
+        ("recipe", short(lineage.recipe_digest)),
         (
             "review",
             f"{lineage.review}, asked by {lineage.requested_by}, decided by {lineage.decided_by or '-'}",
+        ),
+        *(
+            (
+                "mixed with",
+                f"{each.dataset} {each.dataset_version[:8]}, root {short(each.dataset_root)}, "
+                f"weight {each.weight:g}, from {each.source}, review {each.review}",
+            )
+            for each in lineage.mixed_with
         ),
         ("purpose", lineage.purpose),
     ]

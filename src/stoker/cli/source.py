@@ -42,6 +42,45 @@ class Sources:
     sources: tuple[SourceRow, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class MadeOfIt:
+    """A dataset that was prepared from a source version."""
+
+    name: str
+    version: str
+    root: str
+    state: str
+    review: str
+    recipe_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskedOfIt:
+    """A review of a source version."""
+
+    id: str
+    purpose: str
+    state: str
+    requested_by: str
+    decided_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLineage:
+    """One source version, and what follows from it: reviews, datasets, and the runs that read those.
+
+    `sources` holds the one row.
+    """
+
+    kind: ClassVar[str] = "source"
+    version: ClassVar[int] = 1
+
+    sources: tuple[SourceRow, ...]
+    reviews: tuple[AskedOfIt, ...]
+    datasets: tuple[MadeOfIt, ...]
+    runs: tuple[str, ...]
+
+
 def _row(record: SourceRecord) -> SourceRow:
     return SourceRow(
         record.name,
@@ -102,10 +141,10 @@ def _sources_text(result: Sources) -> str:
     return table(("name", "version", "files", "size", "manifest", "imported by"), rows)
 
 
-def _one_text(result: Sources) -> str:
+def _one_text(result: SourceLineage) -> str:
     (row,) = result.sources
     left_out = ", ".join(f"{count} {reason}" for reason, count in row.left_out.items()) or "nothing"
-    return pairs(
+    text = pairs(
         [
             ("source", row.name),
             ("version", row.version),
@@ -114,8 +153,30 @@ def _one_text(result: Sources) -> str:
             ("taken", f"{row.files:,} files, {human_bytes(row.content_bytes)}"),
             ("left out", left_out),
             ("imported", f"{day(row.imported_s)} by {row.imported_by}"),
+            ("runs", ", ".join(result.runs) or "none"),
         ]
     )
+    if result.reviews:
+        asked = [
+            (each.id, each.purpose, each.state, each.requested_by, each.decided_by or "-")
+            for each in result.reviews
+        ]
+        text += "\n" + table(("review", "purpose", "state", "asked by", "decided by"), asked, indent="  ")
+    if result.datasets:
+        made = [
+            (
+                each.name,
+                each.version[:8],
+                short(each.root),
+                each.state,
+                each.review,
+                short(each.recipe_digest),
+            )
+            for each in result.datasets
+        ]
+        header = ("dataset", "version", "root", "state", "review", "recipe")
+        text += "\n" + table(header, made, indent="  ")
+    return text
 
 
 @command("import", text=import_text)
@@ -164,10 +225,38 @@ def ls(house: House) -> Sources:
 
 
 @command("show", text=_one_text)
-@click.argument("name")
-def show(house: House, name: str) -> Sources:
-    """The newest version of source NAME."""
-    return Sources((_row(house.ledger.catalogue.latest_source(name)),))
+@click.argument("name", metavar="NAME[@VERSION]")
+def show(house: House, name: str) -> SourceLineage:
+    """One source: what was taken, and the reviews, datasets and runs that follow from it.
+
+    NAME is its newest version; NAME@ and the beginning of a version or manifest root names another one.
+    """
+    from stoker.intake.life import find_source, standing_of
+
+    catalogue, now_s = house.ledger.catalogue, house.clock.now_s()
+    record = find_source(catalogue, name)
+    datasets = catalogue.datasets_of_source(record.name, record.version)
+    reviews = [each for each in catalogue.reviews(record.name) if each.source_version == record.version]
+    runs = [run.id for each in datasets for run in catalogue.runs_of_dataset(each.root)]
+    return SourceLineage(
+        (_row(record),),
+        tuple(
+            AskedOfIt(each.id, each.purpose, each.state, each.requested_by, each.decided_by)
+            for each in reviews
+        ),
+        tuple(
+            MadeOfIt(
+                each.name,
+                each.version,
+                each.root,
+                standing_of(each, now_s),
+                each.review,
+                each.recipe_digest,
+            )
+            for each in datasets
+        ),
+        tuple(dict.fromkeys(runs)),
+    )
 
 
 source.add_command(ls)

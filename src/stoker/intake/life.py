@@ -18,9 +18,9 @@ from stoker.intake.permission import MAY_EXPIRE, require_role, require_usable
 from stoker.keys.backend import KeyBackend
 from stoker.keys.refs import KekRef
 from stoker.ledger.catalogue import Catalogue
-from stoker.ledger.errors import LedgerRefused, UnknownDataset
+from stoker.ledger.errors import LedgerRefused, UnknownDataset, UnknownSource
 from stoker.ledger.ledger import Ledger
-from stoker.ledger.records import AuditEntry, DatasetRecord, DatasetState, RunOutcome, RunRecord
+from stoker.ledger.records import AuditEntry, DatasetRecord, DatasetState, RunOutcome, RunRecord, SourceRecord
 
 SAMPLE_ACT: Final = "dataset.sample"
 EXPORT_BEGIN_ACT: Final = "dataset.export.begin"
@@ -116,6 +116,29 @@ def find_dataset(catalogue: Catalogue, text: str) -> DatasetRecord:
     raise UnknownDataset(
         f"Dataset {name[:80]} has no version or root that begins with {prefix[:80]!a}.",
         hint=f"Its newest versions: {shown}. List them with: stoker dataset ls --all",
+    )
+
+
+def find_source(catalogue: Catalogue, text: str) -> SourceRecord:
+    """The source that `text` names: `NAME` (the newest version) or `NAME@PREFIX` of a version or root.
+
+    Raises UnknownSource, also when several begin so.
+    """
+    name, at, prefix = text.partition("@")
+    newest = catalogue.latest_source(name)  # raises with the nearest name
+    if not at:
+        return newest
+    known = catalogue.sources(name)
+    found = [each for each in known if prefix and each.version.startswith(prefix)]
+    found += [
+        each for each in known if prefix and each.manifest_root.startswith(prefix) and each not in found
+    ]
+    if len(found) == 1:
+        return found[0]
+    shown = ", ".join(each.version[:8] for each in (found or known)[-5:])
+    raise UnknownSource(
+        f"{len(found) or 'No'} versions of source {name[:80]} begin with {prefix[:80]!a}.",
+        hint=f"They are: {shown}. List them with: stoker source ls",
     )
 
 
