@@ -25,6 +25,7 @@ from stoker.intake.sources.files import CANARY_NAME, SourceFiles
 from stoker.intake.sources.form import Intake
 from stoker.intake.sources.forms import CONTAINER_ENDINGS, FORMS, choose_form
 from stoker.intake.sources.judge import Judge
+from stoker.intake.sources.parquet_keys import check_apart
 from stoker.intake.sources.remote import is_url, open_remote
 from stoker.intake.walk import open_folder
 from stoker.keys.backend import KeyBackend
@@ -209,6 +210,7 @@ class _Import:
         progress: Progress,
     ) -> tuple[Form, list[str]]:
         """Seal every item of the source; its form, and what was decided."""
+        check_apart(judge.spec.parquet_key_file, root)
         candidates = files.candidates()
         form, why = choose_form(judge.spec, candidates)
         total = sum(candidate.size_bytes for candidate in candidates)

@@ -12,10 +12,11 @@ See docs/design/intake.md, "Workers".
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import signal
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
@@ -116,8 +117,11 @@ Parser: TypeAlias = Callable[[WorkerSide], None]
 
 def parse_confined(
     parser: Parser, source: RangeSource, *, memory_bytes: int, silent_s: float
-) -> Iterator[FromWorker]:
-    """What `parser` finds in the file. Raises StreamFault when it cannot go on, dies, or stays silent."""
+) -> Generator[FromWorker]:
+    """What `parser` finds in the file. Raises StreamFault when it cannot go on, dies, or stays silent.
+
+    Close the generator: the worker lives until then.
+    """
     ours, theirs = FORK.Pipe()
     with ctrl_c_waits():
         process = FORK.Process(
@@ -204,6 +208,7 @@ def _serve(
     """The worker's whole life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    faulthandler.disable()
     not_ours.close()
     side = WorkerSide(connection, size_bytes)
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from typing import Any, Final
 
 from stoker.intake.left_out import Reason, printable
@@ -68,22 +69,26 @@ def confined_rows(intake: Intake, candidate: Candidate, parser: Parser) -> Itera
 
 def _rows(intake: Intake, candidate: Candidate, parser: Parser, source: RangeSource) -> Iterator[Item]:
     limits, bound = intake.spec.limits, Bound(candidate, intake.judge)
-    found = parse_confined(parser, source, memory_bytes=limits.worker_bytes, silent_s=limits.worker_s)
-    for each in found:
-        if isinstance(each, WorkerWord):
-            intake.say(each.text)
-            continue
-        place = row_place(candidate, each.row)
-        try:
-            if isinstance(each, WorkerFault):
-                text = f"{printable(candidate.path)} row {each.row} {each.text}."
-                kind = intake.kind_of_fault(each.reason)
-                raise intake.judge.fault(each.reason, kind, place, text)
-            for item in row_items(intake, candidate, each.row, each.cells):
-                bound.count(item)
-                yield item
-        except NotTaken as not_taken:
-            intake.judge.settle(not_taken)
+    conversation = parse_confined(parser, source, memory_bytes=limits.worker_bytes, silent_s=limits.worker_s)
+    with closing(conversation) as found:
+        for each in found:
+            if isinstance(each, WorkerWord):
+                intake.say(each.text)
+                continue
+            try:
+                if isinstance(each, WorkerFault):
+                    raise _row_fault(intake, candidate, each)
+                for item in row_items(intake, candidate, each.row, each.cells):
+                    bound.count(item)
+                    yield item
+            except NotTaken as not_taken:
+                intake.judge.settle(not_taken)
+
+
+def _row_fault(intake: Intake, candidate: Candidate, fault: WorkerFault) -> NotTaken:
+    text = f"{printable(candidate.path)} row {fault.row} {fault.text}."
+    kind = intake.kind_of_fault(fault.reason)
+    return intake.judge.fault(fault.reason, kind, row_place(candidate, fault.row), text)
 
 
 class WorkerFile:
@@ -143,7 +148,7 @@ def _parse(side: WorkerSide, *, spec: ImportSpec, keys: ParquetKeys) -> None:
             page_checksum_verification=True,
         )
     except (pyarrow.ArrowInvalid, OSError) as error:
-        raise _unreadable(error, keys) from error
+        raise _unreadable(error, keys, "it is no whole Parquet file") from error
     schema = file.schema_arrow
     if len(schema.names) > _MAX_COLUMNS:
         raise CannotGoOn(Reason.TOO_MUCH, f"it has {len(schema.names)} columns")
@@ -175,9 +180,7 @@ def _parse(side: WorkerSide, *, spec: ImportSpec, keys: ParquetKeys) -> None:
         except pyarrow.ArrowMemoryError as error:
             raise MemoryError from error
         except (pyarrow.ArrowException, OSError) as error:
-            raise CannotGoOn(
-                Reason.MALFORMED, f"its row group {group} cannot be decoded ({_short(error)})"
-            ) from error
+            raise _unreadable(error, keys, f"its row group {group} cannot be decoded") from error
     if row != file.metadata.num_rows:
         raise CannotGoOn(Reason.MALFORMED, f"it claims {file.metadata.num_rows} rows and holds {row}")
 
@@ -213,14 +216,10 @@ def class_counts(features: Any) -> dict[str, int]:
     return counts
 
 
-def _unreadable(error: Exception, keys: ParquetKeys) -> CannotGoOn:
+def _unreadable(error: Exception, keys: ParquetKeys, what: str) -> CannotGoOn:
+    """The kind of an error of pyarrow, or that a key is wrong; its text may quote content."""
     text = str(error).lower()
-    if "decrypt" in text or "encrypt" in text or "key" in text:
+    if "crypt" in text or "key" in text:
         why = "the key file does not open it" if keys.given else "it is encrypted, and no key file was named"
         return CannotGoOn(Reason.MALFORMED, f"{why} (parquet_key_file)")
-    return CannotGoOn(Reason.MALFORMED, f"it is no whole Parquet file ({_short(error)})")
-
-
-def _short(error: Exception) -> str:
-    """The kind of an error of pyarrow; its text may quote content."""
-    return type(error).__name__
+    return CannotGoOn(Reason.MALFORMED, f"{what} ({type(error).__name__})")

