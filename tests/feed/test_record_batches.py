@@ -207,6 +207,8 @@ def test_with_buffers_the_memory_of_a_batch_is_used_again_after_so_many(
             _check(batch, sealed.written["train"])
     assert kept[0].array("number") is kept[buffers].array("number")
     assert len({id(batch.array("number")) for batch in kept}) == buffers
+    reader.wipe()
+    assert not any(batch.ragged("file").values.any() or batch.numbers.any() for batch in kept)
 
 
 def test_batches_that_nobody_took_are_wiped(sealed: SealedRecords) -> None:

@@ -236,7 +236,9 @@ def test_decoded_memory_is_used_again_after_so_many_batches(multimodal: SealedRe
         assert len({id(batch.array("image")) for batch in kept}) == 2
         reader.wipe_batch(kept[-1])
         assert not kept[-1].array("image").any()
+        assert kept[-2].array("image").any()
         reader.wipe()
+        assert not kept[-2].array("image").any()
         assert reader.chunks_held == 0
 
 

@@ -29,7 +29,7 @@ from stoker.feed.media import (
 )
 from stoker.feed.order import Order
 from stoker.feed.record_batch import Column, DecodeFault, Fault, RecordBatch, batch_tensors
-from stoker.feed.record_batches import Ring
+from stoker.feed.record_batches import Ring, batch_memory
 from stoker.feed.record_split import RecordSplitReader
 from stoker.feed.source import BatchSource, FeedSplit, ReadSettings
 from stoker.store.record_schema import FieldKind, RecordField, RecordSchema
@@ -158,7 +158,7 @@ class DecodedBatchReader:
         self._pool = pool
         self._spec = spec
         self._counts = counts
-        self._arrays = Ring(lambda: _arrays(spec, rows), settings.buffers)
+        self._arrays = Ring(lambda: _arrays(spec, rows, pinned=settings.pin_memory), settings.buffers)
 
     @property
     def chunks_opened(self) -> int:
@@ -210,9 +210,11 @@ class DecodedBatchReader:
         return RecordBatch(numbers, columns, tuple(faults))
 
     def wipe(self) -> None:
-        """Overwrite every opened block and forget every key. Reading may go on, from any step."""
+        """Overwrite every record that is not the caller's and forget every key. Reading may go on."""
         self._encoded.wipe()
-        self._arrays.forget()
+        for arrays in self._arrays.all():
+            for array in arrays.values():
+                array.fill(0)
 
     def wipe_batch(self, batch: RecordBatch) -> None:
         """Overwrite a batch that nobody took."""
@@ -241,14 +243,15 @@ def decoded(dataset: RecordDataset, spec: DecodeSpec) -> DecodedDataset:
     return DecodedDataset(dataset, spec)
 
 
-def _arrays(spec: DecodeSpec, rows: int) -> Mapping[str, npt.NDArray[Any]]:
+def _arrays(spec: DecodeSpec, rows: int, *, pinned: bool) -> Mapping[str, npt.NDArray[Any]]:
     """The memory of one decoded batch."""
     arrays: dict[str, npt.NDArray[Any]] = {}
     for each in spec.specs:
         if isinstance(each, ImageSpec):
-            arrays[each.field] = np.zeros((rows, 3, each.height, each.width), dtype=np.uint8)
+            shape: tuple[int, ...] = (rows, 3, each.height, each.width)
+            arrays[each.field] = batch_memory(shape, np.dtype(np.uint8), pinned=pinned)
         else:
-            arrays[each.field] = np.zeros((rows, each.samples), dtype=np.float32)
+            arrays[each.field] = batch_memory((rows, each.samples), np.dtype(np.float32), pinned=pinned)
     return arrays
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,17 @@ class RaggedRows:
 class RaggedBuffer:
     """Memory for one ragged column of a batch, used for one batch after another; grows when it must."""
 
-    def __init__(self, dtype: np.dtype[Any], rows: int) -> None:
+    def __init__(
+        self,
+        dtype: np.dtype[Any],
+        rows: int,
+        memory: Callable[[tuple[int, ...], np.dtype[Any]], npt.NDArray[Any]] = np.zeros,
+    ) -> None:
+        """`memory` makes arrays of a shape and type."""
         self._dtype = dtype
-        self._values = np.empty(0, dtype=np.uint8)
-        self._offsets = np.zeros(rows + 1, dtype=np.int64)
+        self._memory = memory
+        self._values: npt.NDArray[Any] = np.zeros(0, dtype=np.uint8)
+        self._offsets = memory((rows + 1,), np.dtype(np.int64))
 
     def fill(self, rows: Iterable[tuple[RaggedRows, int]]) -> Ragged:
         """The rows, each (column, row of it), behind each other; valid until the next call.
@@ -40,7 +47,7 @@ class RaggedBuffer:
         total = _offsets(places, self._offsets)
         if total > len(self._values):
             self._values.fill(0)
-            self._values = np.empty(total + total // 4, dtype=np.uint8)
+            self._values = self._memory((total + total // 4,), np.dtype(np.uint8))
         into = self._values.data
         done = 0
         for data, begin, end in places:

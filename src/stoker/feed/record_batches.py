@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -131,24 +132,42 @@ class Ring(Generic[T]):
             self._kept.rotate(-1)
         return self._kept[-1] if self._size else self._kept.pop()
 
-    def forget(self) -> None:
-        """Leave all memory to whoever still holds batches in it."""
-        self._kept.clear()
+    def all(self) -> Iterator[T]:
+        """What is used in turn."""
+        return iter(self._kept)
+
+
+def batch_memory(shape: tuple[int, ...], dtype: np.dtype[Any], *, pinned: bool) -> npt.NDArray[Any]:
+    """Zeros of this shape; page-locked for a CUDA device when `pinned`."""
+    if not pinned:
+        return np.zeros(shape, dtype=dtype)
+    import torch
+
+    found: npt.NDArray[Any] = torch.zeros(shape, dtype=getattr(torch, dtype.name), pin_memory=True).numpy()
+    return found
 
 
 class _Buffers:
     """The memory of one batch."""
 
-    def __init__(self, schema: RecordSchema, rows: int) -> None:
-        self.numbers = np.zeros(rows, dtype=np.int64)
+    def __init__(self, schema: RecordSchema, rows: int, *, pinned: bool) -> None:
+        self.numbers = batch_memory((rows,), np.dtype(np.int64), pinned=pinned)
         self.arrays: dict[str, npt.NDArray[Any]] = {}
         self.ragged: dict[str, RaggedBuffer] = {}
         for field in schema.fields:
             native = field.stored.newbyteorder("=")
             if field.ragged:
-                self.ragged[field.name] = RaggedBuffer(native, rows)
+                self.ragged[field.name] = RaggedBuffer(native, rows, partial(batch_memory, pinned=pinned))
             else:
-                self.arrays[field.name] = np.zeros((rows, *field.shape), dtype=native)
+                self.arrays[field.name] = batch_memory((rows, *field.shape), native, pinned=pinned)
+
+    def wipe(self) -> None:
+        """Overwrite everything."""
+        self.numbers.fill(0)
+        for array in self.arrays.values():
+            array.fill(0)
+        for buffer in self.ragged.values():
+            buffer.wipe()
 
 
 class RecordBatchReader:
@@ -170,8 +189,9 @@ class RecordBatchReader:
         self._held = [_NO_WINDOW] * rows
         self._plan: _Plan | None = None
         self._next_step = -1
-        buffers = settings.buffers if settings is not None else 0
-        self._buffers = Ring(lambda: _Buffers(self._schema, rows), buffers)
+        settings = settings or ReadSettings()
+        pinned, schema = settings.pin_memory, self._schema
+        self._buffers = Ring(lambda: _Buffers(schema, rows, pinned=pinned), settings.buffers)
 
     @property
     def chunks_opened(self) -> int:
@@ -214,14 +234,15 @@ class RecordBatchReader:
         return RecordBatch(into.numbers, columns)
 
     def wipe(self) -> None:
-        """Overwrite every record and forget every key held. Reading may go on afterwards, from any step.
+        """Overwrite every record that is not the caller's and forget every key held. Reading may go on.
 
-        Buffers that are used again are forgotten, not wiped: the caller may still hold batches in them.
+        With `settings.buffers`, batches that were handed out are not the caller's: they are overwritten too.
         """
         self._cache.wipe()
         self._held = [_NO_WINDOW] * self._rows
         self._next_step = -1
-        self._buffers.forget()
+        for buffers in self._buffers.all():
+            buffers.wipe()
         self._split.wipe()
 
     def wipe_batch(self, batch: RecordBatch) -> None:
