@@ -166,12 +166,10 @@ class _Preparation:
 
     def existing(self) -> DatasetRecord | None:
         """The newest dataset of this name that this recipe made of these bytes and that can be used now."""
-        digest = recipe_digest(self.recipe)
-        for record in reversed(self.ledger.catalogue.datasets(self.name)):
-            same = record.source_root == self.source.manifest_root and record.recipe_digest == digest
-            if same and record.state is DatasetState.LIVE and self._usable(record):
-                return record
-        return None
+        made = self.ledger.catalogue.datasets_made(
+            self.source.manifest_root, recipe_digest(self.recipe), self.name
+        )
+        return next((record for record in reversed(made) if self._usable(record)), None)
 
     def found(self, record: DatasetRecord) -> PrepareReport:
         """The report of a dataset that was there; what a killed commit left of its work goes."""
@@ -279,6 +277,8 @@ class _Preparation:
 
     def _record(self, plan: PreparationPlan, result: BuildResult) -> DatasetRecord:
         review_in_force(self.ledger, self.review.id, self.purpose, self.clock)
+        public_key = self.backend.signer("manifest").public_key
+        block = Manifest.open(self.store, plan.place.prefix, result.root, public_key).superblock
         record = DatasetRecord(
             name=self.name,
             version=plan.version,
@@ -290,7 +290,7 @@ class _Preparation:
             review=self.review.id,
             recipe_digest=plan.recipe_digest,
             recipe=_table(plain(self.recipe)),
-            figures=result.figures,
+            figures={**result.figures, "object_bytes": block.object_bytes},
             prepared_by=self.actor,
             prepared_s=self.clock.now_s(),
             expires_s=plan.expires_s,
