@@ -225,6 +225,18 @@ def test_what_a_killed_preparation_left_goes_after_the_grace(home: LifeHome) -> 
     assert home.gc().collected == ()
 
 
+def test_what_was_gone_on_with_lately_stays(home: LifeHome) -> None:
+    version = unfinished(home)
+    home.clock.advance(8 * DAY_S)
+    with home.ledger.act(
+        actor="asker", action="dataset.prepare.resume", subject="dataset/half", detail={"version": version}
+    ):
+        pass
+    assert "may be gone on with" in reasons(home.gc())["half"]
+    home.clock.advance(8 * DAY_S)
+    assert cleared(home.gc()) == [("half", Because.UNFINISHED)]
+
+
 def test_what_a_preparation_at_work_writes_stays(home: LifeHome) -> None:
     unfinished(home)
     home.clock.advance(8 * DAY_S)

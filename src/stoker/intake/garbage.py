@@ -23,7 +23,7 @@ from stoker.core.progress import SILENT, Progress
 from stoker.intake.dataset_writer import dataset_prefix
 from stoker.intake.life import (
     COLLECT_ACT,
-    PREPARE_BEGIN_ACT,
+    PREPARE_ACTS,
     RunStanding,
     RunWatch,
     Standing,
@@ -205,18 +205,21 @@ class GarbageCollector:
     def _unfinished(self) -> Iterator[Callable[[], Collected | Kept | None]]:
         """What was begun, has no record, and has left objects. What this ledger never began is not ours."""
         recorded = {(record.name, record.version) for record in self.ledger.catalogue.datasets()}
-        for entry in self.ledger.audit.acts((PREPARE_BEGIN_ACT,)):
+        touched: dict[tuple[str, str], float] = {}
+        for entry in self.ledger.audit.acts(PREPARE_ACTS):
             name, version = entry.subject.removeprefix("dataset/"), entry.detail.get("version")
             if isinstance(version, str) and (name, version) not in recorded:
-                yield lambda name=name, version=version, at=entry.time_s: self._leftover(  # type: ignore[misc]
-                    name, VersionId(version), at
-                )
+                touched[name, version] = entry.time_s  # begun, or gone on with since
+        for (name, version), at_s in touched.items():
+            yield lambda name=name, version=version, at_s=at_s: self._leftover(  # type: ignore[misc]
+                name, VersionId(version), at_s
+            )
 
-    def _leftover(self, name: str, version: VersionId, began_s: float) -> Collected | Kept | None:
+    def _leftover(self, name: str, version: VersionId, touched_s: float) -> Collected | Kept | None:
         if next(iter(self.store.list(dataset_prefix(name, version))), None) is None:
             return None
-        if self.clock.now_s() < began_s + self.grace_s:
-            return Kept(name, version, f"it was begun at {iso_utc(began_s)} and may be gone on with")
+        if self.clock.now_s() < touched_s + self.grace_s:
+            return Kept(name, version, f"it was worked on at {iso_utc(touched_s)} and may be gone on with")
         try:
             with exclusive(self.locks / f"dataset-{name}.lock", f"dataset {name}"):
                 if any(record.version == version for record in self.ledger.catalogue.datasets(name)):

@@ -27,7 +27,7 @@ EXPORT_BEGIN_ACT: Final = "dataset.export.begin"
 EXPORT_ACT: Final = "dataset.export"
 EXPIRE_ACT: Final = "dataset.expire"
 COLLECT_ACT: Final = "dataset.collect"
-PREPARE_BEGIN_ACT: Final = "dataset.prepare.begin"
+PREPARE_ACTS: Final = ("dataset.prepare.begin", "dataset.prepare.resume")
 
 _USE_ACTS: Final = {SAMPLE_ACT: "sample", EXPORT_BEGIN_ACT: "export", EXPORT_ACT: "export"}
 
