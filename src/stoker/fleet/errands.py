@@ -48,14 +48,31 @@ def require_live(dataset: DatasetRecord, clock: Clock) -> None:
         )
 
 
+def require_leave(
+    ledger: Ledger, datasets: Sequence[DatasetRecord], purpose: str, clock: Clock
+) -> tuple[tuple[DatasetRecord, ReviewRecord], ...]:
+    """Each dataset with the review that allows its use for `purpose` now.
+
+    Raises DatasetGone, and intake's refusals, for the first that may not be used.
+    """
+    allowed = []
+    for dataset in datasets:
+        require_live(dataset, clock)
+        allowed.append((dataset, require_permission(ledger, dataset, purpose, clock)))
+    return tuple(allowed)
+
+
 @dataclass(frozen=True, slots=True)
 class HouseErrands:
-    """Errands for one run; `job` is the job without attempt, rendezvous and resume point."""
+    """Errands for one run; `job` is the job without attempt, rendezvous and resume point.
+
+    `dataset_roots` are all that the run reads: leave is asked for each, and the lease covers each.
+    """
 
     ledger: Ledger
     backend: KeyBackend
     folder: RunFolder
-    dataset_root: str
+    dataset_roots: tuple[str, ...]
     job: Job
     actor: str
     clock: Clock
@@ -67,7 +84,7 @@ class HouseErrands:
 
     def prepare(self, attempt: int) -> tuple[tuple[str, ...], ...]:
         """Raises DatasetGone, and intake's refusals when the review is not in force any more."""
-        self._permission()
+        self._permissions()
         job = replace(
             self.job,
             attempt=attempt,
@@ -81,13 +98,13 @@ class HouseErrands:
         )
 
     def lease(self, attempt: int) -> KeyAgent:
-        """Opens the dataset and the run's own checkpoints, seals only these; recorded in the ledger."""
-        dataset, _ = self._permission()
+        """Opens the datasets and the run's own checkpoints, seals only these; recorded in the ledger."""
         own = KekRef.parse(self.job.checkpoint_kek)
+        read = frozenset(KekRef.parse(dataset.kek) for dataset, _ in self._permissions())
         lease = Lease(
             id=f"{self.job.run}/{attempt}",
             holder=f"run/{self.job.run}",
-            may_open=frozenset({KekRef.parse(dataset.kek), own}),
+            may_open=read | {own},
             may_seal=frozenset({own}),
             purpose_text=self.job.spec.purpose,
             expires_s=self.lease_expiry_s(),
@@ -102,9 +119,9 @@ class HouseErrands:
             return KeyAgent(self.backend, lease, self.clock)
 
     def lease_expiry_s(self) -> float:
-        """Never later than the dataset's or the review's own end. Raises as `prepare` does."""
-        dataset, review = self._permission()
-        return min(self.clock.now_s() + LEASE_S, dataset.expires_s, review.expires_s)
+        """Never later than the end of a dataset or of its review. Raises as `prepare` does."""
+        ends_s = [min(dataset.expires_s, review.expires_s) for dataset, review in self._permissions()]
+        return min(self.clock.now_s() + LEASE_S, *ends_s)
 
     def committed(self, event: Event) -> None:
         """Record a checkpoint in the ledger."""
@@ -133,10 +150,10 @@ class HouseErrands:
         last = records[-1]
         return CommitRef(last.sequence, last.step, last.digest)
 
-    def _permission(self) -> tuple[DatasetRecord, ReviewRecord]:
-        dataset = self.ledger.catalogue.dataset_of_root(self.dataset_root)
-        require_live(dataset, self.clock)
-        return dataset, require_permission(self.ledger, dataset, self.job.spec.purpose, self.clock)
+    def _permissions(self) -> tuple[tuple[DatasetRecord, ReviewRecord], ...]:
+        """Every dataset of the run with the review that allows its use now."""
+        datasets = [self.ledger.catalogue.dataset_of_root(root) for root in self.dataset_roots]
+        return require_leave(self.ledger, datasets, self.job.spec.purpose, self.clock)
 
     @property
     def _subject(self) -> str:

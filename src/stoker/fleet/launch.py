@@ -26,14 +26,13 @@ from stoker.core.progress import Progress
 from stoker.core.result import plain
 from stoker.fleet.attempt import lock_is_free, rank_environment
 from stoker.fleet.charge import Charge, KillRank
-from stoker.fleet.errands import WORKER, HouseErrands, require_live
+from stoker.fleet.errands import WORKER, HouseErrands, require_leave, require_live
 from stoker.fleet.errors import DatasetGone, IsolationRefused, NotResumable
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.run_state import Phase, Policy
 from stoker.fleet.summary import RunSummary, read_run, summarise, supervisor_lock
 from stoker.fleet.supervisor import Supervisor
 from stoker.fleet.verdict import Verdict
-from stoker.intake.permission import require_permission
 from stoker.intake.review import review_digest
 from stoker.keys.backend import KeyBackend
 from stoker.keys.errors import AgentLost, LeaseExpired
@@ -41,7 +40,7 @@ from stoker.keys.memory import harden_process
 from stoker.keys.refs import Purpose
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import DatasetRecord, DatasetState, RunOutcome, RunRecord
-from stoker.spec.job import Job
+from stoker.spec.job import Job, JobPart
 from stoker.spec.run import IsolationPolicy, RunSpec
 from stoker.store.errors import StoreUnreachable
 from stoker.train.checkpoint_errors import RETRYABLE
@@ -100,12 +99,12 @@ def start_run(
     """
     house = House(home, ledger, backend, store_url, actor, progress, clock)
     isolation = isolation_for(store_url, spec.launch.isolation)
-    dataset = _live_dataset(ledger, spec.dataset, clock)
-    require_permission(ledger, dataset, spec.purpose, clock)
+    datasets = tuple(_live_dataset(ledger, name, clock) for name in spec.datasets)
+    require_leave(ledger, datasets, spec.purpose, clock)
     run = new_run_id(clock)
     with exclusive(supervisor_lock(home, run), f"run {run}"):  # before the record, so that gc sees it live
-        record = _begin(house, run, spec, dataset, origins or {})
-        return _supervise(house, record, spec, dataset, faults, isolation, rank_command)
+        record = _begin(house, run, spec, datasets, origins or {})
+        return _supervise(house, record, spec, datasets, faults, isolation, rank_command)
 
 
 def resume_run(
@@ -136,11 +135,10 @@ def resume_run(
         )
     spec = from_plain(RunSpec, dict(record.spec), f"the ledger's record of run {run_id}")
     isolation = isolation_for(store_url, spec.launch.isolation)
-    dataset = ledger.catalogue.dataset_of_root(record.dataset_root)
-    require_live(dataset, clock)
-    require_permission(ledger, dataset, spec.purpose, clock)
+    datasets = _datasets_of(ledger, record, spec)
+    require_leave(ledger, datasets, spec.purpose, clock)
     with exclusive(supervisor_lock(home, run_id), f"run {run_id}"):
-        return _supervise(house, record, spec, dataset, faults, isolation, rank_command, resumed=True)
+        return _supervise(house, record, spec, datasets, faults, isolation, rank_command, resumed=True)
 
 
 def policy_of(spec: RunSpec) -> Policy:
@@ -182,10 +180,29 @@ def _live_dataset(ledger: Ledger, name: str, clock: Clock) -> DatasetRecord:
     return live[-1]
 
 
+def _datasets_of(ledger: Ledger, record: RunRecord, spec: RunSpec) -> tuple[DatasetRecord, ...]:
+    """The very versions that the run began with, in the order of its run file."""
+    found = [ledger.catalogue.dataset_of_root(root) for root in ledger.catalogue.roots_of_run(record)]
+    by_name = {each.name: each for each in found}
+    missing = [name for name in spec.datasets if name not in by_name]
+    if missing or len(found) != len(spec.datasets):
+        raise NotResumable(
+            f"The ledger records run {record.id} with the datasets {', '.join(by_name)}, and its run file "
+            f"names {', '.join(spec.datasets)}.",
+            hint="Look at both with `stoker run report` and `stoker audit verify`.",
+        )
+    return tuple(by_name[name] for name in spec.datasets)
+
+
 def _begin(
-    house: House, run: RunId, spec: RunSpec, dataset: DatasetRecord, origins: Mapping[str, str]
+    house: House,
+    run: RunId,
+    spec: RunSpec,
+    datasets: Sequence[DatasetRecord],
+    origins: Mapping[str, str],
 ) -> RunRecord:
     """Folder, run file, key and ledger entry of a new run; on any failure only a deactivated key remains."""
+    dataset, *others = datasets
     body = plain(spec)
     assert isinstance(body, Mapping)
     digest = digest_of(body)
@@ -200,7 +217,8 @@ def _begin(
             "spec": body,
             "spec_digest": digest,
             "origins": dict(origins),
-            "dataset": {"name": dataset.name, "version": dataset.version, "root": dataset.root},
+            "dataset": _named(dataset),
+            "mixed_with": [_named(each) for each in others],
             "review": dataset.review,
         }
         write_atomic(folder.run_file, json.dumps(run_file, indent=1, ensure_ascii=False).encode())
@@ -222,22 +240,27 @@ def _begin(
         )
         detail: Mapping[str, JsonValue] = {
             "dataset_root": dataset.root,
+            "mixed_with": [each.root for each in others],
             "review": dataset.review,
             "spec_digest": digest,
         }
         with house.ledger.act(
             actor=house.actor, action="run.start", subject=f"run/{run}", detail=detail
         ) as catalogue:
-            catalogue.add_run(record)
+            catalogue.add_run(record, [each.root for each in others])
         undo.pop_all()
     return record
+
+
+def _named(dataset: DatasetRecord) -> JsonValue:
+    return {"name": dataset.name, "version": dataset.version, "root": dataset.root}
 
 
 def _supervise(
     house: House,
     record: RunRecord,
     spec: RunSpec,
-    dataset: DatasetRecord,
+    datasets: Sequence[DatasetRecord],
     faults: Sequence[KillRank],
     isolation: IsolationPolicy,
     rank_command: Sequence[str],
@@ -248,7 +271,7 @@ def _supervise(
     harden_process()  # it holds keys for hours: no core file, and no other process looks into it
     home, run = house.home, record.id
     folder = RunFolder.of(home.runs_dir, run)
-    own_review = house.ledger.catalogue.review(dataset.review)
+    dataset = datasets[0]
     job = Job(
         run=run,
         attempt=0,
@@ -265,12 +288,23 @@ def _supervise(
         dataset_root=dataset.root,
         dataset_public_key=house.backend.signer("manifest").public_key.hex(),
         review=dataset.review,
-        review_digest=review_digest(own_review).hex(),
+        review_digest=_review_digest(house, dataset),
         checkpoint_kek=record.kek,
         resume=None,
+        parts=tuple(
+            JobPart(each.name, each.version, each.root, _review_digest(house, each), part.weight)
+            for each, part in zip(datasets if spec.mixture else (), spec.mixture, strict=True)
+        ),
     )
     errands = HouseErrands(
-        house.ledger, house.backend, folder, dataset.root, job, house.actor, house.clock, rank_command
+        house.ledger,
+        house.backend,
+        folder,
+        tuple(each.root for each in datasets),
+        job,
+        house.actor,
+        house.clock,
+        rank_command,
     )
     charge = Charge(
         run=run,
@@ -289,6 +323,11 @@ def _supervise(
         with _recording(house, record) as verdicts:
             verdicts.append(Supervisor(charge, errands, house.progress, house.clock).run())
     return summarise(read_run(home, house.ledger, run), verdicts[-1], folder)
+
+
+def _review_digest(house: House, dataset: DatasetRecord) -> str:
+    """The digest of the review that the dataset was sealed under, 64 hexadecimal digits."""
+    return review_digest(house.ledger.catalogue.review(dataset.review)).hex()
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+from stoker.core.config import from_plain
 from stoker.core.events import Event, EventFile, EventKind, read_events
 from stoker.core.home import Home
 from stoker.core.ids import ReviewId, RunId, VersionId
@@ -21,6 +22,7 @@ from stoker.fleet.timeline import Timeline
 from stoker.fleet.verdict import RunError, Verdict
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import DatasetRecord, RunOutcome, RunRecord
+from stoker.spec.run import RunSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,29 @@ class EvaluationFigure:
 
 
 @dataclass(frozen=True, slots=True)
+class MixedIn:
+    """A further dataset of the run's mixture, by names and digests, and its share of the samples."""
+
+    weight: float
+    dataset: str
+    dataset_version: VersionId
+    dataset_root: str
+    dataset_kek: str
+    source: str
+    source_version: VersionId
+    source_root: str
+    recipe_digest: str
+    review: ReviewId
+    decided_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Lineage:
-    """Where the run's data came from, by names and digests."""
+    """Where the run's data came from, by names and digests.
+
+    Most are of the run's one dataset, or of the first part of its mixture, which gives `weight` of the
+    samples; the other parts are `mixed_with`.
+    """
 
     dataset: str
     dataset_version: VersionId
@@ -77,6 +100,8 @@ class Lineage:
     decided_by: str | None
     purpose: str
     run_kek: str
+    weight: float = 1.0
+    mixed_with: tuple[MixedIn, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +326,10 @@ def _isolation(placed: Iterable[Placed]) -> Isolation | None:
 
 
 def _lineage(ledger: Ledger, record: RunRecord) -> Lineage:
-    dataset: DatasetRecord = ledger.catalogue.dataset_of_root(record.dataset_root)
+    dataset, *others = (
+        ledger.catalogue.dataset_of_root(root) for root in ledger.catalogue.roots_of_run(record)
+    )
+    weights = _weights(record) if others else {}
     review = ledger.catalogue.review(record.review)
     return Lineage(
         dataset=dataset.name,
@@ -317,6 +345,30 @@ def _lineage(ledger: Ledger, record: RunRecord) -> Lineage:
         decided_by=review.decided_by,
         purpose=review.purpose,
         run_kek=record.kek,
+        weight=weights.get(dataset.name, 1.0),
+        mixed_with=tuple(_mixed_in(ledger, each, weights.get(each.name, 0.0)) for each in others),
+    )
+
+
+def _weights(record: RunRecord) -> dict[str, float]:
+    """The weight of each dataset of the run's mixture; empty when it reads one."""
+    spec = from_plain(RunSpec, dict(record.spec), f"the ledger's record of run {record.id}")
+    return {part.dataset: part.weight for part in spec.mixture}
+
+
+def _mixed_in(ledger: Ledger, dataset: DatasetRecord, weight: float) -> MixedIn:
+    return MixedIn(
+        weight=weight,
+        dataset=dataset.name,
+        dataset_version=dataset.version,
+        dataset_root=dataset.root,
+        dataset_kek=dataset.kek,
+        source=dataset.source,
+        source_version=dataset.source_version,
+        source_root=dataset.source_root,
+        recipe_digest=dataset.recipe_digest,
+        review=dataset.review,
+        decided_by=ledger.catalogue.review(dataset.review).decided_by,
     )
 
 

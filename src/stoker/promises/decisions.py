@@ -73,20 +73,25 @@ def _preparation(house: OpenHouse, record: DatasetRecord) -> Iterator[_Use]:
 
 
 def _training(house: OpenHouse, run: RunRecord, acts: Acts) -> Iterator[_Use]:
-    """A run may stand on any review of the same bytes and policy for its purpose, anew at each lease."""
-    dataset = house.ledger.catalogue.dataset_of_root(run.dataset_root)
-    own = house.ledger.catalogue.review(run.review)
-    reviews = tuple(
-        each
-        for each in reversed(house.ledger.catalogue.reviews(dataset.source))
-        if each.source_version == dataset.source_version
-        and each.policy_digest == own.policy_digest
-        and each.purpose == run.spec.get("purpose")
-    )
-    yield _Use(f"run {run.id}", run.started_s, dataset.source_root, reviews)
-    for lease in acts.leases.get(run.id, ()):
-        what = f"run {run.id}, attempt {lease.attempt}"
-        yield _Use(what, lease.time_s, dataset.source_root, reviews)
+    """A run may stand on any review of the same bytes and policy for its purpose, anew at each lease.
+
+    So for each dataset of a mixture.
+    """
+    roots = house.ledger.catalogue.roots_of_run(run)
+    for root in roots:
+        dataset = house.ledger.catalogue.dataset_of_root(root)
+        own = house.ledger.catalogue.review(run.review if root == run.dataset_root else dataset.review)
+        reviews = tuple(
+            each
+            for each in reversed(house.ledger.catalogue.reviews(dataset.source))
+            if each.source_version == dataset.source_version
+            and each.policy_digest == own.policy_digest
+            and each.purpose == run.spec.get("purpose")
+        )
+        read = f"run {run.id}" if len(roots) == 1 else f"run {run.id}, part {dataset.name}"
+        yield _Use(read, run.started_s, dataset.source_root, reviews)
+        for lease in acts.leases.get(run.id, ()):
+            yield _Use(f"{read}, attempt {lease.attempt}", lease.time_s, dataset.source_root, reviews)
 
 
 def _uncovered(house: OpenHouse, acts: Acts, use: _Use) -> list[str]:

@@ -7,7 +7,7 @@ several ranks forked, in a test.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -22,7 +22,9 @@ from stoker.core.clock import Clock
 from stoker.core.events import EventKind, Section
 from stoker.core.result import plain
 from stoker.feed.feed import Feed
+from stoker.feed.mixture import Mixture, MixturePart
 from stoker.feed.source import SampleDataset
+from stoker.feed.stream import BatchStream
 from stoker.spec.job import Job
 from stoker.train.checkpoint import load_checkpoint, save_checkpoint
 from stoker.train.checkpoint_errors import CheckpointUnfit
@@ -69,13 +71,16 @@ def run_attempt(
     *,
     objects: RunObjects,
     dataset: TrainingDataset,
+    parts: Sequence[MixturePart] = (),
     telemetry: Telemetry,
     clock: Clock,
 ) -> None:
     """Take the run from where `job.resume` says to its last step, and evaluate it.
 
-    All ranks call it, with a process group in place. Raises NonFiniteLoss, Fenced, and what the store, the
-    keys, the feed and the checkpoints raise; checkpoints committed before an error stay.
+    All ranks call it, with a process group in place. `parts` are those of a mixture, in the order of
+    `job.parts`, the first over `dataset`; without them the run reads `dataset` alone. Raises NonFiniteLoss,
+    Fenced, and what the store, the keys, the feed and the checkpoints raise; checkpoints committed before an
+    error stay.
     """
     telemetry.enter(Section.START_UP)
     make_deterministic(job.spec.train.seed, job.spec.launch.threads_per_rank)
@@ -84,14 +89,7 @@ def run_attempt(
     # Fenced before the checkpoint is read: from here on no older attempt can commit or delete anything.
     log = CommitLog.begin(objects, job.attempt, job.resume) if place.leads else None
     model, optimizer = _build(job, place, len(token_bytes.table))
-    with Feed(
-        dataset,
-        global_batch=job.spec.train.global_batch,
-        seed=job.spec.train.seed,
-        rank=place.rank,
-        world_size=place.world_size,
-        clock=clock,
-    ) as feed:
+    with _feed(job, place, dataset, parts, clock) as feed:
         state = _RunState(job, place, objects, log, model, optimizer, feed, len(token_bytes.table))
         done = state.resume() if job.resume is not None else 0
         parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -106,6 +104,7 @@ def run_attempt(
         tokenizer,
         token_bytes,
         spec=job.spec,
+        others={named.dataset: part.dataset for named, part in zip(job.parts[1:], parts[1:], strict=True)},
         rows=max(1, job.spec.train.global_batch // place.world_size),
         leads=place.leads,
         telemetry=telemetry,
@@ -132,6 +131,17 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
+def _feed(
+    job: Job, place: RankPlace, dataset: TrainingDataset, parts: Sequence[MixturePart], clock: Clock
+) -> BatchStream:
+    """This rank's share of the run's batches."""
+    batch, seed = job.spec.train.global_batch, job.spec.train.seed
+    rank, world_size = place.rank, place.world_size
+    if parts:
+        return Mixture(parts, global_batch=batch, seed=seed, rank=rank, world_size=world_size, clock=clock)
+    return Feed(dataset, global_batch=batch, seed=seed, rank=rank, world_size=world_size, clock=clock)
+
+
 def _build(job: Job, place: RankPlace, vocabulary: int) -> tuple[nn.Module, torch.optim.Optimizer]:
     mesh = init_device_mesh("cpu", (place.world_size,), mesh_dim_names=("dp_shard",))
     model = parallelize(build_model(job.spec.model, vocabulary), mesh, job.spec)
@@ -150,7 +160,7 @@ class _RunState:
         log: CommitLog | None,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        feed: Feed,
+        feed: BatchStream,
         vocabulary: int,
     ) -> None:
         self._job = job

@@ -5,15 +5,17 @@ See docs/design/train.md. All ranks call this, since the model is spread over th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Final, cast
 
 import numpy as np
 from torch import nn
 
 from stoker.core.clock import Clock
 from stoker.core.events import EventKind, Section
-from stoker.feed.source import SampleDataset
+from stoker.feed.source import FeedDataset, SampleDataset, SampleSplit
 from stoker.spec.recipe import Kind
 from stoker.spec.run import RunSpec
 from stoker.train.baselines import BigramModel, evaluate_compressors
@@ -33,16 +35,27 @@ def end_run(
     token_bytes: TokenBytes,
     *,
     spec: RunSpec,
+    others: Mapping[str, FeedDataset] = MappingProxyType({}),
     rows: int,
     leads: bool,
     telemetry: Telemetry,
     clock: Clock,
 ) -> None:
-    """Evaluate and write a sample, as far as `spec.evaluate` asks for it."""
+    """Evaluate and write a sample, as far as `spec.evaluate` asks for it.
+
+    Of a mixture, `dataset` is the first part, which the baselines are compared on; on each of `others`, by
+    name, the model's bits per byte are told as "model on NAME".
+    """
     telemetry.enter(Section.EVALUATE)
     for evaluation in _evaluations(model, dataset, token_bytes, spec, rows, telemetry, clock):
         if leads:
             _tell(evaluation, telemetry)
+    for name, other in others.items() if spec.evaluate.heldout else ():
+        heldout = cast("SampleSplit", other.split("heldout"))  # the mixture has refused any other form
+        found = evaluate_model(model, heldout, token_bytes, rows=rows, clock=clock, section=telemetry.enter)
+        heldout.wipe()
+        if leads:
+            _tell(replace(found, name=f"model on {name}"), telemetry)
     if spec.evaluate.sample_tokens > 0:
         text = _sample(model, dataset, tokenizer, token_bytes, spec, telemetry)
         if leads:

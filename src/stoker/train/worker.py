@@ -136,6 +136,7 @@ def _work(job: Job, rank: int, telemetry: Telemetry, environment: Mapping[str, s
         import torch.distributed as distributed
 
         from stoker.feed.dataset import Dataset
+        from stoker.feed.mixture import MixturePart
         from stoker.keys.refs import KekRef
         from stoker.store.cache import NodeCache
         from stoker.store.objects import ObjectStore
@@ -144,16 +145,27 @@ def _work(job: Job, rank: int, telemetry: Telemetry, environment: Mapping[str, s
 
         store = ObjectStore.open(job.store_url)
         review_digest = bytes.fromhex(job.review_digest)
-        dataset = Dataset.open(
-            store,
-            NodeCache(Path(job.cache_folder), store, CACHE_BYTES),
-            name=job.dataset,
-            version=job.dataset_version,
-            root=job.dataset_root,
-            public_key=bytes.fromhex(job.dataset_public_key),
-            keys=keys,
-            review_digest=review_digest,
-        )
+        cache = NodeCache(Path(job.cache_folder), store, CACHE_BYTES)
+
+        def opened(name: str, version: str, root: str, review_digest: str) -> Dataset:
+            return Dataset.open(
+                store,
+                cache,
+                name=name,
+                version=version,
+                root=root,
+                public_key=bytes.fromhex(job.dataset_public_key),
+                keys=keys,
+                review_digest=bytes.fromhex(review_digest),
+            )
+
+        dataset = opened(job.dataset, job.dataset_version, job.dataset_root, job.review_digest)
+        parts = [
+            MixturePart(
+                opened(part.dataset, part.dataset_version, part.dataset_root, part.review_digest), part.weight
+            )
+            for part in job.parts
+        ]
         objects = stack.enter_context(
             RunObjects(
                 store,
@@ -178,6 +190,7 @@ def _work(job: Job, rank: int, telemetry: Telemetry, environment: Mapping[str, s
             RankPlace(rank, job.world_size),
             objects=objects,
             dataset=dataset.tokens(),
+            parts=parts,
             telemetry=telemetry,
             clock=SystemClock(),
         )

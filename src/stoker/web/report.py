@@ -13,7 +13,7 @@ from stoker.core.clock import iso_utc
 from stoker.core.home import Home
 from stoker.fleet.goodput import Goodput, TimeKind
 from stoker.fleet.run_folder import RunFolder
-from stoker.fleet.summary import RunReport
+from stoker.fleet.summary import MixedIn, RunReport
 from stoker.web.charts import Mark, Part, Series, line_chart, share_bar
 from stoker.web.style import STYLE
 
@@ -174,11 +174,20 @@ def _lineage(report: RunReport) -> str:
             ("dataset", f"{lineage.dataset}, version {lineage.dataset_version}"),
             ("its root", lineage.dataset_root),
             ("its key", lineage.dataset_kek),
+            *(row for each in lineage.mixed_with for row in _mixed_in(each)),
             ("run file", report.spec_digest),
             ("key of the checkpoints", lineage.run_kek),
             ("network", _isolation(report)),
         ]
     )
+
+
+def _mixed_in(part: MixedIn) -> list[tuple[str, str]]:
+    return [
+        ("mixed with", f"{part.dataset}, version {part.dataset_version}, weight {part.weight:g}"),
+        ("its source", f"{part.source}, version {part.source_version}, review {part.review}"),
+        ("its root", part.dataset_root),
+    ]
 
 
 def _isolation(report: RunReport) -> str:
