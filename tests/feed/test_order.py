@@ -11,8 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stoker.feed.mixture_pattern import Turns, turns_of_parts
-from stoker.feed.order import Order, Purpose, permute, round_keys, unpermute
+from stoker.feed.order import Order, Purpose, permute, round_keys, unit_of, unpermute
 from stoker.spec.mixture import nearest_turns
+
+KNOWN_WHOLE_UNITS = [
+    *(24, 0, 25, 2, 48, 1, 27, 47, 28, 4, 29, 3, 26, 6, 49, 5, 34, 8, 35, 7, 32, 9, 36, 10, 30),
+    *(13, 33, 16, 37, 18, 31, 14, 42, 17, 43, 12, 40, 11, 41, 15, 38, 21, 45, 22, 39, 20, 44, 19, 46, 23),
+]
 
 SEEDS = st.integers(0, 2**64 - 1)
 
@@ -82,6 +87,7 @@ ORDERS = st.builds(
     window_blocks=st.integers(1, 9),
     seed=SEEDS,
     turns=st.one_of(st.none(), TURNS),
+    unit_blocks=st.integers(1, 12),
 )
 
 
@@ -115,6 +121,33 @@ def test_lanes_share_a_block_only_at_their_borders(order: Order) -> None:
     placement = order.place(np.arange(order.samples))
     pairs = set(zip(placement.lane.tolist(), placement.block.tolist(), strict=True))
     assert len(pairs) <= order.blocks + min(order.lanes, order.samples) - 1
+
+
+@given(order=ORDERS.filter(lambda order: order.lanes <= 40), epoch=st.integers(0, 3))
+@settings(max_examples=30, deadline=None)
+def test_units_are_dealt_whole(order: Order, epoch: int) -> None:
+    """Along the lanes, blocks come unit after unit: a unit is left once, but where two lanes share it."""
+    units = []
+    placed = order.place(epoch * order.samples + np.arange(order.samples))
+    for lane in range(order.lanes):
+        windows = sorted(set(placed.window[placed.lane == lane].tolist()))
+        blocks = [each for window in windows for each in order.blocks_of_window(epoch, lane, window)]
+        units += [block // order.unit_blocks for block in blocks]
+    changes = [unit for unit, before in zip(units, [-1, *units], strict=False) if unit != before]
+    assert len(changes) == order.line.units
+    assert set(changes) == set(range(order.line.units))
+
+
+def test_shards_are_dealt_whole_where_every_lane_gets_many() -> None:
+    assert unit_of(shards=15, shard_blocks=256, lanes=1) == 1
+    assert unit_of(shards=16, shard_blocks=256, lanes=1) == 256
+    assert unit_of(shards=16 * 64 - 1, shard_blocks=256, lanes=64) == 1
+    assert unit_of(shards=16 * 64, shard_blocks=256, lanes=64) == 256
+
+
+def test_dealing_shards_whole_gives_known_answers() -> None:
+    order = Order(samples=50, block_samples=4, lanes=2, window_blocks=2, seed=42, unit_blocks=3)
+    assert order.numbers(np.arange(50)).tolist() == KNOWN_WHOLE_UNITS
 
 
 def test_a_placement_does_not_depend_on_what_is_asked_with_it() -> None:
@@ -200,11 +233,12 @@ def test_permutation_is_the_one_of_the_design_page(
 def _epoch_by_the_page(order: Order, epoch: int) -> list[int]:
     """The samples of one epoch as docs/design/feed.md has them, in plain integers and lists."""
     samples, size, lanes = order.samples, order.block_samples, order.lanes
-    blocks = -(-samples // size)
+    together = order.unit_blocks * size
+    units = -(-samples // together)
     line: list[int] = []
-    for place in range(blocks):
-        block = _place_by_the_page(place, blocks, order.seed, (epoch, 1, 0, 0))
-        line += range(block * size, min((block + 1) * size, samples))
+    for place in range(units):
+        unit = _place_by_the_page(place, units, order.seed, (epoch, 1, 0, 0))
+        line += range(unit * together, min((unit + 1) * together, samples))
     if order.turns is None:
         positions = [place % lanes for place in range(samples)]
         longest = -(-samples // lanes)

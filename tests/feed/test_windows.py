@@ -35,12 +35,14 @@ def _same_as_placed(order: Order, first: int, count: int) -> None:
     lanes=st.integers(1, 20),
     window_blocks=st.integers(1, 6),
     first=st.integers(0, 900),
+    unit_blocks=st.integers(1, 5),
 )
 @settings(max_examples=60, deadline=None)
 def test_a_window_holds_what_the_order_places_in_it(
-    samples: int, block_samples: int, lanes: int, window_blocks: int, first: int
+    samples: int, block_samples: int, lanes: int, window_blocks: int, first: int, unit_blocks: int
 ) -> None:
-    _same_as_placed(Order(samples, block_samples, lanes, window_blocks, seed=5), first, 300)
+    order = Order(samples, block_samples, lanes, window_blocks, seed=5, unit_blocks=unit_blocks)
+    _same_as_placed(order, first, 300)
 
 
 @given(weight=st.integers(1, 999), samples=st.integers(20, 400), first=st.integers(0, 500))

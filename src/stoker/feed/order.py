@@ -144,12 +144,99 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """Every block of a split once, in the order of an epoch: units of `unit_blocks` are dealt, each whole.
+
+    A sample's index in the line leads to the place of its block, counted along the line, and its row there.
+    The unit that holds the split's end may be short; what stands behind it moves up by what it lacks.
+    Arrays of one call have shapes that broadcast.
+    """
+
+    samples: int
+    block_samples: int
+    unit_blocks: int
+    seed: int
+
+    @property
+    def units(self) -> int:
+        """How many units there are, the short one included."""
+        return -(-self.samples // self._unit_samples)
+
+    def places(self, epoch: Integers, line: Integers) -> tuple[Integers, Integers]:
+        """For each index of its epoch's line: the place of its block in the line, and its row there."""
+        behind = line >= self._short_place(epoch) * self._unit_samples + self._short_samples
+        lacking = self._unit_samples - self._short_samples
+        place, offset = np.divmod(line + np.where(behind, lacking, 0), self.block_samples)
+        return place - np.where(behind, self.unit_blocks - self._short_blocks, 0), offset
+
+    def blocks_at(self, epoch: Integers, place: Integers) -> Integers:
+        """The block at each place of its epoch's line."""
+        behind = place >= self._short_place(epoch) * self.unit_blocks + self._short_blocks
+        whole = place + np.where(behind, self.unit_blocks - self._short_blocks, 0)
+        unit, within = np.divmod(whole, self.unit_blocks)
+        return self.unit_blocks * permute(unit, self.units, self._keys(epoch)) + within
+
+    def find(self, epoch: Integers, block: Integers, offset: Integers) -> Integers:
+        """The inverse: where in its epoch's line each row of a block stands."""
+        unit, within = np.divmod(block, self.unit_blocks)
+        place = unpermute(unit, self.units, self._keys(epoch))
+        lacking = self._unit_samples - self._short_samples
+        moved = np.where(place > self._short_place(epoch), lacking, 0)
+        line: Integers = place * self._unit_samples - moved + within * self.block_samples + offset
+        return line
+
+    @property
+    def _unit_samples(self) -> int:
+        return self.unit_blocks * self.block_samples
+
+    @property
+    def _short_samples(self) -> int:
+        """The size of the last unit, the only one that may be short."""
+        return self.samples - (self.units - 1) * self._unit_samples
+
+    @property
+    def _short_blocks(self) -> int:
+        return -(-self._short_samples // self.block_samples)
+
+    def _keys(self, epoch: Integers) -> Words:
+        distinct, which = np.unique(epoch, return_inverse=True)
+        keys = [round_keys(self.seed, each, Purpose.BLOCKS) for each in distinct.tolist()]
+        return np.stack(keys, axis=1)[:, which]
+
+    def _short_place(self, epoch: Integers) -> Integers:
+        """Where in each epoch's line the short unit stands, counted in units."""
+        distinct, which = np.unique(epoch, return_inverse=True)
+        places = [_place_of_last(self.units, self.seed, each) for each in distinct.tolist()]
+        return np.array(places, dtype=np.int64)[which]
+
+
+@lru_cache(maxsize=256)
+def _place_of_last(units: int, seed: int, epoch: int) -> int:
+    last = np.array([units - 1], dtype=np.int64)
+    return int(unpermute(last, units, round_keys(seed, epoch, Purpose.BLOCKS))[0])
+
+
+WHOLE_SHARDS_FROM: Final = 16
+"""Shards for each position of the global batch from which on they are dealt whole."""
+
+
+def unit_of(shards: int, shard_blocks: int, lanes: int) -> int:
+    """How many blocks are dealt together: a shard's where every lane gets many shards, else one.
+
+    So a large dataset is read shard by shard, and a node needs a lane's shard only while the lane is in it.
+    A part of the order's format: it follows from the dataset and the global batch.
+    """
+    return shard_blocks if shards >= WHOLE_SHARDS_FROM * lanes else 1
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """The order of a split of `samples` in blocks of `block_samples` (the last may be short).
 
     `lanes` is the global batch; `window_blocks` is how many blocks a lane shuffles among each other. With
     `turns` the split is a part of a mixture: indices count the split's own samples, and each lies in the lane
-    of the position of the global batch that those turns bring it to.
+    of the position of the global batch that those turns bring it to. Blocks are dealt in units of
+    `unit_blocks`, which stay together: those of one shard where there are many shards, see `unit_of`.
     """
 
     samples: int
@@ -158,6 +245,8 @@ class Order:
     window_blocks: int
     seed: int
     turns: Turns | None = None
+    unit_blocks: int = 1
+    line: Line = field(init=False, repr=False, compare=False)
     _cut: Lanes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -166,6 +255,7 @@ class Order:
             "block_samples": MAX_SHAPE,
             "lanes": MAX_SHAPE,
             "window_blocks": MAX_SHAPE,
+            "unit_blocks": MAX_SHAPE,
         }
         for name, cap in caps.items():
             if not 1 <= getattr(self, name) <= cap:
@@ -177,7 +267,9 @@ class Order:
             if self.turns is None
             else WeightedLanes(self.samples, self.lanes, self.turns)
         )
+        line = Line(self.samples, self.block_samples, self.unit_blocks, self.seed)
         object.__setattr__(self, "_cut", cut)
+        object.__setattr__(self, "line", line)
 
     @property
     def blocks(self) -> int:
@@ -205,8 +297,8 @@ class Order:
         low, high = self._window_rows(epoch, lane, window)
         keys = self._window_keys(epoch, lane, window)
         shuffled = low + permute(row - low, high - low, keys)
-        block, offset = self._line_to_block(epoch, self._cut.start(epoch, lane) + shuffled)
-        return Placement(epoch, lane, window, block, offset)
+        place, offset = self.line.places(epoch, self._cut.start(epoch, lane) + shuffled)
+        return Placement(epoch, lane, window, self.line.blocks_at(epoch, place), offset)
 
     def numbers(self, indices: Integers) -> Integers:
         """The number in the split of the sample at each global index."""
@@ -216,7 +308,7 @@ class Order:
     def index_of(self, epoch: int, numbers: Integers) -> Integers:
         """The inverse of `numbers` within one epoch: the global index at which each sample is seen."""
         epochs = np.full(numbers.shape, epoch, dtype=np.int64)
-        line = self._block_to_line(epochs, *np.divmod(numbers, self.block_samples))
+        line = self.line.find(epochs, *np.divmod(numbers, self.block_samples))
         lane = self._cut.at(epochs, line)
         shuffled = line - self._cut.start(epochs, lane)
         window = (shuffled + self._phase(lane)) // self.window_samples
@@ -229,10 +321,10 @@ class Order:
         epochs, lanes = np.array([epoch]), np.array([lane])
         low, high = self._window_rows(epochs, lanes, np.array([window]))
         start = int(self._cut.start(epochs, lanes)[0])
-        first, last = start + int(low[0]), start + int(high[0]) - 1
-        keys, places, _ = self._line_places(np.array([epoch, epoch]), np.array([first, last]))
-        between = np.arange(places[0], places[1] + 1, dtype=np.int64)
-        return tuple(permute(between, self.blocks, keys[:, 0]).tolist())
+        ends = np.array([start + int(low[0]), start + int(high[0]) - 1])
+        first, last = self.line.places(np.array([epoch, epoch]), ends)[0].tolist()
+        between = np.arange(first, last + 1, dtype=np.int64)
+        return tuple(self.line.blocks_at(np.full(between.shape, epoch), between).tolist())
 
     def _phase(self, lane: Integers) -> Integers:
         """How much of a lane's first window is cut off, so that lanes change windows at different steps."""
@@ -253,35 +345,3 @@ class Order:
         named = zip(epoch[first].tolist(), lane[first].tolist(), window[first].tolist(), strict=True)
         keys = [round_keys(self.seed, e, Purpose.WINDOW, n, w) for e, n, w in named]
         return np.stack(keys, axis=1)[:, which]
-
-    @property
-    def _short_block_samples(self) -> int:
-        """The size of the last block, the only one that may be short."""
-        return self.samples - (self.blocks - 1) * self.block_samples
-
-    def _lines(self, epoch: Integers) -> tuple[Words, Integers]:
-        """For each epoch: the keys of its line, and where in the line the short block stands."""
-        distinct, which = np.unique(epoch, return_inverse=True)
-        keys = np.stack([round_keys(self.seed, e, Purpose.BLOCKS) for e in distinct.tolist()], axis=1)
-        places = unpermute(np.full(distinct.shape, self.blocks - 1, dtype=np.int64), self.blocks, keys)
-        return keys[:, which], places[which]
-
-    def _line_places(self, epoch: Integers, line: Integers) -> tuple[Words, Integers, Integers]:
-        """The line's keys, and for each sample of it the place of its block in the line and its row there.
-
-        Behind the short block everything moves up by what that block lacks.
-        """
-        keys, short_place = self._lines(epoch)
-        size = self._short_block_samples
-        behind = line >= short_place * self.block_samples + size
-        return keys, *np.divmod(line + np.where(behind, self.block_samples - size, 0), self.block_samples)
-
-    def _line_to_block(self, epoch: Integers, line: Integers) -> tuple[Integers, Integers]:
-        keys, place, offset = self._line_places(epoch, line)
-        return permute(place, self.blocks, keys), offset
-
-    def _block_to_line(self, epoch: Integers, block: Integers, offset: Integers) -> Integers:
-        keys, short_place = self._lines(epoch)
-        place = unpermute(block, self.blocks, keys)
-        gap = self.block_samples - self._short_block_samples
-        return place * self.block_samples + offset - np.where(place > short_place, gap, 0)

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from stoker.feed.order import ROUNDS, Order, Purpose, Words, mix, permute, round_keys, unpermute
+from stoker.feed.order import ROUNDS, Order, Purpose, Words, mix, round_keys
 
 Integers: TypeAlias = npt.NDArray[np.int64]
-
-_KEPT_EPOCHS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +43,10 @@ class WindowLayout:
 
 
 class Windows:
-    """Lays out windows of an order. Keeps what an epoch's windows share."""
+    """Lays out windows of an order."""
 
     def __init__(self, order: Order) -> None:
         self._order = order
-        self._line = lru_cache(_KEPT_EPOCHS)(self._make_line)
-        self._short = order.samples - (order.blocks - 1) * order.block_samples
 
     def lay_out(self, names: Sequence[WindowName]) -> list[WindowLayout]:
         """The layouts of some windows; many at once cost less each than one alone."""
@@ -77,12 +72,8 @@ class Windows:
 
     def _places(self, epoch: int, first: int, size: int) -> tuple[Integers, Integers]:
         """For `size` samples of the line from `first`: the place of the block of each, and its row there."""
-        behind = self._line(epoch)[1] * self._order.block_samples + self._short
         line = np.arange(first, first + size, dtype=np.int64)
-        if first + size > behind:
-            line[max(0, behind - first) :] += self._order.block_samples - self._short
-        place, offset = np.divmod(line, self._order.block_samples)
-        return place, offset
+        return self._order.line.places(np.array([epoch]), line)
 
     def _blocks(
         self, epochs: Sequence[int], places: Sequence[tuple[Integers, Integers]]
@@ -90,16 +81,10 @@ class Windows:
         """The blocks at all places from the first to the last of each window."""
         between = [np.arange(place[0], place[-1] + 1, dtype=np.int64) for place, _ in places]
         counts = [len(each) for each in between]
-        keys = np.repeat(np.stack([self._line(epoch)[0] for epoch in epochs], axis=1), counts, axis=1)
-        blocks = permute(np.concatenate(between), self._order.blocks, keys).tolist()
+        epoch = np.repeat(np.array(epochs, dtype=np.int64), counts)
+        blocks = self._order.line.blocks_at(epoch, np.concatenate(between)).tolist()
         ends = np.cumsum(counts).tolist()
         return [tuple(blocks[end - count : end]) for end, count in zip(ends, counts, strict=True)]
-
-    def _make_line(self, epoch: int) -> tuple[Words, int]:
-        """The keys of an epoch's line, and where in the line the short block stands."""
-        keys = round_keys(self._order.seed, epoch, Purpose.BLOCKS)
-        last = np.array([self._order.blocks - 1], dtype=np.int64)
-        return keys, int(unpermute(last, self._order.blocks, keys)[0])
 
 
 def whole_permutations(sizes: Sequence[int], keys: Words) -> list[Integers]:
