@@ -64,48 +64,62 @@ def test_too_little_text_says_how_much_one_sample_takes(home: CliHome) -> None:
     assert home.contents() == before
 
 
+def nothing_of_the_work_is_left(home: CliHome) -> bool:
+    """One version, with nothing but what its manifest names."""
+    (version,) = (home.store / "datasets/text").iterdir()
+    return not (version / "work").exists()
+
+
 @pytest.mark.parametrize("free_bytes", [0, 300_000, 500_000])
-def test_a_disk_that_is_full_during_preparation_leaves_nothing_and_the_same_command_works_later(
+def test_a_disk_that_is_full_during_preparation_is_named_and_with_room_the_same_command_goes_on(
     home: CliHome, tmp_path: Path, free_bytes: int
 ) -> None:
     with small_disk(tmp_path / "disk", home) as small:
-        before = small.contents()
         with almost_full(tmp_path / "disk", free_bytes):
             said = small.refused(DiskFull, *PREPARE)
             assert f"No space is left on the file system that holds {small.root}" in said
             assert "Free some space" in said
-        assert small.contents() == before
+        assert small.records()["dataset"] == 0
         report = small.data(*PREPARE)
         assert (report["found"], report["unfinished_removed"]) == (False, 0)
+        assert report["resumed"] is (free_bytes > 0)
+        assert nothing_of_the_work_is_left(small)
         assert small.log_holds()
 
 
-def test_ctrl_c_in_preparation_leaves_nothing_and_the_same_command_works_later(home: CliHome) -> None:
-    before = home.contents()
+def test_ctrl_c_in_preparation_records_nothing_and_the_same_command_goes_on(home: CliHome) -> None:
     while_training_the_tokenizer = home.interrupt(
         *PREPARE, when=lambda: len(home.processes()) > 1, slow_s=0.1
     )
     assert while_training_the_tokenizer.code == 3
-    assert home.contents() == before
-    while_sealing = home.interrupt(*PREPARE, when=lambda: home.shards("datasets/text"), slow_s=0.1)
+    (left,) = (home.store / "datasets/text").iterdir()
+    while_sealing = home.interrupt(
+        *PREPARE, when=lambda: home.shards(f"datasets/text/{left.name}/work/encode"), slow_s=0.1
+    )
     assert (while_sealing.code, while_sealing.out) == (3, "")
     assert "error: Cancelled." in while_sealing.err
-    assert home.contents() == before
-    assert home.data(*PREPARE)["found"] is False
+    assert home.records()["dataset"] == 0
+    report = home.data(*PREPARE)
+    assert (report["found"], report["resumed"], report["record"]["version"]) == (False, True, left.name)
+    assert nothing_of_the_work_is_left(home)
     assert home.data(*PREPARE)["found"] is True
     assert home.log_holds()
 
 
-def test_what_a_killed_preparation_left_is_cleaned_up_by_the_next(home: CliHome) -> None:
-    process = home.start(*PREPARE, slow_s=0.1)
-    wait_until(lambda: home.shards("datasets/text"), process)
-    process.kill()
-    process.communicate()
-    (left,) = (home.store / "datasets/text").iterdir()
-    assert home.records()["dataset"] == 0
-    assert home.data(*PREPARE)["unfinished_removed"] == 1
-    assert not left.exists()
-    assert home.processes() == {}
+def test_a_killed_preparation_is_gone_on_with_or_begun_anew(home: CliHome) -> None:
+    for option, resumed in (((), True), (("--fresh",), False)):
+        process = home.start(*PREPARE, "seed=7" if resumed else "seed=8", slow_s=0.1)
+        wait_until(lambda: list(home.store.glob("datasets/text/*/work/tokenizer/*.stk")), process)
+        process.kill()
+        process.communicate()
+        before = home.records()["dataset"]
+        report = home.data(*PREPARE, "seed=7" if resumed else "seed=8", *option)
+        assert (report["resumed"], report["unfinished_removed"]) == (resumed, 0 if resumed else 1)
+        assert home.records()["dataset"] == before + 1
+        versions = list((home.store / "datasets/text").iterdir())
+        assert len(versions) == before + 1
+        assert not any((version / "work").exists() for version in versions)
+        assert home.processes() == {}
 
 
 def test_a_prepared_dataset_whose_objects_were_removed_is_made_again(home_at: HomeAt) -> None:
