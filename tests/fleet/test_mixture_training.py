@@ -10,31 +10,12 @@ from stoker.core.progress import SILENT
 from stoker.fleet.charge import KillRank
 from stoker.fleet.launch import start_run
 from stoker.fleet.summary import read_run
-from stoker.intake.prepare import prepare_dataset
-from stoker.ledger.records import DatasetRecord, RunOutcome
+from stoker.ledger.records import RunOutcome
 from stoker.promises.promise import Standing
 from stoker.spec.mixture import MixturePartSpec
 from stoker.spec.model import ModelSpec
 from stoker.spec.run import EvaluateSpec, IsolationPolicy, LaunchSpec, RunSpec, TrainSpec
-from support.promise_home import PURPOSE, RECIPE, PromiseHome, failures, open_promise_home, promise
-
-
-def prepare(home: PromiseHome, name: str, samples_per_shard: int) -> DatasetRecord:
-    return prepare_dataset(
-        name,
-        "letters",
-        replace(RECIPE, samples_per_shard=samples_per_shard),
-        purpose=PURPOSE,
-        actor="asker",
-        ledger=home.ledger,
-        backend=home.backend,
-        store=home.store,
-        progress=SILENT,
-        clock=home.clock,
-        locks=home.home.locks_dir,
-        processes=1,
-    ).record
-
+from support.promise_home import PURPOSE, RECIPE, failures, open_promise_home, promise
 
 WHOLE = RunSpec(
     mixture=(MixturePartSpec("text", 0.75), MixturePartSpec("notes", 0.25)),
@@ -47,11 +28,14 @@ WHOLE = RunSpec(
 
 
 def test_a_mixture_is_trained_on_by_real_ranks_through_a_kill_and_the_promises_hold(tmp_path: Path) -> None:
-    """Two datasets of one source, in shards of other sizes, so that their tokenizers agree."""
+    """Two datasets of two sources under two reviews; the second has borrowed the first one's tokenizer."""
     with open_promise_home(tmp_path) as home:
         home.found()
         home.approve(home.bring_letters("letters"))
-        datasets = [prepare(home, "text", 512), prepare(home, "notes", 256)]
+        home.approve(home.bring_letters("notebook", count=30))
+        borrowing = replace(RECIPE, tokenizer_of="text")
+        datasets = [home.prepare("text", "letters"), home.prepare("notes", "notebook", borrowing)]
+        assert datasets[0].review != datasets[1].review
         summary = start_run(
             WHOLE,
             home=home.home,

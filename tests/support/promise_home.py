@@ -167,11 +167,11 @@ class PromiseHome:
             clock=self.clock,
         )
 
-    def prepare(self, name: str, source: str) -> DatasetRecord:
+    def prepare(self, name: str, source: str, recipe: RecipeSpec = RECIPE) -> DatasetRecord:
         return prepare_dataset(
             name,
             source,
-            RECIPE,
+            recipe,
             purpose=PURPOSE,
             actor="asker",
             ledger=self.ledger,

@@ -43,9 +43,14 @@ class PolicySpec:
 
 @dataclass(frozen=True, slots=True)
 class RecipeSpec:
-    """Judge documents, redact, tokenise, pack, split, seal."""
+    """Judge documents, redact, tokenise, pack, split, seal.
+
+    `tokenizer_of` names a dataset whose tokenizer is used, so that the two can be mixed; empty: one is
+    trained.
+    """
 
     vocabulary: int = 2048
+    tokenizer_of: str = ""
     tokenizer_sample_bytes: int = 8 * 1024 * 1024
     sequence_tokens: int = 128
     heldout_fraction: float = 0.03
