@@ -26,6 +26,7 @@ from stoker.store.manifest import Manifest
 from stoker.store.objects import ObjectStore
 from stoker.store.opened import OpenedKeys
 from stoker.store.ranges import RangeSource
+from stoker.store.superblock import Split
 
 S = TypeVar("S")
 S_co = TypeVar("S_co", covariant=True)
@@ -106,7 +107,7 @@ class OpenShards(Generic[S]):
                 raise
             return read(self._opened_again(shard, opened, error))
 
-    def access(self, first_shard: int, blocks_per_shard: int) -> CachedShards | None:
+    def access(self, split: Split, blocks_per_shard: int) -> CachedShards | None:
         """The shards for who brings them in before they are read; None without a cache.
 
         From then on, without peers, a large shard is read while it comes in: nobody waits for all of it. With
@@ -115,12 +116,7 @@ class OpenShards(Generic[S]):
         if self._cache is None:
             return None
         self._wait = self._cache.has_peers
-        return CachedShards(
-            self._manifest,
-            self._cache,
-            first_shard=first_shard,
-            blocks_per_shard=blocks_per_shard,
-        )
+        return CachedShards(self._manifest, self._cache, split, blocks_per_shard)
 
     def wipe(self) -> None:
         """Close every shard and wipe the keys. Reading may go on, and then opens them anew."""

@@ -107,7 +107,7 @@ class RecordSplitReader:
 
     def shard_access(self) -> CachedShards | None:
         """The shards for who brings them into the node's cache before they are read; None without one."""
-        return self._shards.access(self._split.first_shard, self.schema.blocks_per_shard)
+        return self._shards.access(self._split, self.schema.blocks_per_shard)
 
     def batches(self, order: Order, first: int, rows: int, settings: ReadSettings) -> RecordBatchReader:
         """A reader of positions [first, first + rows) of every global batch in `order`."""

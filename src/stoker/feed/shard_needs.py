@@ -17,6 +17,7 @@ from stoker.feed.order import Order
 from stoker.spec.mixture import PERIOD
 from stoker.store.cache import Brought, NodeCache
 from stoker.store.manifest import Manifest
+from stoker.store.superblock import Split
 
 
 class ShardAccess(Protocol):
@@ -25,6 +26,11 @@ class ShardAccess(Protocol):
     @property
     def limit_bytes(self) -> int:
         """How much the cache holds at most."""
+        ...
+
+    @property
+    def shards(self) -> int:
+        """How many shards there are."""
         ...
 
     def shard_of(self, block: int) -> int:
@@ -56,21 +62,24 @@ class CachedShards:
         self,
         manifest: Manifest,
         cache: NodeCache,
-        *,
-        first_shard: int,
+        split: Split,
         blocks_per_shard: int,
     ) -> None:
         self._manifest = manifest
         self._cache = cache
-        self._first_shard = first_shard
+        self._split = split
         self._blocks_per_shard = blocks_per_shard
 
     @property
     def limit_bytes(self) -> int:
         return self._cache.limit_bytes
 
+    @property
+    def shards(self) -> int:
+        return self._split.shards
+
     def shard_of(self, block: int) -> int:
-        return self._first_shard + block // self._blocks_per_shard
+        return self._split.first_shard + block // self._blocks_per_shard
 
     def size(self, shard: int) -> int:
         return self._manifest.entry(shard).object_bytes

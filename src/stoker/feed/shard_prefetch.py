@@ -66,6 +66,7 @@ class ShardPrefetch:
         self._ahead_s = ahead_s
         self._clock = clock
         self._limit_bytes = min(each.limit_bytes for each in needs.shards if each is not None)
+        self._shards = sum(each.shards for each in needs.shards if each is not None)
         self._threads = threads
         self._idle = threading.Condition()  # over what follows
         self._planner: ThreadPoolExecutor | None = None
@@ -73,8 +74,9 @@ class ShardPrefetch:
         self._planning = False
         self._again = False
         self._stopped = False
-        self._step = -1
+        self._step = self._next_step = -1
         self._jumped = True
+        self._next_look = 0
         self._counts: Counter[str] = Counter()
         # The planner's own: one call of _plan at a time.
         self._upcoming: deque[ShardNeed] = deque()
@@ -87,13 +89,17 @@ class ShardPrefetch:
         self._seen = (0, 0.0)
         self._pause_s, self._pause_until_s = 0.0, 0.0
 
-    def advance(self, step: int) -> None:
-        """The batch of `step` is read next. Returns at once, and begins anew when this was stopped."""
+    def advance(self, step: int, stop: int | None = None) -> None:
+        """The batches of steps [step, stop) are read next. Returns at once; begins anew after `stop`."""
         with self._idle:
             self._stopped = False
-            self._jumped |= step not in (self._step, self._step + 1)
-            self._step = step
-        self._wake()
+            self._jumped |= step not in (self._step, self._next_step)
+            self._step, self._next_step = step, step + 1 if stop is None else stop
+            paused_until_s = self._pause_until_s
+            look = self._jumped or step >= self._next_look
+        look |= 0 < paused_until_s <= self._clock.monotonic_s()
+        if look:  # most steps need none, and a thread that is woken costs the reader more than the look
+            self._wake()
 
     def counts(self) -> PrefetchCounts:
         """What has been done so far."""
@@ -136,22 +142,38 @@ class ShardPrefetch:
                 self._stopped = True  # the interpreter is ending
 
     def _plan_while_needed(self) -> None:
-        while True:
+        try:
+            while self._plan_once():
+                pass
+        except BaseException:
             with self._idle:
-                if self._stopped or not self._again:
-                    self._planning = False
-                    self._idle.notify_all()
-                    return
-                self._again = False
-                step, jumped, self._jumped = self._step, self._jumped, False
-            if jumped:
-                self._begin_at(step)
-            self._collect()
-            try:
-                self._plan(step)
-            except StokerError:
-                self._count("failed")  # a page of the manifest; the reader that needs it says more
-            self._ask()
+                self._planning = False
+            raise
+        finally:
+            with self._idle:
+                self._idle.notify_all()
+
+    def _plan_once(self) -> bool:
+        """Look at where the reader is, and ask for what is needed next; False when nobody has asked to."""
+        with self._idle:
+            if self._stopped or not self._again:
+                self._planning = False  # under the same lock: who asks from now on begins another
+                return False
+            self._again = False
+            step, jumped, self._jumped = self._step, self._jumped, False
+        if jumped:
+            self._begin_at(step)
+        self._collect()
+        try:
+            self._plan(step)
+        except StokerError:
+            self._count("failed")  # a page of the manifest; the reader that needs it says more
+        self._ask()
+        with self._idle:
+            self._next_look = step + max(1, (self._planned - step) // 4)
+            if self._waiting and self._upcoming:
+                self._next_look = min(self._next_look, max(step, self._upcoming[0].step) + 1)
+        return True
 
     def _begin_at(self, step: int) -> None:
         self._needs.forget()
@@ -171,10 +193,7 @@ class ShardPrefetch:
                 del self._bringing[shard]
             if future.cancelled():
                 continue
-            error = future.exception()
-            if error is not None:
-                if not isinstance(error, StokerError):
-                    raise error
+            if future.exception() is not None:
                 self._count("failed")
                 continue
             brought = future.result()
@@ -185,10 +204,10 @@ class ShardPrefetch:
                 self._pause_s = min(high, max(low, 2 * self._pause_s))
                 self._pause_until_s = self._clock.monotonic_s() + self._pause_s
             elif brought is Brought.IN:
-                self._pause_s = 0.0
+                self._pause_s = self._pause_until_s = 0.0
 
     def _plan(self, step: int) -> None:
-        """Forget what has passed, and look `ahead_s` ahead, or as far as the cache would hold."""
+        """Forget what has passed, and look `ahead_s` ahead, or until the cache is full or nothing is new."""
         seen_step, seen_s = self._seen
         if step > seen_step:
             now_s = self._clock.monotonic_s()
@@ -203,7 +222,11 @@ class ShardPrefetch:
                 del self._uses[shard], self._sizes[shard]
         end = step + (math.ceil(self._ahead_s / self._step_s) if self._step_s else _FIRST_STEPS)
         stretch = max(1, _PLANNED_SAMPLES // self._needs.rows)
-        while self._planned < end and sum(self._sizes.values()) < self._limit_bytes:
+        while (
+            self._planned < end
+            and len(self._uses) < self._shards
+            and sum(self._sizes.values()) < self._limit_bytes
+        ):
             stop = min(self._planned + stretch, end)
             for need in self._needs.between(self._planned, stop):
                 self._want(need)

@@ -114,7 +114,7 @@ class SplitReader:
 
     def shard_access(self) -> CachedShards | None:
         """The shards for who brings them into the node's cache before they are read; None without one."""
-        return self._shards.access(self._split.first_shard, self.schema.chunks_per_shard)
+        return self._shards.access(self._split, self.schema.chunks_per_shard)
 
     def batches(self, order: Order, first: int, rows: int, settings: ReadSettings) -> BatchReader:
         """A reader of positions [first, first + rows) of every global batch in `order`."""
