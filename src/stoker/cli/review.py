@@ -110,8 +110,12 @@ def scan_text(report: ScanReport) -> str:
     """Counts by kind, and a few redacted examples of each with file and offset."""
     examples = dict(examples_by_kind(report))
     rows = [(kind, count, report.files_with.get(kind, 0)) for kind, count in report.counts.items()]
+    media = {"image": "pictures", "audio": "clips"}
+    unseen = " and ".join(f"{count:,} {media[kind]}" for kind, count in report.not_looked_into.items())
     lines = [
-        f"scanned every byte of {report.files:,} files, {human_bytes(report.content_bytes)}",
+        f"scanned every byte of {report.files - sum(report.not_looked_into.values()):,} files, "
+        f"{human_bytes(report.content_bytes)} in all",
+        *([f"NOT LOOKED INTO: {unseen}; only their names were scanned"] if unseen else []),
         table(("kind", "found", "in files"), rows, indent="  "),
         "examples, with what was found masked",
     ]

@@ -230,6 +230,8 @@ class TextForm:
             "token_bytes": self._recipe.token_bytes,
             "redactions": facts["redactions"],
         }
+        if others := len(self._work.source.files) - len(self._source.files):
+            figures["not_documents"] = others
         if SELECT in self._plan.phases:
             figures["quality"] = dict(self._work.get(SELECT, 0).facts)
         for layout in layouts:

@@ -59,7 +59,7 @@ def make_plan(
     """
     keys = BackendKeySource(backend)
     with SourceReader.open(source, store, keys, backend.signer("manifest").public_key) as reader:
-        files = reader.files
+        files = reader.documents
     size = page_bytes or page_bytes_for(sum(file.size_bytes for file in files))
     starts = page_starts(files, size)
     schema = sample_schema(recipe)

@@ -10,17 +10,19 @@ import hashlib
 import heapq
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
 from stoker.core.canonical import JsonValue, canonical_json
 from stoker.core.progress import Progress
 from stoker.intake.errors import BrokenRecord
 from stoker.intake.importing import NO_REVIEW, source_prefix
+from stoker.intake.left_out import printable
 from stoker.intake.patterns import PATTERNS_DIGEST
 from stoker.intake.scan import excerpt, find
+from stoker.intake.source_index import SourceFile
 from stoker.intake.source_reader import SourceReader
-from stoker.intake.walk import printable
+from stoker.intake.sources.media import HEAD_BYTES, is_audio, is_image, kind_of
 from stoker.intake.workers import Workers, batches
 from stoker.keys.backend import KeyBackend
 from stoker.keys.partition import BackendKeySource
@@ -35,6 +37,9 @@ from stoker.store.reader import StreamReader
 from stoker.store.sealed import PartitionSeal, SealedBytes
 
 REPORT_FORMAT: Final = "stoker scan report 1"
+REPORT_FORMAT_WITH_MEDIA: Final = "stoker scan report 2"
+"""The format of a report on a source that holds what no scan looks into."""
+
 REPORT_SCHEMA: Final = 1
 MAX_REPORT_BYTES: Final = 16 * 1024 * 1024
 EXAMPLES: Final = 8
@@ -69,6 +74,8 @@ class ScanReport:
     counts: Mapping[str, int]
     files_with: Mapping[str, int]
     examples: tuple[Example, ...]
+    not_looked_into: Mapping[str, int] = field(default_factory=dict)
+    """Items whose content no pattern was tried on, by kind: `image`, `audio`. Their paths were scanned."""
 
     @property
     def digest(self) -> str:
@@ -88,17 +95,21 @@ class _BatchResult:
 
 
 def scan_source(reader: SourceReader, progress: Progress, processes: int = 2) -> ScanReport:
-    """Scan every byte of every file. Raises WorkerLost and what reading the source raises."""
+    """Scan every byte of every text, and the path of every picture and clip.
+
+    Raises WorkerLost and what reading the source raises.
+    """
     record = reader.record
     counts: dict[Kind, int] = {}
     files_with: dict[Kind, int] = {}
     ranked: list[_Ranked] = []
+    media: dict[str, int] = {}
     tasks = batches(reader.files, lambda file: file.size_bytes, _BATCH_BYTES)
     with (
         Workers(processes, _start_scanning, None) as workers,
         progress.task(f"scan {record.name}", record.content_bytes, "bytes") as task,
     ):
-        contents = ([(file.path, bytes(reader.read(file))) for file in batch] for batch in tasks)
+        contents = ([_scanned(reader, file, media) for file in batch] for batch in tasks)
         for result in workers.map(contents):
             _add(counts, result.counts)
             _add(files_with, result.files_with)
@@ -114,18 +125,40 @@ def scan_source(reader: SourceReader, progress: Progress, processes: int = 2) ->
         counts={kind.value: counts.get(kind, 0) for kind in Kind},
         files_with={kind.value: files_with.get(kind, 0) for kind in Kind},
         examples=tuple(Example(kind, path, offset, text) for _, kind, path, offset, text in ranked),
+        not_looked_into=media,
     )
 
 
-def _start_scanning(_: object) -> Callable[[list[tuple[str, bytes]]], _BatchResult]:
+@dataclass(frozen=True, slots=True)
+class _Scanned:
+    """What is scanned of one file: its bytes, or its path where they are a picture's or a clip's."""
+
+    path: str
+    data: bytes
+    size_bytes: int
+    is_path: bool
+
+
+def _scanned(reader: SourceReader, file: SourceFile, media: dict[str, int]) -> _Scanned:
+    """By name and by first bytes: text under a picture's name is scanned like any text."""
+    image, audio = is_image(file.path), is_audio(file.path)
+    if (image or audio) and kind_of(bytes(reader.head(file, HEAD_BYTES))) is not None:
+        kind = "image" if image else "audio"
+        media[kind] = media.get(kind, 0) + 1
+        return _Scanned(file.path, file.path.encode(), file.size_bytes, True)
+    return _Scanned(file.path, bytes(reader.read(file)), file.size_bytes, False)
+
+
+def _start_scanning(_: object) -> Callable[[list[_Scanned]], _BatchResult]:
     return _scan_batch
 
 
-def _scan_batch(files: list[tuple[str, bytes]]) -> _BatchResult:
+def _scan_batch(files: list[_Scanned]) -> _BatchResult:
     counts: dict[Kind, int] = {}
     files_with: dict[Kind, int] = {}
     ranked: list[_Ranked] = []
-    for path, data in files:
+    for file in files:
+        path, data = file.path, file.data
         found = find(data)
         for kind in {finding.kind for finding in found}:
             files_with[kind] = files_with.get(kind, 0) + 1
@@ -135,10 +168,14 @@ def _scan_batch(files: list[tuple[str, bytes]]) -> _BatchResult:
             rank = hashlib.sha256(f"{finding.kind}\0{finding.start}\0{path}".encode()).digest()
             places.append((rank, finding.kind, path, finding.start, index))
         ranked += [
-            (rank, kind, printable(path), start, excerpt(data, found, index))
+            (rank, kind, printable(path), start, _shown(file, excerpt(data, found, index)))
             for rank, kind, path, start, index in _lowest(places)
         ]
-    return _BatchResult(counts, files_with, _lowest(ranked), sum(len(data) for _, data in files))
+    return _BatchResult(counts, files_with, _lowest(ranked), sum(file.size_bytes for file in files))
+
+
+def _shown(file: _Scanned, text: str) -> str:
+    return f"in the path: {text}" if file.is_path else text
 
 
 def _lowest(places: list[Any]) -> list[Any]:
@@ -161,9 +198,13 @@ def encode_report(report: ScanReport) -> bytes:
         {"kind": example.finding.value, "file": example.file, "offset": example.offset, "text": example.text}
         for example in report.examples
     ]
+    media: dict[str, JsonValue] = (
+        {"not_looked_into": dict(report.not_looked_into)} if report.not_looked_into else {}
+    )
     return canonical_json(
         {
-            "format": REPORT_FORMAT,
+            "format": REPORT_FORMAT_WITH_MEDIA if media else REPORT_FORMAT,
+            **media,
             "source": report.source,
             "source_version": report.source_version,
             "manifest_root": report.manifest_root,
@@ -181,7 +222,7 @@ def decode_report(data: bytes | bytearray, place: str) -> ScanReport:
     """The report in `data`. Raises BrokenRecord, naming `place`, when it does not follow the format."""
     try:
         raw: Any = json.loads(bytes(data))
-        if raw.pop("format") != REPORT_FORMAT:
+        if raw.pop("format") not in (REPORT_FORMAT, REPORT_FORMAT_WITH_MEDIA):
             raise ValueError("another format")
         examples = tuple(
             Example(Kind(one["kind"]), str(one["file"]), int(one["offset"]), str(one["text"]))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from stoker.core.ids import VersionId
+from stoker.intake.documents import documents
 from stoker.intake.errors import BrokenRecord
 from stoker.intake.importing import INDEX_ARTEFACT, SOURCE_SCHEMA, source_prefix
 from stoker.intake.source_index import INDEX_SCHEMA, MAX_INDEX_BYTES, SourceFile, decode_index
-from stoker.intake.walk import CANARY_NAME
+from stoker.intake.sources.files import CANARY_NAME
 from stoker.keys.partition import KeySource
 from stoker.ledger.records import SourceRecord
 from stoker.store.header import StreamKind
@@ -61,14 +64,26 @@ class SourceReader:
     def version(self) -> VersionId:
         return self.record.version
 
+    @cached_property
+    def documents(self) -> tuple[SourceFile, ...]:
+        """The files that are text which stands for itself, in the order of import."""
+        return documents(self.files)
+
     def read(self, file: SourceFile) -> bytearray:
         """The file's bytes. Reading in the order of `files` opens every chunk once."""
+        return self._shard_of(file).read(file.offset, file.size_bytes)
+
+    def head(self, file: SourceFile, length: int) -> bytearray:
+        """The file's first bytes, at most `length`."""
+        return self._shard_of(file).read(file.offset, min(length, file.size_bytes))
+
+    def _shard_of(self, file: SourceFile) -> StreamReader:
         if self._stream is None or self._shard != file.shard:
             self._stream = self._manifest.open_stream(
                 file.shard, self._keys, StreamKind.SOURCE, SOURCE_SCHEMA
             )
             self._shard = file.shard
-        return self._stream.read(file.offset, file.size_bytes)
+        return self._stream
 
     def close(self) -> None:
         """Wipe the keys."""

@@ -25,7 +25,7 @@ class TextSource:
     @property
     def files(self) -> tuple[SourceFile, ...]:
         """Every document of the source, in the order of import."""
-        return self._work.source.files
+        return self._work.source.documents
 
     @cached_property
     def _dropped(self) -> bytes | None:
