@@ -11,7 +11,7 @@ import pyarrow.parquet.encryption as encryption
 import pytest
 
 from stoker.core.clock import SystemClock
-from stoker.core.errors import EXIT_USAGE
+from stoker.core.errors import EXIT_USAGE, ConfigError
 from stoker.core.home import Home
 from stoker.intake.errors import NoSuchSplit, NotAllowed, OtherPurpose, UnusableTarget
 from stoker.intake.reading import DatasetRows
@@ -93,7 +93,7 @@ def test_export_is_refused_without_a_leave_of_ones_own(home: CliHome) -> None:
     assert "asked for by asker, not by other" in home.refused(NotAllowed, *command, by="other")
     home.refused(NoSuchSplit, *command, "--split", "tset")
     home.refused(UnusableTarget, *command[:-1], "home/out")
-    home.refused(UnusableTarget, *command, "--key-file", "run.toml")
+    home.refused(ConfigError, *command, "--key-file", "nowhere")
     assert home.stoker(*command, "--format", "csv", code=EXIT_USAGE).out == ""
     assert "dataset.export.begin" not in home.acts()
     assert not (home.place / "out").exists()
@@ -115,7 +115,7 @@ def test_ctrl_c_in_an_export_leaves_nothing(home: CliHome) -> None:
 def test_an_encrypted_export_takes_the_key_that_is_given(home: CliHome) -> None:
     may_export(home)
     key = home.place / "key"
-    key.write_bytes(bytes(range(32)))
+    key.write_text(f'footer_key = "{bytes(range(32)).hex()}"\n')
     key.chmod(0o600)
     answer = home.data("dataset", "export", "text", "--to", "out", "--key-file", "key", "--split", "train")
     assert (answer["encrypted"], list(answer["splits"])) == (True, ["train"])

@@ -18,7 +18,8 @@ import pyarrow.parquet.encryption as encryption
 import pytest
 
 from stoker.core.canonical import digest_of
-from stoker.core.errors import DiskFull, StokerError
+from stoker.core.errors import ConfigError, DiskFull, StokerError
+from stoker.core.progress import SILENT
 from stoker.core.result import plain
 from stoker.intake import export as module
 from stoker.intake.errors import (
@@ -34,12 +35,14 @@ from stoker.intake.errors import (
     UnusableTarget,
 )
 from stoker.intake.export import ExportPlan, ExportReport, export_dataset, read_key_file
+from stoker.intake.importing import import_source
 from stoker.intake.life import expire_dataset
 from stoker.intake.review import decide_review, revoke_review
 from stoker.intake.tokenizer import load_tokenizer
-from stoker.keys.errors import KeyExpired
+from stoker.keys.errors import KeyExpired, LooseKeyFile
 from stoker.ledger.records import DatasetRecord
 from stoker.spec.recipe import Kind, PolicySpec
+from stoker.spec.source import Form, ImportSpec
 from support.intake_home import Interfering, in_child, small_file_system
 from support.life_home import DAY_S, TOKENIZER, LifeHome, life_home
 
@@ -182,7 +185,7 @@ def test_begin_and_end_are_recorded_with_counts_and_the_digest_of_the_files(
 def test_encrypted_files_open_with_the_key_and_not_without(home: LifeHome, text: Any, tmp_path: Path) -> None:
     record, written = text
     key_file = tmp_path / "key"
-    key_file.write_text("ab" * 32 + "\n")
+    key_file.write_text(f'footer_key = "{"ab" * 32}"\n')
     key_file.chmod(0o600)
     key = read_key_file(key_file)
     report = take(home, record, tmp_path / "out", key=key, text=True)
@@ -201,39 +204,49 @@ def test_encrypted_files_open_with_the_key_and_not_without(home: LifeHome, text:
 
 
 @pytest.mark.parametrize(
-    ("content", "key"),
+    ("content", "mode", "error"),
     [
-        (bytes(range(16)), bytes(range(16))),
-        (bytes(range(32)), bytes(range(32))),
-        (b"00" * 24, bytes(24)),
-        (b"FF" * 16 + b"\n", b"\xff" * 16),
+        ("", 0o600, ConfigError),
+        ("nonsense", 0o600, ConfigError),
+        ('[master_keys]\nmine = "000102030405060708090a0b0c0d0e0f"\n', 0o600, ConfigError),
+        ('footer_key = "00"\n', 0o600, ConfigError),
+        (f'footer_key = "{"00" * 16}"\n', 0o640, LooseKeyFile),
     ],
 )
-def test_a_key_file_holds_bytes_or_digits(tmp_path: Path, content: bytes, key: bytes) -> None:
+def test_a_key_file_that_holds_no_key_or_is_open_to_others_is_refused(
+    tmp_path: Path, content: str, mode: int, error: type[StokerError]
+) -> None:
     path = tmp_path / "key"
-    path.write_bytes(content)
-    path.chmod(0o600)
-    assert read_key_file(path) == key
-
-
-@pytest.mark.parametrize(
-    ("content", "mode", "why"),
-    [
-        (b"", 0o600, "holds 0 bytes"),
-        (b"short", 0o600, "holds 5 bytes"),
-        (b"zz" * 32, 0o600, "holds 64 bytes"),
-        (bytes(32), 0o640, "open to others"),
-        (bytes(10**6), 0o600, "holds 4096 bytes"),
-    ],
-)
-def test_a_key_file_that_holds_no_key_is_refused(tmp_path: Path, content: bytes, mode: int, why: str) -> None:
-    path = tmp_path / "key"
-    path.write_bytes(content)
+    path.write_text(content)
     path.chmod(mode)
-    with pytest.raises(UnusableTarget, match=why):
+    with pytest.raises(error):
         read_key_file(path)
-    with pytest.raises(UnusableTarget, match="cannot be read"):
+    with pytest.raises(ConfigError, match="does not exist"):
         read_key_file(tmp_path / "nowhere")
+
+
+def test_what_was_exported_encrypted_is_imported_again_with_the_same_key_file(
+    home: LifeHome, text: Any, tmp_path: Path
+) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_text(f'footer_key = "{"cd" * 32}"\n')
+    key_file.chmod(0o600)
+    report = take(home, text[0], tmp_path / "out", key=read_key_file(key_file), text=True)
+    (tmp_path / "out/export.json").unlink()
+    spec = ImportSpec(form=Form.PARQUET, text_column="text", parquet_key_file=str(key_file))
+    made = import_source(
+        "again",
+        tmp_path / "out",
+        spec,
+        actor="asker",
+        ledger=home.ledger,
+        backend=home.backend,
+        store=home.store,
+        progress=SILENT,
+        clock=home.clock,
+        locks=home.home.locks_dir,
+    )
+    assert made.record.files == report.samples
 
 
 # -- who may

@@ -11,10 +11,8 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import secrets
 import shutil
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from stoker.core.atomic import naming_full_disk, sync_folder, write_atomic
 from stoker.core.canonical import JsonValue, digest_of
 from stoker.core.clock import Clock
+from stoker.core.errors import ConfigError
 from stoker.core.progress import SILENT, Progress, Task
 from stoker.core.result import plain
 from stoker.intake.errors import UnusableTarget
@@ -31,6 +30,7 @@ from stoker.intake.life import EXPORT_ACT, EXPORT_BEGIN_ACT
 from stoker.intake.permission import MAY_EXPORT, require_export, require_role, require_usable
 from stoker.intake.reading import DatasetRows
 from stoker.intake.sampling import require_tokenizers
+from stoker.intake.sources.parquet_keys import read_parquet_keys
 from stoker.intake.tokenizer import load_tokenizer
 from stoker.keys.backend import KeyBackend
 from stoker.ledger.ledger import Ledger
@@ -46,10 +46,6 @@ EXPORT_FORMAT: Final = "stoker export 1"
 MANIFEST_NAME: Final = "export.json"
 FILE_BYTES: Final = 256 << 20
 """Plain bytes of rows after which a file ends and the next begins."""
-
-MAX_KEY_FILE_BYTES: Final = 4096
-_KEY_BYTES: Final = (16, 24, 32)
-_HEX = re.compile(rb"[0-9a-fA-F]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,25 +90,17 @@ class ExportPlan:
 
 
 def read_key_file(path: Path) -> bytes:
-    """The AES key in a file: 16, 24 or 32 bytes, or as many in hexadecimal digits.
+    """The `footer_key` in a key file, the same that `stoker import` takes: docs/design/intake.md, "Parquet".
 
-    Raises UnusableTarget when it is none, or is open to others.
+    Raises ConfigError when it holds none, LooseKeyFile when it is open to others.
     """
-    hint = "A key file holds 16, 24 or 32 bytes, or the same as hexadecimal digits, with mode 0600."
-    try:
-        with path.open("rb") as file:
-            loose = stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077
-            data = file.read(MAX_KEY_FILE_BYTES)
-    except OSError as error:
-        raise UnusableTarget(f"The key file {path} cannot be read: {error.strerror}.", hint=hint) from error
-    if loose:
-        raise UnusableTarget(f"The key file {path} is open to others.", hint=f"Run: chmod 600 {path}")
-    text = data.strip()
-    if len(text) in [2 * size for size in _KEY_BYTES] and _HEX.fullmatch(text):
-        return bytes.fromhex(text.decode())
-    if len(data) in _KEY_BYTES:
-        return data
-    raise UnusableTarget(f"The key file {path} holds {len(data)} bytes, which are no key.", hint=hint)
+    with read_parquet_keys(str(path), None) as keys:
+        if keys.footer_key is None:
+            raise ConfigError(
+                f"The key file {path} holds no footer_key.",
+                hint='Write TOML: footer_key = "32 bytes in hexadecimal digits".',
+            )
+        return keys.footer_key
 
 
 def export_dataset(

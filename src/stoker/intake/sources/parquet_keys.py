@@ -45,6 +45,11 @@ class ParquetKeys:
         """Whether there is a key at all."""
         return self._footer_key is not None or bool(self._master_keys)
 
+    @property
+    def footer_key(self) -> bytes | None:
+        """The one key of uniformly encrypted files, as an export writes them; a copy."""
+        return None if self._footer_key is None else bytes(self._footer_key)
+
     def properties(self) -> Any:
         """What pyarrow wants for decrypting, None without a key. Runs in the worker. Raises MissingExtra."""
         if not self.given:
