@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from stoker.core.clock import ManualClock
-from stoker.store.cache import DIRECT_BYTES, Brought, CacheCounts, NodeCache
+from stoker.store.cache import DIRECT_BYTES, NodeCache
+from stoker.store.cache_counts import Brought, CacheCounts
 from stoker.store.errors import (
     BadObjectKey,
     CorruptObject,

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from stoker.feed.lanes import Integers
 from stoker.feed.order import Order
 from stoker.spec.mixture import PERIOD
-from stoker.store.cache import Brought, NodeCache
+from stoker.store.cache import NodeCache
+from stoker.store.cache_counts import Brought
 from stoker.store.manifest import Manifest
 from stoker.store.superblock import Split
 

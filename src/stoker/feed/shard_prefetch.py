@@ -21,7 +21,7 @@ from stoker.core.errors import StokerError
 from stoker.feed.errors import BadFeedSetting
 from stoker.feed.order import Order
 from stoker.feed.shard_needs import PrefetchedSplit, ShardNeed, ShardNeeds
-from stoker.store.cache import Brought
+from stoker.store.cache_counts import Brought
 
 DEFAULT_SHARDS_AHEAD_S: Final = 120.0
 MAX_SHARDS_AHEAD_S: Final = 3600.0
