@@ -16,7 +16,6 @@ from stoker.core.errors import ConfigError, MissingExtra
 from stoker.core.ids import VersionId, check_name, new_version_id
 from stoker.core.progress import Progress
 from stoker.core.result import plain
-from stoker.intake.building import TOKENIZER
 from stoker.intake.dataset_writer import DatasetPlace, dataset_prefix
 from stoker.intake.errors import (
     BrokenRecord,
@@ -32,7 +31,6 @@ from stoker.intake.executors import Executor
 from stoker.intake.executors.local import LocalExecutor
 from stoker.intake.forms import form_of
 from stoker.intake.leftovers import discard, sweep
-from stoker.intake.lent_tokenizer import find_lender, lent_tokenizer
 from stoker.intake.patterns import PATTERNS_DIGEST
 from stoker.intake.plan import PreparationPlan, plan_key, work_prefix, write_plan
 from stoker.intake.planning import find_unfinished, make_plan
@@ -88,18 +86,12 @@ class PrepareReport:
     resumed: bool = False
 
 
-def recipe_digest(recipe: RecipeSpec, lender_root: str = "") -> str:
-    """Names everything that decides the tokens: recipe, patterns and the code's own format; 64 hex digits.
-
-    `lender_root` is the root of the dataset that lends its tokenizer.
-    """
+def recipe_digest(recipe: RecipeSpec) -> str:
+    """Names everything that decides the tokens: recipe, patterns and the code's own format; 64 hex digits."""
     policy = replace(recipe.policy, redact=tuple(sorted(recipe.policy.redact)))
     table = dict(_table(plain(replace(recipe, policy=policy))))
     if recipe.quality == QualitySpec():
         del table["quality"]  # as before there were quality steps
-    table["tokenizer_of"] = lender_root
-    if not lender_root:
-        del table["tokenizer_of"]  # as before tokenizers were lent
     return digest_of({"format": PREPARATION_FORMAT, "patterns": PATTERNS_DIGEST, "recipe": table})
 
 
@@ -127,11 +119,10 @@ def prepare_dataset(
     tasks run on `executor`; None is this machine with so many `processes`. `page_bytes` is about how much of
     the source a task takes; None lets the size of the source decide.
 
-    Raises BadName, ConfigError, UnknownSource, everything require_review raises, OtherPolicy, UnknownDataset
-    and DatasetEnded for a dataset that is to lend its tokenizer, TooLittleText, WorkerLost, TaskFailed, Busy,
-    DiskFull, MissingExtra. Nothing is a dataset until the ledger has it. After
-    an error that may pass, what is done stays, sealed, and the next call goes on from there; after one that
-    will not (see HOPELESS) it has been removed.
+    Raises BadName, ConfigError, UnknownSource, everything require_review raises, OtherPolicy, TooLittleText,
+    WorkerLost, TaskFailed, UnusableExecutor, Busy, DiskFull, MissingExtra. Nothing is a dataset until the
+    ledger has it. After an error that may pass, what is done stays, sealed, and the next call goes on from
+    there; after one that will not (see HOPELESS) it has been removed.
     """
     check_name(name, "dataset")
     if wrong := (*recipe.problems(), *recipe.policy.problems(), *recipe.quality.problems()):
@@ -143,10 +134,7 @@ def prepare_dataset(
             f"Review {review.id} approved another policy than the one in this recipe.",
             hint="Prepare with the policy that was approved, or request a review of this one.",
         )
-    lender = find_lender(recipe, purpose=purpose, ledger=ledger, clock=clock)
-    preparation = _Preparation(
-        name, source, review, recipe, lender, purpose, actor, ledger, backend, store, clock
-    )
+    preparation = _Preparation(name, source, review, recipe, purpose, actor, ledger, backend, store, clock)
     if found := preparation.existing():
         return preparation.found(found)
     check_languages(recipe.quality)
@@ -170,7 +158,6 @@ class _Preparation:
     source: SourceRecord
     review: ReviewRecord
     recipe: RecipeSpec
-    lender: DatasetRecord | None
     purpose: str
     actor: str
     ledger: Ledger
@@ -178,14 +165,11 @@ class _Preparation:
     store: ObjectStore
     clock: Clock
 
-    @property
-    def recipe_digest(self) -> str:
-        """The digest of the recipe with the tokenizer that it names."""
-        return recipe_digest(self.recipe, "" if self.lender is None else self.lender.root)
-
     def existing(self) -> DatasetRecord | None:
         """The newest dataset of this name that this recipe made of these bytes and that can be used now."""
-        made = self.ledger.catalogue.datasets_made(self.source.manifest_root, self.recipe_digest, self.name)
+        made = self.ledger.catalogue.datasets_made(
+            self.source.manifest_root, recipe_digest(self.recipe), self.name
+        )
         return next((record for record in reversed(made) if self._usable(record)), None)
 
     def found(self, record: DatasetRecord) -> PrepareReport:
@@ -244,7 +228,7 @@ class _Preparation:
             self.source,
             self.review,
             review_digest(self.review),
-            self.recipe_digest,
+            recipe_digest(self.recipe),
             now_s=self.clock.now_s(),
             store=self.store,
             backend=self.backend,
@@ -253,8 +237,6 @@ class _Preparation:
     def _plan(self, version: VersionId, page_bytes: int | None) -> PreparationPlan:
         """Make the plan and store it; on any error nothing of it is left."""
         expires_s = min(self.clock.now_s() + self.recipe.expires_after_days * DAY_S, self.review.expires_s)
-        if self.lender is not None:
-            expires_s = min(expires_s, self.lender.expires_s)
         kek: KekRef | None = None
         try:
             kek = self.backend.create_kek(
@@ -265,7 +247,7 @@ class _Preparation:
                 self.source,
                 self.review,
                 self.recipe,
-                self.recipe_digest,
+                recipe_digest(self.recipe),
                 expires_s,
                 purpose=self.purpose,
                 store=self.store,
@@ -287,11 +269,6 @@ class _Preparation:
         keys = BackendKeySource(self.backend)
         with Workplace(plan, self.store, keys, signer.public_key) as work:
             form = form_of(work)
-            if self.lender is not None and not work.is_done(TOKENIZER, 0):
-                tokenizer = lent_tokenizer(
-                    self.lender, ledger=self.ledger, backend=self.backend, store=self.store
-                )
-                work.put(TOKENIZER, 0, {"lent_by": self.lender.root}, tokenizer)
             for name in plan.phases:
                 began_s = self.clock.monotonic_s()
                 review_in_force(self.ledger, self.review.id, self.purpose, self.clock)
@@ -303,7 +280,6 @@ class _Preparation:
         review_in_force(self.ledger, self.review.id, self.purpose, self.clock)
         public_key = self.backend.signer("manifest").public_key
         block = Manifest.open(self.store, plan.place.prefix, result.root, public_key).superblock
-        lent: dict[str, JsonValue] = {} if self.lender is None else {"tokenizer_of": self.lender.root}
         record = DatasetRecord(
             name=self.name,
             version=plan.version,
@@ -315,7 +291,7 @@ class _Preparation:
             review=self.review.id,
             recipe_digest=plan.recipe_digest,
             recipe=_table(plain(self.recipe)),
-            figures={**result.figures, **lent, "object_bytes": block.object_bytes},
+            figures={**result.figures, "object_bytes": block.object_bytes},
             prepared_by=self.actor,
             prepared_s=self.clock.now_s(),
             expires_s=plan.expires_s,
@@ -329,7 +305,6 @@ class _Preparation:
             "review": record.review,
             "recipe_digest": record.recipe_digest,
             "expires_s": record.expires_s,
-            **lent,
         }
         with self.ledger.act(
             actor=self.actor, action="dataset.prepare", subject=f"dataset/{self.name}", detail=detail

@@ -24,3 +24,7 @@ class Executor(Protocol):
         error or an interrupt goes on.
         """
         ...
+
+    def close(self) -> None:
+        """End whatever was started for running tasks. Called once, after the last phase or an error."""
+        ...

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from stoker.intake.tasks import Phase, run_tasks
 from stoker.intake.workers import Workers
 from stoker.intake.workplace import Workplace
 
 
-@dataclass(frozen=True, slots=True)
 class LocalExecutor:
     """`processes` workers, as many as there are tasks at the most."""
 
-    processes: int = 2
+    name = "local"
 
-    @property
-    def name(self) -> str:
-        return "local"
+    def __init__(self, processes: int = 2) -> None:
+        self._processes = processes
 
     def run(self, work: Workplace, phase: Phase, tasks: Sequence[int], done: Callable[[int], None]) -> None:
         """Raises WorkerLost when a worker dies, and what loading and storing raise."""
         if phase.making is None:
             run_tasks(phase, tasks, done)
             return
-        processes = min(self.processes, len(tasks))
+        processes = min(self._processes, len(tasks))
         with Workers(processes, phase.making.start, phase.making.settings()) as workers:
             inputs = (phase.load(task) for task in tasks)
             for task, made in zip(tasks, workers.map(inputs), strict=True):
                 phase.store(task, made)
                 done(task)
+
+    def close(self) -> None:
+        """Nothing outlives a phase."""

@@ -1,0 +1,109 @@
+"""Tasks by Ray Data, the extra `ray`. See docs/design/intake.md, "Tasks and executors".
+
+Only task numbers and errors pass through Ray: its object store lies in /dev/shm, where no plaintext may be.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+from stoker.core.errors import MissingExtra
+from stoker.intake.executors.remote import Site, elements_of, run_attempts
+from stoker.intake.task_worker import do_job, told
+from stoker.intake.tasks import Phase, TaskJob
+from stoker.intake.workplace import Workplace
+
+OBJECT_STORE_BYTES: Final = 96 << 20
+"""Of a Ray that is started here; a little more than the least it takes."""
+
+
+class RayExecutor:
+    """Ray Data over blocks of tasks, at most `blocks` of them.
+
+    On the cluster that RAY_ADDRESS names; without it, on a Ray of `blocks` processors that the first phase
+    starts, reachable from this machine only, and `close` ends.
+    """
+
+    name = "ray"
+
+    def __init__(self, site: Site, blocks: int = 2) -> None:
+        self._site = site
+        self._blocks = blocks
+        self._ours = False
+
+    def run(self, work: Workplace, phase: Phase, tasks: Sequence[int], done: Callable[[int], None]) -> None:
+        """Raises MissingExtra, UnusableExecutor, TaskFailed."""
+        require_ray()
+        self._site.require_open_keys(self.name)
+        self._start()
+
+        def attempt(left: Sequence[int], look: Callable[[], None]) -> str:
+            job = TaskJob.of(work, phase, left, self._site.home, self._site.project).encode()
+            said = ""
+            for answer in _mapped(job, elements_of(left, self._blocks)):
+                said = answer or said
+                look()
+            return said
+
+        run_attempts(work, phase, tasks, done, attempt)
+
+    def _start(self) -> None:
+        import ray
+
+        if ray.is_initialized():
+            return
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(log_to_driver=False)
+        else:
+            ray.init(
+                num_cpus=self._blocks,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                _node_ip_address="127.0.0.1",
+            )
+        self._ours = True
+        ray.data.DataContext.get_current().enable_progress_bars = False
+
+    def close(self) -> None:
+        """Leave the cluster, or end the Ray that was started here."""
+        if self._ours:
+            import ray
+
+            self._ours = False
+            ray.shutdown()
+
+
+def do_block(row: dict[str, Any]) -> dict[str, str]:
+    """One block's tasks, in a Ray worker; what its error said, "" when there was none."""
+    try:
+        do_job(TaskJob.decode(row["job"], "the job"), int(row["first"]), int(row["last"]))
+    except Exception as error:  # noqa: BLE001 - the top of a Ray task; nothing of it but this line goes on
+        return {"said": told(error)}
+    return {"said": ""}
+
+
+def _mapped(job: bytes, places: Sequence[range]) -> Iterator[str]:
+    """What each block said, as blocks end. A worker that died has said so by its exception's name."""
+    import ray
+
+    rows = [{"job": job, "first": place.start, "last": place.stop} for place in places]
+    try:
+        answers = ray.data.from_items(rows, override_num_blocks=len(rows)).map(do_block)
+        for row in answers.iter_rows():
+            yield str(row["said"])
+    except ray.exceptions.RayError as error:
+        yield told(error)
+
+
+def require_ray() -> None:
+    """Raise MissingExtra unless Ray Data is installed."""
+    if importlib.util.find_spec("ray") is None:
+        raise MissingExtra(
+            "Preparing on Ray needs the package ray.",
+            hint="Install the extra 'ray' from Stoker's clone: pip install '.[ray]'",
+        )
