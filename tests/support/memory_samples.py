@@ -23,23 +23,37 @@ class MemorySplit:
     sample_tokens: int = 3
     failing: dict[int, StokerError] = field(default_factory=dict)
     opened: Counter[int] = field(default_factory=Counter)
-    handed_out: list[Samples] = field(default_factory=list)
+    rooms: list[memoryview] = field(default_factory=list)
     wipes: int = 0
 
     @property
     def chunks(self) -> int:
         return -(-self.samples // self.chunk_samples)
 
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype("<u4")
+
+    @property
+    def chunk_bytes(self) -> int:
+        return self.chunk_samples * self.sample_tokens * self.dtype.itemsize + 5
+
+    def read_chunk_into(self, chunk: int, target: memoryview) -> int:
+        assert len(target) >= self.chunk_bytes
+        self.rooms.append(target)
+        target[:] = bytes(len(target))
+        samples = self.read_chunk(chunk)
+        target[: samples.nbytes] = samples.tobytes()
+        return len(samples)
+
     def read_chunk(self, chunk: int) -> Samples:
         if chunk in self.failing:
             raise self.failing[chunk]
         self.opened[chunk] += 1
         first = chunk * self.chunk_samples
-        rows = np.arange(first, min(first + self.chunk_samples, self.samples), dtype=np.uint32)
+        rows = np.arange(first, min(first + self.chunk_samples, self.samples), dtype=self.dtype)
         assert rows.size, f"chunk {chunk} is not one of {self.chunks}"
-        samples = rows[:, None] + np.arange(self.sample_tokens, dtype=np.uint32)
-        self.handed_out.append(samples)
-        return samples
+        return rows[:, None] + np.arange(self.sample_tokens, dtype=self.dtype)
 
     def wipe(self) -> None:
         self.wipes += 1

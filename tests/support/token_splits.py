@@ -35,6 +35,19 @@ class TokenSplit:
     def sample_tokens(self) -> int:
         return int(self.rows.shape[1])
 
+    @property
+    def dtype(self) -> np.dtype:
+        return self.rows.dtype
+
+    @property
+    def chunk_bytes(self) -> int:
+        return self.chunk_samples * self.rows[0].nbytes
+
+    def read_chunk_into(self, chunk: int, target: memoryview) -> int:
+        samples = self.read_chunk(chunk)
+        target[:] = samples.tobytes() + bytes(len(target) - samples.nbytes)
+        return len(samples)
+
     def read_chunk(self, chunk: int) -> Samples:
         self.chunks_read.append(chunk)
         return self.rows[chunk * self.chunk_samples : (chunk + 1) * self.chunk_samples].copy()

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stoker.core.clock import Clock
+from stoker.core.clock import Clock, SystemClock
 from stoker.feed.errors import EmptySplit
 from stoker.feed.order import ORDER_FORMAT, Order
-from stoker.feed.source import FeedDataset, FeedSplit, ReadSettings
+from stoker.feed.shard_prefetch import DEFAULT_SHARDS_AHEAD_S, prefetch_of
+from stoker.feed.source import INT64, FeedDataset, FeedSplit
 from stoker.feed.state import FeedState
 from stoker.feed.stream import (
     DEFAULT_PREFETCH_BATCHES,
@@ -16,6 +17,7 @@ from stoker.feed.stream import (
     BatchStream,
     check_settings,
     check_share,
+    read_settings,
 )
 
 __all__ = ["DEFAULT_PREFETCH_BATCHES", "DEFAULT_WINDOW_CHUNKS", "Feed", "filled_split"]
@@ -38,10 +40,23 @@ class Feed(BatchStream):
         rank: int = 0,
         world_size: int = 1,
         window_chunks: int = DEFAULT_WINDOW_CHUNKS,
-        prefetch_batches: int = DEFAULT_PREFETCH_BATCHES,
+        prefetch_batches: int | None = None,
+        dtype: str = INT64,
+        read_threads: int | None = None,
+        reuse_batches: bool = False,
+        pin_memory: bool = False,
+        shards_ahead_s: float = DEFAULT_SHARDS_AHEAD_S,
         clock: Clock | None = None,
     ) -> None:
-        check_settings(global_batch, seed, window_chunks, prefetch_batches)
+        """How it reads changes no sample. `prefetch_batches`: at most so many are ready before they are asked
+        for; None: 4, or as many as fill 4 MiB. `dtype`: "int64", or "stored" for tokens as the dataset keeps
+        them, uint16 or uint32. `read_threads` open chunks: None: 2, or as many as there are cores.
+        `reuse_batches`: a batch is valid until the next is asked for or the feed is closed, and its memory is
+        used again; `pin_memory`: that memory is page-locked, which needs a CUDA device.
+        `shards_ahead_s`: shards of so many seconds to come are brought into the node's cache; 0: none.
+        """
+        reading = read_settings(prefetch_batches, dtype, read_threads, reuse_batches, pin_memory)
+        check_settings(global_batch, seed, window_chunks, prefetch_batches, reading)
         check_share(global_batch, rank, world_size)
         self._root = dataset.root
         self._split_name = split
@@ -54,8 +69,10 @@ class Feed(BatchStream):
             seed=seed,
         )
         rows = global_batch // world_size
-        batches = reader.batches(self._order, rank * rows, rows, ReadSettings())
-        super().__init__(batches, global_batch, prefetch_batches, clock)
+        batches = reader.batches(self._order, rank * rows, rows, reading)
+        clock = clock or SystemClock()
+        prefetch = prefetch_of([reader], [self._order], rank * rows, rows, shards_ahead_s, clock)
+        super().__init__(batches, global_batch, prefetch_batches, clock, prefetch)
 
     @property
     def samples_per_epoch(self) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from stoker.feed.order import Order
+
+Integers: TypeAlias = npt.NDArray[np.int64]
 
 Samples: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 """Rows of tokens, [rows, sample_tokens], in the type they are stored in."""
@@ -25,8 +27,10 @@ class ReadSettings:
 
     dtype: str = INT64
     """INT64, or STORED: the type that the dataset keeps its tokens in."""
-    read_threads: int = 1
-    """Threads that open chunks."""
+    read_threads: int = 0
+    """Threads that open chunks before they are needed. 0: the caller opens them, each when it is needed."""
+    prefetch_batches: int = 0
+    """How many batches at most are read ahead of the one in use. 0: a few, and more of small ones."""
     buffers: int = 0
     """How many batches are valid at once; then their memory is used again. 0: each has memory of its own."""
     pin_memory: bool = False
@@ -63,6 +67,25 @@ class BatchSource(Protocol[B]):
         ...
 
 
+@runtime_checkable
+class RunSource(BatchSource[B], Protocol[B]):
+    """A BatchSource that is faster when it reads some steps at once."""
+
+    @property
+    def run_steps(self) -> int:
+        """How many steps at once."""
+        ...
+
+    @property
+    def runs_ahead(self) -> int:
+        """How many runs may be read and not yet in use; then the oldest's memory may be used again."""
+        ...
+
+    def read_run(self, steps: range) -> tuple[list[B], BaseException | None]:
+        """The shares of `steps`, which follow the last ones; on an error those before it, and the error."""
+        ...
+
+
 class FeedSplit(Protocol):
     """A split as a feed sees it: a number of samples, in blocks that are opened whole, and their reader."""
 
@@ -89,8 +112,25 @@ class SampleSplit(FeedSplit, Protocol):
         """The tokens of one sample: a sequence, and one more, which also begins the next sample."""
         ...
 
+    @property
+    def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
+        """The type that tokens are stored in."""
+        ...
+
+    @property
+    def chunk_bytes(self) -> int:
+        """The room that `read_chunk_into` needs: at least `chunk_samples` samples."""
+        ...
+
     def read_chunk(self, chunk: int) -> Samples:
         """The verified samples of one chunk, in an array that is the caller's to overwrite."""
+        ...
+
+    def read_chunk_into(self, chunk: int, target: memoryview) -> int:
+        """The verified samples, side by side from the beginning of `target`; says how many. For any thread.
+
+        `target` has `chunk_bytes` or more; nothing that it held before is left in it, also after an error.
+        """
         ...
 
     def wipe(self) -> None:

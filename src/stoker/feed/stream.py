@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import abc
 import math
+import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -17,10 +18,13 @@ from stoker.core.clock import Clock, SystemClock
 from stoker.feed.errors import BadFeedSetting, BadRank, BadWorldSize, FeedStopped
 from stoker.feed.order import MAX_SHAPE
 from stoker.feed.read_ahead import ReadAhead
-from stoker.feed.source import BatchSource
+from stoker.feed.shard_prefetch import ShardPrefetch
+from stoker.feed.source import INT64, STORED, BatchSource, ReadSettings
 
 DEFAULT_WINDOW_CHUNKS: Final = 4
 DEFAULT_PREFETCH_BATCHES: Final = 4
+DEFAULT_READ_THREADS: Final = 2
+MAX_READ_THREADS: Final = 64
 
 
 class BatchStream(abc.ABC):
@@ -30,13 +34,18 @@ class BatchStream(abc.ABC):
     """
 
     def __init__(
-        self, batches: BatchSource[Any], global_batch: int, prefetch_batches: int, clock: Clock | None
+        self,
+        batches: BatchSource[Any],
+        global_batch: int,
+        prefetch_batches: int | None,
+        clock: Clock | None,
+        prefetch: ShardPrefetch | None = None,
     ) -> None:
         self._batches = batches
         self._global_batch = global_batch
         self._clock = clock or SystemClock()
         self._consumed = 0
-        self._ahead = ReadAhead(batches, prefetch_batches)
+        self._ahead = ReadAhead(batches, prefetch_batches or DEFAULT_PREFETCH_BATCHES, prefetch)
         self._stopped = ""
         self._wait_s = 0.0
         self._last_wait_s = 0.0
@@ -76,6 +85,24 @@ class BatchStream(abc.ABC):
 
     def next_array(self) -> Any:
         """The next share as it was read, for use without torch; of token samples one numpy array."""
+        ready = self._ahead.ready
+        if ready:
+            self._last_wait_s = 0.0
+            batch = ready.popleft()
+        else:
+            batch = self._wait()
+        self._consumed += self._global_batch
+        return batch
+
+    def samples(self) -> Iterator[Any]:
+        """The samples of this rank's share one by one, without end: rows of `next_array()`, which they share.
+
+        A batch is consumed, in `state_dict()`, with its first sample. Feeds of tokens have rows.
+        """
+        while True:
+            yield from self.next_array()
+
+    def _wait(self) -> Any:
         if self._stopped:
             raise FeedStopped(
                 f"This feed {self._stopped}.", hint="Make a new feed and load the last saved state."
@@ -88,7 +115,6 @@ class BatchStream(abc.ABC):
             raise
         self._last_wait_s = self._clock.monotonic_s() - began
         self._wait_s += self._last_wait_s
-        self._consumed += self._global_batch
         return batch
 
     @abc.abstractmethod
@@ -128,20 +154,54 @@ class BatchStream(abc.ABC):
         self._stopped = self._stopped or why
 
 
-def check_settings(global_batch: int, seed: int, window_chunks: int, prefetch_batches: int) -> None:
+def check_settings(
+    global_batch: int,
+    seed: int,
+    window_chunks: int,
+    prefetch_batches: int | None,
+    reading: ReadSettings | None = None,
+) -> None:
     """Raise BadFeedSetting, naming all that are out of range."""
+    reading = reading or ReadSettings()
     wrong = [
         f"{name} is {value}; it must be in [{low}, {high}]"
         for name, value, low, high in (
             ("global_batch", global_batch, 1, MAX_SHAPE),
             ("window_chunks", window_chunks, 1, MAX_SHAPE),
-            ("prefetch_batches", prefetch_batches, 1, 1024),
+            ("prefetch_batches", 1 if prefetch_batches is None else prefetch_batches, 1, 1024),
+            ("read_threads", reading.read_threads, 0, MAX_READ_THREADS),
             ("seed", seed, 0, 2**64 - 1),
         )
         if not low <= value <= high
     ]
+    if reading.dtype not in (INT64, STORED):
+        wrong.append(f"dtype is {reading.dtype[:40]!r}; it must be {INT64!r} or {STORED!r}")
+    if reading.pin_memory and not reading.buffers:
+        wrong.append(
+            "pin_memory needs reuse_batches: pinning memory for every batch costs more than it saves"
+        )
+    elif reading.pin_memory and not _cuda_is_there():
+        wrong.append("pin_memory needs a CUDA device, and torch finds none here")
     if wrong:
         raise BadFeedSetting(f"No feed can be made: {'; '.join(wrong)}.", hint="Change the run file.")
+
+
+def read_settings(
+    prefetch_batches: int | None, dtype: str, read_threads: int | None, reuse_batches: bool, pin_memory: bool
+) -> ReadSettings:
+    """What a feed's arguments say of reading; `read_threads` None: two, and no more than there are cores."""
+    threads = min(DEFAULT_READ_THREADS, os.cpu_count() or 1) if read_threads is None else read_threads
+    ahead = prefetch_batches or 0
+    buffers = (ahead or DEFAULT_PREFETCH_BATCHES) + 2 if reuse_batches else 0
+    return ReadSettings(dtype, threads, ahead, buffers, pin_memory)
+
+
+def _cuda_is_there() -> bool:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return False
+    return torch.cuda.is_available()
 
 
 def check_share(global_batch: int, rank: int, world_size: int) -> None:
