@@ -160,7 +160,7 @@ class OpenObject:
         pieces = []
         while length > 0:
             if not self._start <= start < self._start + len(self._piece):
-                wanted = min(max(length, _PIECE_BYTES), self.size() - start)
+                wanted = min(_PIECE_BYTES, self.size() - start)
                 self._piece, self._start = self._fetch(start, wanted), start
             offset = start - self._start
             part = self._piece[offset : offset + length]
