@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from stoker.feed.open_shards import KEYS_KEPT_S
 from stoker.feed.order import Order
 from stoker.feed.record_batch import RecordBatch
 from stoker.feed.record_batches import RecordBatchReader
+from stoker.feed.record_plan import RecordPlanner
 from stoker.feed.record_split import RecordSplitReader
 from stoker.feed.source import ReadSettings
 from stoker.keys.errors import KeyDestroyed
@@ -166,9 +167,9 @@ class CountingSplit:
         self.reused = 0
         self.wipes = 0
 
-    def read_block(self, block: int, *, into: np.ndarray | None = None) -> RecordBlock:
-        found = self.split.read_block(block, into=into)
-        self.reused += found.buffer is into
+    def read_block(self, block: int, *, memory: Callable[[int], np.ndarray] | None = None) -> RecordBlock:
+        found = self.split.read_block(block, memory=memory)
+        self.reused += any(found.buffer is each.buffer for each in self.opened)
         self.opened.append(found)
         return found
 
@@ -228,6 +229,35 @@ def test_reading_any_step_first_gives_what_reading_in_order_gives(sealed: Sealed
     jumping = RecordBatchReader(_split(sealed), order, 0, 4)
     for step in (110, 0, 50, 51, 7, 49):
         assert jumping.read(step).numbers.tolist() == numbers[step]
+
+
+@given(
+    samples=st.integers(1, 400),
+    block=st.integers(1, 30),
+    shape=st.sampled_from([(1, 0, 1), (4, 0, 4), (12, 3, 6), (40, 0, 8), (7, 6, 1)]),
+    window=st.integers(1, 5),
+    first=st.integers(0, 700),
+    unit_blocks=st.integers(1, 3),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_plan_is_the_order(
+    samples: int, block: int, shape: tuple[int, int, int], window: int, first: int, unit_blocks: int
+) -> None:
+    lanes, begin, rows = shape
+    order = Order(samples, block, lanes, window, seed=9, unit_blocks=unit_blocks)
+    planner = RecordPlanner(order, begin, rows)
+    for _ in range(3):
+        plan = planner.plan(first)
+        indices = np.array(plan.steps)[:, None] * lanes + np.arange(begin, begin + rows)
+        assert np.array_equal(plan.numbers, order.numbers(indices.reshape(-1)))
+        assert [*zip(plan.blocks, plan.offsets, strict=True)] == [divmod(n, block) for n in plan.numbers]
+        assert sorted(row for row, _ in plan.entering[first]) == list(range(rows))
+        held: dict[int, tuple[int, ...]] = {}
+        for step in plan.steps:
+            held.update((row, layout.blocks) for row, layout in plan.entering.get(step, ()))
+            at = (step - first) * rows
+            assert all(plan.blocks[at + row] in held[row] for row in range(rows))
+        first = plan.steps.stop
 
 
 def _flip(path: Path, chunk: int) -> None:

@@ -31,6 +31,7 @@ from stoker.feed.order import Order
 from stoker.feed.record_batch import Column, DecodeFault, Fault, RecordBatch, batch_tensors
 from stoker.feed.record_batches import Ring, batch_memory
 from stoker.feed.record_split import RecordSplitReader
+from stoker.feed.shard_needs import ShardAccess
 from stoker.feed.source import BatchSource, FeedSplit, ReadSettings
 from stoker.store.record_schema import FieldKind, RecordField, RecordSchema
 from stoker.store.superblock import Superblock
@@ -126,6 +127,10 @@ class DecodedSplit:
     def chunk_samples(self) -> int:
         """The records of each block but the last."""
         return self._split.chunk_samples
+
+    def shard_access(self) -> ShardAccess | None:
+        """The shards for who brings them into the node's cache before they are read; None without one."""
+        return self._split.shard_access()
 
     def batches(
         self, order: Order, first: int, rows: int, settings: ReadSettings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -90,8 +90,10 @@ class RecordSplitReader:
         key = self._manifest.shard_key(self._split.first_shard + shard)
         return f"record {number} of split {self.name!r} ({key}, record {within} of it)"
 
-    def read_block(self, block: int, *, into: npt.NDArray[np.uint8] | None = None) -> RecordBlock:
-        """The records of a block, opened into `into` when it is large enough, else into a fresh array.
+    def read_block(
+        self, block: int, *, memory: Callable[[int], npt.NDArray[np.uint8]] | None = None
+    ) -> RecordBlock:
+        """The records of a block, opened into what `memory` gives for a number of bytes, else a fresh array.
 
         Raises OutOfRange, and what opening a shard raises, which names shard and block or chunk.
         """
@@ -102,8 +104,12 @@ class RecordSplitReader:
             )
         # Every shard of a split but its last holds the same number of full blocks.
         within, place = divmod(block, self.schema.blocks_per_shard)
-        shard = self._split.first_shard + within
-        return self._shards.read(shard, lambda opened: opened.read_block(place, into=into))
+
+        def read(opened: RecordShardReader) -> RecordBlock:
+            into = None if memory is None else memory(opened.buffer_bytes(place))
+            return opened.read_block(place, into=into)
+
+        return self._shards.read(self._split.first_shard + within, read)
 
     def shard_access(self) -> CachedShards | None:
         """The shards for who brings them into the node's cache before they are read; None without one."""
