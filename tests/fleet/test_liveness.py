@@ -6,12 +6,16 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stoker.core.atomic import exclusive
+from stoker.core.ids import RunId
+from stoker.fleet.attempt import lock_is_free
 from stoker.fleet.liveness import HomeWatch
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.summary import supervisor_lock
@@ -64,6 +68,42 @@ def test_the_last_sign_of_a_run_is_its_last_event(house: RunHouse) -> None:
     sign_s = HomeWatch(house.home).last_sign_s(run)
     assert sign_s is not None
     assert run.started_s - 1.0 <= sign_s <= time.time() + 1.0
+
+
+def test_the_lock_is_held_before_a_run_is_recorded_and_before_it_goes_on(
+    house: RunHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else gc could take a run that has just been recorded for one whose processes are gone."""
+    held: list[tuple[str, bool]] = []
+    act = Ledger.act
+
+    @contextmanager
+    def watched(ledger: Ledger, *, action: str, subject: str, **more: Any) -> Iterator[Any]:
+        with act(ledger, action=action, subject=subject, **more) as catalogue:
+            if action in ("run.start", "run.resume"):
+                lock = supervisor_lock(house.home, RunId(subject.removeprefix("run/")))
+                held.append((action, not lock_is_free(lock)))
+            yield catalogue
+
+    monkeypatch.setattr(Ledger, "act", watched)
+    deed = {"do": "signal", "rank": 0, "at_step": 3, "attempt": 1, "signal": 9}
+    failed = house.start(ONE, deeds=[deed])
+    house.resume(failed.run)
+    assert held == [("run.start", True), ("run.resume", True)]
+
+
+def test_a_run_that_lost_its_supervisor_goes_on_by_an_act_that_its_data_must_live_for(
+    house: RunHouse,
+) -> None:
+    """Its record says `running` all the time: without an act of its own gc could pass it by."""
+    failed = house.start(ONE, deeds=[{"do": "signal", "rank": 0, "at_step": 3, "attempt": 1, "signal": 9}])
+    with house.ledger.act(
+        actor="asker", action="run.resume", subject=f"run/{failed.run}", detail={}
+    ) as catalogue:
+        catalogue.reopen_run(failed.run)  # as its supervisor did, before it was killed
+    acts = len(house.actions())
+    house.resume(failed.run)
+    assert house.actions()[acts] == "run.resume"
 
 
 def start_apart(house: RunHouse) -> int:
