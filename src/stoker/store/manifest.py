@@ -15,6 +15,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from stoker.core.progress import Progress
@@ -46,6 +47,7 @@ from stoker.store.pages import (
 )
 from stoker.store.ranges import RangeSource
 from stoker.store.reader import StreamReader
+from stoker.store.reread import reread_once
 from stoker.store.superblock import MAX_SUPERBLOCK_BYTES, Superblock, manifest_root
 
 _SIGNATURE: Final = struct.Struct(">4sBBH32s64s")
@@ -164,8 +166,12 @@ class Manifest:
         """Read signature, superblock and top page, and check them against the recorded `root`.
 
         Raises ObjectMissing, RolledBack (another manifest than the recorded one), BadSignature,
-        UnknownVersion, CorruptManifest.
+        UnknownVersion, CorruptManifest. What does not hold, here and in pages, was read twice.
         """
+        return reread_once(partial(cls._open, store, prefix, root, public_key))
+
+    @classmethod
+    def _open(cls, store: ObjectStore, prefix: str, root: str, public_key: bytes) -> Manifest:
         if _ROOT.fullmatch(root) is None:
             raise CorruptManifest(
                 f"{root[:80]!a} is no manifest root.", hint="A root is 64 hexadecimal digits."
@@ -229,8 +235,12 @@ class Manifest:
                 self._pages.move_to_end((level, index))
                 return page
         key = page_key(self.prefix, level, index)
-        data = _get(self._store, key, MAX_PAGE_BYTES)
-        page = decode_page(data, self._shape, level, index, digest, key)
+
+        def read() -> Page:
+            data = _get(self._store, key, MAX_PAGE_BYTES)
+            return decode_page(data, self._shape, level, index, digest, key)
+
+        page = reread_once(read)
         with self._caching:
             self._pages[level, index] = page
             if len(self._pages) > _CACHED_PAGES:

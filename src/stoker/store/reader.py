@@ -6,6 +6,7 @@ See docs/design/store.md, "Reading".
 from __future__ import annotations
 
 import hmac
+from functools import partial
 from typing import NoReturn
 
 from stoker.core.errors import StokerError
@@ -28,6 +29,7 @@ from stoker.store.payload import (
     PayloadCipher,
 )
 from stoker.store.ranges import RangeSource
+from stoker.store.reread import reread_once
 
 _RESTORE = "The object was changed or damaged. Restore it from a copy."
 _FETCH_BYTES = 1 << 23
@@ -79,7 +81,26 @@ class StreamReader:
         `kek` is the KEK that it must be sealed under; without it any KEK that `keys` opens is accepted.
         Raises NotSealed, UnknownVersion, TruncatedStream, SwappedStream, CommitmentMismatch, CorruptStream,
         and what `keys` raises, with `place` put before its message.
+
+        Here and in every read below, bytes that do not hold are read once more before that is said.
         """
+
+        def open_now() -> StreamReader:
+            return cls._open(source, keys, expected, header_digest, object_bytes, kek, place)
+
+        return reread_once(open_now)
+
+    @classmethod
+    def _open(
+        cls,
+        source: RangeSource,
+        keys: KeySource,
+        expected: StreamLabel,
+        header_digest: bytes | None,
+        object_bytes: int | None,
+        kek: KekRef | None,
+        place: str,
+    ) -> StreamReader:
         size = source.size()
         if object_bytes is not None and size != object_bytes:
             raise TruncatedStream(
@@ -150,7 +171,7 @@ class StreamReader:
         target = target.cast("B")
         self._check_range(start, len(target))
         try:
-            self._fill(start, target)
+            reread_once(partial(self._fill, start, target))
         except BaseException:
             target[:] = bytes(len(target))
             raise
@@ -164,13 +185,16 @@ class StreamReader:
             raise OutOfRange(f"Chunk {chunk} was asked of {self._place}, which has {self._chunks}.")
         length = self._geometry.plain_length(chunk, self.plaintext_bytes)
         try:
-            sealed = self._fetch(self._geometry.sealed_start(chunk), length + TAG_BYTES)
-            if not self._cipher.open_into(chunk, chunk + 1 == self._chunks, sealed, target[:length]):
-                self._refuse(chunk, sealed)
+            reread_once(partial(self._open_whole, chunk, target[:length]))
         except BaseException:
             target[:] = bytes(len(target))
             raise
         return length
+
+    def _open_whole(self, chunk: int, target: memoryview) -> None:
+        sealed = self._fetch(self._geometry.sealed_start(chunk), len(target) + TAG_BYTES)
+        if not self._cipher.open_into(chunk, chunk + 1 == self._chunks, sealed, target):
+            self._refuse(chunk, sealed)
 
     def _fill(self, start: int, target: memoryview) -> None:
         done = 0
