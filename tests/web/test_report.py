@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from stoker.core.ids import ReviewId, RunId, VersionId
+from stoker.fleet.feed_waits import FeedWaits
 from stoker.fleet.goodput import Goodput, TimeKind
 from stoker.fleet.recoveries import Recovery
 from stoker.fleet.summary import EvaluationFigure, Lineage, RunReport, StepPoint
@@ -66,6 +67,7 @@ def report() -> RunReport:
         "isolation": None,
         "lineage": lineage,
         "cut_lines": 0,
+        "feed": FeedWaits(3, 0.5, 0.25, 1, 0.5, 3, 1, 0.125),
     }
     defaults = {
         field.name: None if field.name == "error" else False
@@ -91,6 +93,7 @@ def test_the_page_is_whole_and_holds_the_figures(report: RunReport) -> None:
         "60.0 s",
         "25.0%",
         "2" * 64,
+        "[feed] 3 steps waited 0.500 s for data in all, 25.00% of step time, worst 500.0 ms at 3",
     ):
         assert shown in text
     assert not re.search(r"""(src|href)\s*=|url\(|@import|https?:""", page)

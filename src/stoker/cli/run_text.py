@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from stoker.cli.main import printable
 from stoker.cli.table import day, human_bytes, human_seconds, pairs, short, table
 from stoker.core.ids import RunId
+from stoker.fleet.feed_waits import FeedWaits
 from stoker.fleet.goodput import Goodput
 from stoker.fleet.recoveries import Recovery
 from stoker.fleet.summary import EvaluationFigure, RunReport, RunSummary
@@ -34,6 +35,7 @@ def training_text(summary: RunSummary) -> str:
     rows.append(("isolation", f"{summary.isolation.state}: {summary.isolation.reason}"))
     rows.append(("folder", summary.folder))
     parts = [pairs(rows), recoveries_text(summary.recoveries), time_text(summary.goodput)]
+    parts.append(feed_text(summary.feed))
     return "\n".join(part for part in parts if part)
 
 
@@ -74,7 +76,7 @@ def report_text(report: RunReport) -> str:
     if report.cut_lines:
         rows.append(("note", f"{report.cut_lines} event lines were cut by a crash and are not counted"))
     parts = [pairs(rows), _losses_text(report), recoveries_text(report.recoveries), time_text(report.goodput)]
-    parts += [evaluations_text(report.evaluations), sample_text(report.sample)]
+    parts += [feed_text(report.feed), evaluations_text(report.evaluations), sample_text(report.sample)]
     return "\n".join(part for part in parts if part)
 
 
@@ -132,6 +134,11 @@ def time_text(goodput: Goodput) -> str:
         ]
     )
     return "time by kind\n" + table(("kind", "seconds", "share"), rows, indent="  ") + "\n" + figures
+
+
+def feed_text(feed: FeedWaits) -> str:
+    """How long steps waited for data, in a line."""
+    return f"[feed]  {feed.sentence()}"
 
 
 def evaluations_text(evaluations: Sequence[EvaluationFigure]) -> str:

@@ -14,6 +14,7 @@ from stoker.core.home import Home
 from stoker.core.ids import ReviewId, RunId, VersionId
 from stoker.fleet.attempt import lock_is_free
 from stoker.fleet.errors import BadRunFolder
+from stoker.fleet.feed_waits import FeedWaits, feed_waits
 from stoker.fleet.goodput import Goodput, account
 from stoker.fleet.isolation import Isolation, IsolationState
 from stoker.fleet.recoveries import Placed, Recovery, find_recoveries
@@ -135,6 +136,7 @@ class RunReport:
     isolation: Isolation | None
     lineage: Lineage
     cut_lines: int
+    feed: FeedWaits
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,7 @@ class RunSummary:
     evaluations: tuple[EvaluationFigure, ...]
     sample: str | None
     goodput: Goodput
+    feed: FeedWaits
 
 
 def read_run(home: Home, ledger: Ledger, run_id: RunId) -> RunReport:
@@ -209,6 +212,7 @@ def report(record: RunRecord, lineage: Lineage, told: EventFile, *, abandoned: b
         isolation=_isolation(placed),
         lineage=lineage,
         cut_lines=told.cut_lines,
+        feed=feed_waits(told.events),
     )
 
 
@@ -229,6 +233,7 @@ def summarise(full: RunReport, verdict: Verdict, folder: RunFolder) -> RunSummar
         evaluations=full.evaluations,
         sample=full.sample,
         goodput=full.goodput,
+        feed=full.feed,
     )
 
 

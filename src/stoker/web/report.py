@@ -11,6 +11,7 @@ from typing import Final
 from stoker.core.atomic import write_atomic
 from stoker.core.clock import iso_utc
 from stoker.core.home import Home
+from stoker.fleet.feed_waits import FeedWaits
 from stoker.fleet.goodput import Goodput, TimeKind
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.summary import MixedIn, RunReport
@@ -54,7 +55,7 @@ def render_report(report: RunReport) -> str:
         f"{iso_utc(report.started_s)} by {escape(report.started_by)}</p>{_error(report)}</header>"
         f"{_tiles(report)}"
         f"<section><h2>Loss</h2>{_loss_chart(report)}{_recoveries(report)}</section>"
-        f"<section><h2>Where the time went</h2>{_time(report.goodput)}</section>"
+        f"<section><h2>Where the time went</h2>{_time(report.goodput)}{_feed(report.feed)}</section>"
         f"<section><h2>Held-out files</h2>{_evaluations(report)}</section>"
         f"{_sample(report)}"
         f"<section><h2>Lineage</h2>{_lineage(report)}</section>"
@@ -139,6 +140,10 @@ def _time(goodput: Goodput) -> str:
         ("mean time to failure", "no failure" if goodput.mttf_s is None else f"{goodput.mttf_s:.0f} s"),
     ]
     return share_bar(parts, unit="s") + _facts(facts)
+
+
+def _feed(feed: FeedWaits) -> str:
+    return f"<p><b>[feed]</b> {escape(feed.sentence())}.</p>"
 
 
 def _evaluations(report: RunReport) -> str:
