@@ -195,3 +195,9 @@ class UnusableTarget(StokerError):
     """The folder to export into exists already, cannot be made, or lies where no plaintext may be."""
 
     exit_code = 237
+
+
+class RecordFault(StokerError):
+    """A record of a source lacks a part or cannot be decoded, and the recipe refuses such records."""
+
+    exit_code = 238

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
 
@@ -45,7 +45,16 @@ def cut(stream: Tokens, sequence_tokens: int) -> Tokens:
     return np.lib.stride_tricks.sliding_window_view(stream, sequence_tokens + 1)[::sequence_tokens]
 
 
-def heldout_digests(files: Sequence[SourceFile], heldout_fraction: float, seed: int) -> frozenset[bytes]:
+class Content(Protocol):
+    """Something that is told by a digest of what it holds."""
+
+    @property
+    def sha256(self) -> bytes:
+        """32 bytes; equal for equal contents."""
+        ...
+
+
+def heldout_digests(files: Sequence[Content], heldout_fraction: float, seed: int) -> frozenset[bytes]:
     """The SHA-256 of every file that is held out.
 
     A file's content and the seed decide, so equal files never stand on both sides and a file stays on its

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from stoker.core.canonical import canonical_json
 from stoker.core.config import from_plain
@@ -17,7 +17,6 @@ from stoker.core.errors import ConfigError
 from stoker.core.ids import VersionId
 from stoker.core.result import plain
 from stoker.intake.dataset_writer import DatasetPlace
-from stoker.intake.source_index import SourceFile
 from stoker.intake.task_errors import BrokenPlan
 from stoker.keys.partition import KeySource
 from stoker.keys.refs import KekRef, Purpose
@@ -44,8 +43,8 @@ _PAGES_AIMED_AT: Final = 16
 class PreparationPlan:
     """One preparation, before it has run. Digests and wrapped keys are hex digits.
 
-    `phases` run one after the other. Page n holds the source's documents `page_starts[n]` up to
-    `page_starts[n + 1]`, the last one up to the end. `shard_keys` seal the dataset's shards and artefacts,
+    `phases` run one after the other. Page n holds the source's documents (or records) `page_starts[n]` up
+    to `page_starts[n + 1]`, the last one up to the end. `shard_keys` seal the dataset's shards and artefacts,
     `work_keys[i]` the intermediates of phase i: one wrapped partition key for each 4,096 objects.
     """
 
@@ -88,8 +87,17 @@ def page_bytes_for(content_bytes: int) -> int:
     return min(MAX_PAGE_BYTES, max(MIN_PAGE_BYTES, content_bytes // _PAGES_AIMED_AT))
 
 
-def page_starts(files: Sequence[SourceFile], page_bytes: int) -> tuple[int, ...]:
-    """The first document of each page: pages hold about `page_bytes` and one document at least."""
+class Unit(Protocol):
+    """What a page holds whole: a document or a record."""
+
+    @property
+    def size_bytes(self) -> int:
+        """How large it is."""
+        ...
+
+
+def page_starts(files: Sequence[Unit], page_bytes: int) -> tuple[int, ...]:
+    """The first document or record of each page: pages hold about `page_bytes` and one at least."""
     starts = [0] if files else []
     held = 0
     for number, file in enumerate(files):

@@ -7,7 +7,7 @@ from typing import Final
 
 from stoker.core.ids import VersionId
 from stoker.intake.dataset_writer import DatasetPlace, dataset_prefix
-from stoker.intake.forms import phases_of
+from stoker.intake.forms import phases_of, units_of
 from stoker.intake.plan import (
     PLAN_FORMAT,
     PreparationPlan,
@@ -59,12 +59,12 @@ def make_plan(
     """
     keys = BackendKeySource(backend)
     with SourceReader.open(source, store, keys, backend.signer("manifest").public_key) as reader:
-        files = reader.documents
-    size = page_bytes or page_bytes_for(sum(file.size_bytes for file in files))
-    starts = page_starts(files, size)
-    schema = sample_schema(recipe)
-    per_task = max(1, size // (schema.chunks_per_shard << schema.chunk_log2))
-    shards = _most_shards(sum(file.size_bytes for file in files), len(files), recipe)
+        units = units_of(recipe, reader)
+    content_bytes = sum(unit.size_bytes for unit in units)
+    size = page_bytes or page_bytes_for(content_bytes)
+    starts = page_starts(units, size)
+    shards = _most_shards(content_bytes, len(units), recipe)
+    per_task = 1 if recipe.records.parts else max(1, size // _shard_bytes(recipe))
     phases = phases_of(recipe)
     streams = max(len(starts), shards // per_task + 1)
     return PreparationPlan(
@@ -87,8 +87,15 @@ def make_plan(
     )
 
 
+def _shard_bytes(recipe: RecipeSpec) -> int:
+    schema = sample_schema(recipe)
+    return schema.chunks_per_shard << schema.chunk_log2
+
+
 def _most_shards(content_bytes: int, documents: int, recipe: RecipeSpec) -> int:
     """How many shards and artefacts there can be at the most: a token is a byte at least."""
+    if recipe.records.parts:
+        return documents // recipe.records.records_per_shard + _SPARE_SHARDS
     growth = _GROWTH * (_COMPATIBILITY_GROWTH if recipe.quality.normalise is not Normalisation.NONE else 1)
     tokens = growth * content_bytes + documents
     return tokens // (recipe.sequence_tokens * sample_schema(recipe).samples_per_shard) + _SPARE_SHARDS

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from stoker.spec.quality import QualitySpec
+from stoker.spec.records import RecordsSpec
 from stoker.spec.source import ImportSpec as ImportSpec
 from stoker.spec.source import NotText as NotText
 from stoker.spec.source import OnFault as OnFault
@@ -46,7 +47,8 @@ class RecipeSpec:
     """Judge documents, redact, tokenise, pack, split, seal.
 
     `tokenizer_of` names a dataset whose tokenizer is used, so that the two can be mixed; empty: one is
-    trained.
+    trained. With `records.parts` the source's records are kept, not its text alone: then `sequence_tokens`
+    and `samples_per_shard` do not matter.
     """
 
     vocabulary: int = 2048
@@ -60,6 +62,7 @@ class RecipeSpec:
     expires_after_days: float = 30.0
     policy: PolicySpec = field(default_factory=PolicySpec)
     quality: QualitySpec = field(default_factory=QualitySpec)
+    records: RecordsSpec = field(default_factory=RecordsSpec)
 
     def problems(self) -> Iterator[str]:
         """One sentence for each rule that is broken, naming the field and its value."""
@@ -73,6 +76,11 @@ class RecipeSpec:
             yield f"heldout_fraction is {self.heldout_fraction}; it must lie between 0 and 1."
         if not 14 <= self.chunk_log2 <= 22:
             yield f"chunk_log2 is {self.chunk_log2}; it must be 14 to 22 (16 KiB to 4 MiB)."
+        elif self.records.parts:
+            if self.quality.judges_documents:
+                yield "quality judges the documents of text; of records only quality.normalise is followed."
+            if self.tokenizer_of:
+                yield f"tokenizer_of is {self.tokenizer_of!r}; records train a tokenizer of their own."
         elif (self.sequence_tokens + 1) * self.token_bytes > (1 << self.chunk_log2) - 64:
             yield (
                 f"sequence_tokens is {self.sequence_tokens}; a sample of {self.sequence_tokens + 1} tokens "

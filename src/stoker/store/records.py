@@ -24,7 +24,7 @@ from stoker.store.ragged import Ragged
 from stoker.store.ranges import RangeSource
 from stoker.store.reader import StreamReader
 from stoker.store.record_schema import MAX_BLOCK_BYTES, FieldKind, RecordField, RecordSchema
-from stoker.store.sealed import PartitionSeal, SealedBytes
+from stoker.store.sealed import SealedBytes, StreamSeal
 from stoker.store.shards import shard_entry
 
 RECORD_SHARD_SCHEMA: Final = 2
@@ -70,7 +70,7 @@ class RecordBlock:
 class RecordShardWriter:
     """Collects the records of one shard in memory, then seals them. `label.schema` is RECORD_SHARD_SCHEMA."""
 
-    def __init__(self, seal: PartitionSeal, label: StreamLabel, schema: RecordSchema) -> None:
+    def __init__(self, seal: StreamSeal, label: StreamLabel, schema: RecordSchema) -> None:
         if label.schema != RECORD_SHARD_SCHEMA:
             raise BadLabel(f"A shard of records has schema {RECORD_SHARD_SCHEMA}, not {label.schema}.")
         self._seal = seal

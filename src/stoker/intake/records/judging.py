@@ -1,0 +1,132 @@
+"""What becomes of each record of a page: a fault, or its label and its text as they are kept.
+
+Bytes in, bytes out; no keys, no store. See docs/design/intake.md, "Records".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from stoker.core.canonical import JsonValue, canonical_json
+from stoker.intake.quality.normalise import normalised
+from stoker.intake.records.decoding import Decoder
+from stoker.intake.scan import redact
+from stoker.intake.tokenizer import END_OF_TEXT_ID, WordEncoder
+from stoker.spec.quality import Normalisation
+from stoker.spec.recipe import Kind
+from stoker.spec.records import RecordPart, RecordsSpec
+
+_MAX_LABEL: int = (1 << 63) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class RecordBytes:
+    """A record as the source holds it. `named_label` says that its label is a class name, not a number."""
+
+    parts: Mapping[RecordPart, bytes]
+    twice: frozenset[RecordPart]
+    named_label: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JudgingSettings:
+    """What a worker needs to know; `tokenizer_json` is empty where no tokens are made."""
+
+    spec: RecordsSpec
+    redact: frozenset[Kind]
+    normalise: Normalisation
+    tokenizer_json: str
+    token_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedRecord:
+    """`fault` is empty for a record that stays. `label` is a number in decimal digits, or a class name."""
+
+    fault: str
+    label: str
+    text_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedPage:
+    """The records of a page in order, their texts as kept one after the other, and what was redacted."""
+
+    records: tuple[JudgedRecord, ...]
+    texts: bytes
+    redactions: Mapping[str, int] = field(default_factory=dict)
+
+    def encode_records(self) -> bytes:
+        """The records as JSON."""
+        rows: list[JsonValue] = [[each.fault, each.label, each.text_bytes] for each in self.records]
+        return canonical_json(rows)
+
+
+def decode_records(data: bytes | bytearray) -> tuple[JudgedRecord, ...]:
+    """The records that `encode_records` wrote."""
+    return tuple(JudgedRecord(*row) for row in json.loads(data))
+
+
+def start_judging_records(settings: JudgingSettings) -> Callable[[Sequence[RecordBytes]], JudgedPage]:
+    """A function from the records of a page to what becomes of them."""
+    encoder = WordEncoder(settings.tokenizer_json, settings.token_bytes) if settings.tokenizer_json else None
+    end = END_OF_TEXT_ID.to_bytes(settings.token_bytes, "little")
+
+    def text_of(document: bytes) -> tuple[bytes, Mapping[Kind, int]]:
+        text, counts = redact(normalised(document, settings.normalise), settings.redact)
+        return (text if encoder is None else encoder.encode(text.decode()) + end), counts
+
+    def judge(page: Sequence[RecordBytes]) -> JudgedPage:
+        texts: list[bytes] = []
+        records: list[JudgedRecord] = []
+        redactions: dict[str, int] = {}
+        with Decoder(settings.spec) as decoder:
+            for record in page:
+                if fault := fault_of(record, settings.spec, decoder):
+                    records.append(JudgedRecord(fault, "", 0))
+                    continue
+                text = b""
+                if RecordPart.TEXT in settings.spec.parts:
+                    text, counts = text_of(record.parts[RecordPart.TEXT])
+                    for kind, count in counts.items():
+                        redactions[kind.value] = redactions.get(kind.value, 0) + count
+                label = record.parts.get(RecordPart.LABEL, b"").decode().strip()
+                records.append(JudgedRecord("", label, len(text)))
+                texts.append(text)
+        return JudgedPage(tuple(records), b"".join(texts), redactions)
+
+    return judge
+
+
+def fault_of(record: RecordBytes, spec: RecordsSpec, decoder: Decoder) -> str:
+    """Why a record cannot stay; empty when it can. Names no content."""
+    for part in spec.parts:
+        if part not in record.parts:
+            return f"no {part}"
+        if part in record.twice:
+            return f"more than one {part}"
+    for part in (RecordPart.TEXT, RecordPart.LABEL):
+        if part in spec.parts and not _is_text(record.parts[part]):
+            return f"{part} is not UTF-8"
+    if RecordPart.LABEL in spec.parts:
+        label = record.parts[RecordPart.LABEL].decode().strip()
+        if not label or len(label) > 200:
+            return "no label"
+        if not record.named_label and not (
+            label.isdecimal() and label.isascii() and int(label) <= _MAX_LABEL
+        ):
+            return "label is no number"
+    for part in (RecordPart.IMAGE, RecordPart.AUDIO):
+        if part in spec.parts and (fault := decoder.fault(part, record.parts[part])):
+            return fault
+    return ""
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
