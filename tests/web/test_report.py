@@ -93,7 +93,7 @@ def test_the_page_is_whole_and_holds_the_figures(report: RunReport) -> None:
         "60.0 s",
         "25.0%",
         "2" * 64,
-        "[feed] 3 steps waited 0.500 s for data in all, 25.00% of step time, worst 500.0 ms at 3",
+        "[feed]  3 steps waited 0.500 s for data in all, 25.00% of step time, worst 500.0 ms at 3",
     ):
         assert shown in text
     assert not re.search(r"""(src|href)\s*=|url\(|@import|https?:""", page)
