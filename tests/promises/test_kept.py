@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from stoker.core.clock import ManualClock
 from stoker.keys.destruction import approve_destruction, request_destruction
 from stoker.keys.refs import KekRef
 from stoker.promises.promise import Standing
-from support.promise_home import DAY_S, PromiseHome, broken, open_promise_home, promise, standings
+from stoker.spec.records import RecordPart, RecordsSpec
+from support.promise_home import DAY_S, RECIPE, PromiseHome, broken, open_promise_home, promise, standings
 
 
 def test_every_promise_is_kept_and_each_check_says_what_it_saw(house: PromiseHome) -> None:
@@ -63,3 +65,18 @@ def test_the_promises_are_kept_while_a_second_source_and_dataset_live(house: Pro
     assert broken(report) == set()
     (token_ids,) = (check for check in promise(report, 2).checks if "token ids" in check.tried)
     assert token_ids.tried == "canaries as token ids, inside 2 datasets"
+
+
+def test_the_promises_are_kept_while_a_dataset_of_records_lives(house: PromiseHome) -> None:
+    house.approve(house.bring_letters("more", count=12))
+    recipe = replace(RECIPE, records=RecordsSpec(parts=(RecordPart.TEXT,), records_per_block=2))
+    house.prepare("more-records", "more", recipe)
+    report = house.verify()
+    assert broken(report) == set()
+    (token_ids,) = (check for check in promise(report, 2).checks if "token ids" in check.tried)
+    assert token_ids.tried == "canaries as token ids, inside 1 datasets"
+    assert "1 datasets of records" in token_ids.seen
+    assert [check.tried for check in promise(report, 6).checks if "more-records" in check.tried] == [
+        "the order of more-records dealt to 1, 2, 3 and 4 ranks",
+        "samples of more-records in an epoch",
+    ]

@@ -14,6 +14,7 @@ from stoker.core.events import Event, EventKind
 from stoker.feed.dataset import Dataset
 from stoker.feed.feed import DEFAULT_WINDOW_CHUNKS, Feed
 from stoker.feed.order import Order
+from stoker.feed.record_batch import RecordBatch
 from stoker.fleet.attempt import lock_is_free
 from stoker.fleet.run_folder import RunFolder
 from stoker.ledger.records import DatasetRecord, RunOutcome
@@ -156,11 +157,16 @@ def _deal(dataset: Dataset, world_size: int) -> np.ndarray:
         for rank in range(world_size)
     ]
     try:
-        batches = [np.concatenate([feed.next_array() for feed in feeds]) for _ in range(_BATCHES)]
+        batches = [np.concatenate([_seen(feed.next_array()) for feed in feeds]) for _ in range(_BATCHES)]
         return np.concatenate(batches)
     finally:
         for feed in feeds:
             feed.close()
+
+
+def _seen(batch: np.ndarray | RecordBatch) -> np.ndarray:
+    """What tells one batch from another: tokens, or of records their numbers."""
+    return batch.numbers if isinstance(batch, RecordBatch) else batch
 
 
 def _epoch(dataset: Dataset, record: DatasetRecord) -> Check:
