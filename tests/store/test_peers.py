@@ -307,6 +307,20 @@ def test_a_replayed_handshake_is_refused(store: _CountingStore, tmp_path: Path) 
     assert a.server.counts().strangers == 1 and a.server.counts().objects == 1
 
 
+@pytest.mark.parametrize("reflected", [False, True])
+def test_a_wrong_proof_is_refused_before_any_request(
+    reflected: bool, store: _CountingStore, tmp_path: Path
+) -> None:
+    a = _Node("a", tmp_path, store)
+    with _nodes(a), socket.create_connection(a.server.address) as sock:
+        sock.sendall(b"STKN\x01\0\0\0" + bytes(32))
+        challenge = sock.recv(72, socket.MSG_WAITALL)
+        assert challenge[:5] == b"STKN\x01"
+        sock.sendall(challenge[40:] if reflected else bytes(32))
+        assert _all_of(sock) == b""
+    assert a.server.counts().strangers == 1
+
+
 def _all_of(sock: socket.socket) -> bytes:
     """What comes until the other side ends the connection."""
     heard = b""
