@@ -16,6 +16,7 @@ from stoker.core.errors import ConfigError, MissingExtra
 from stoker.core.ids import VersionId, check_name, new_version_id
 from stoker.core.progress import Progress
 from stoker.core.result import plain
+from stoker.intake.building import TOKENIZER
 from stoker.intake.dataset_writer import DatasetPlace, dataset_prefix
 from stoker.intake.errors import (
     BrokenRecord,
@@ -31,6 +32,7 @@ from stoker.intake.executors import Executor
 from stoker.intake.executors.local import LocalExecutor
 from stoker.intake.forms import form_of
 from stoker.intake.leftovers import discard, sweep
+from stoker.intake.lent_tokenizer import find_lender, lent_tokenizer
 from stoker.intake.patterns import PATTERNS_DIGEST
 from stoker.intake.plan import PreparationPlan, plan_key, work_prefix, write_plan
 from stoker.intake.planning import find_unfinished, make_plan
@@ -48,6 +50,7 @@ from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import DatasetRecord, DatasetState, ReviewRecord, SourceRecord
 from stoker.spec.quality import QualitySpec
 from stoker.spec.recipe import RecipeSpec
+from stoker.spec.records import RecordsSpec
 from stoker.store.errors import ObjectMissing
 from stoker.store.manifest import Manifest
 from stoker.store.objects import ObjectStore
@@ -86,12 +89,20 @@ class PrepareReport:
     resumed: bool = False
 
 
-def recipe_digest(recipe: RecipeSpec) -> str:
-    """Names everything that decides the tokens: recipe, patterns and the code's own format; 64 hex digits."""
+def recipe_digest(recipe: RecipeSpec, lender_root: str = "") -> str:
+    """Names everything that decides the tokens: recipe, patterns and the code's own format; 64 hex digits.
+
+    `lender_root` is the root of the dataset that lends its tokenizer.
+    """
     policy = replace(recipe.policy, redact=tuple(sorted(recipe.policy.redact)))
     table = dict(_table(plain(replace(recipe, policy=policy))))
     if recipe.quality == QualitySpec():
         del table["quality"]  # as before there were quality steps
+    if recipe.records == RecordsSpec():
+        del table["records"]  # as before there were recipes of records
+    table["tokenizer_of"] = lender_root
+    if not lender_root:
+        del table["tokenizer_of"]  # as before tokenizers were lent
     return digest_of({"format": PREPARATION_FORMAT, "patterns": PATTERNS_DIGEST, "recipe": table})
 
 
@@ -119,10 +130,11 @@ def prepare_dataset(
     tasks run on `executor`; None is this machine with so many `processes`. `page_bytes` is about how much of
     the source a task takes; None lets the size of the source decide.
 
-    Raises BadName, ConfigError, UnknownSource, everything require_review raises, OtherPolicy, TooLittleText,
-    WorkerLost, TaskFailed, UnusableExecutor, Busy, DiskFull, MissingExtra. Nothing is a dataset until the
-    ledger has it. After an error that may pass, what is done stays, sealed, and the next call goes on from
-    there; after one that will not (see HOPELESS) it has been removed.
+    Raises BadName, ConfigError, UnknownSource, everything require_review raises, OtherPolicy, UnknownDataset
+    and DatasetEnded for a dataset that is to lend its tokenizer, TooLittleText, WorkerLost, TaskFailed, Busy,
+    DiskFull, MissingExtra. Nothing is a dataset until the ledger has it. After
+    an error that may pass, what is done stays, sealed, and the next call goes on from there; after one that
+    will not (see HOPELESS) it has been removed.
     """
     check_name(name, "dataset")
     if wrong := (*recipe.problems(), *recipe.policy.problems(), *recipe.quality.problems()):
@@ -134,7 +146,10 @@ def prepare_dataset(
             f"Review {review.id} approved another policy than the one in this recipe.",
             hint="Prepare with the policy that was approved, or request a review of this one.",
         )
-    preparation = _Preparation(name, source, review, recipe, purpose, actor, ledger, backend, store, clock)
+    lender = find_lender(recipe, purpose=purpose, ledger=ledger, clock=clock)
+    preparation = _Preparation(
+        name, source, review, recipe, lender, purpose, actor, ledger, backend, store, clock
+    )
     if found := preparation.existing():
         return preparation.found(found)
     check_languages(recipe.quality)
@@ -158,6 +173,7 @@ class _Preparation:
     source: SourceRecord
     review: ReviewRecord
     recipe: RecipeSpec
+    lender: DatasetRecord | None
     purpose: str
     actor: str
     ledger: Ledger
@@ -165,11 +181,14 @@ class _Preparation:
     store: ObjectStore
     clock: Clock
 
+    @property
+    def recipe_digest(self) -> str:
+        """The digest of the recipe with the tokenizer that it names."""
+        return recipe_digest(self.recipe, "" if self.lender is None else self.lender.root)
+
     def existing(self) -> DatasetRecord | None:
         """The newest dataset of this name that this recipe made of these bytes and that can be used now."""
-        made = self.ledger.catalogue.datasets_made(
-            self.source.manifest_root, recipe_digest(self.recipe), self.name
-        )
+        made = self.ledger.catalogue.datasets_made(self.source.manifest_root, self.recipe_digest, self.name)
         return next((record for record in reversed(made) if self._usable(record)), None)
 
     def found(self, record: DatasetRecord) -> PrepareReport:
@@ -228,7 +247,7 @@ class _Preparation:
             self.source,
             self.review,
             review_digest(self.review),
-            recipe_digest(self.recipe),
+            self.recipe_digest,
             now_s=self.clock.now_s(),
             store=self.store,
             backend=self.backend,
@@ -237,6 +256,8 @@ class _Preparation:
     def _plan(self, version: VersionId, page_bytes: int | None) -> PreparationPlan:
         """Make the plan and store it; on any error nothing of it is left."""
         expires_s = min(self.clock.now_s() + self.recipe.expires_after_days * DAY_S, self.review.expires_s)
+        if self.lender is not None:
+            expires_s = min(expires_s, self.lender.expires_s)
         kek: KekRef | None = None
         try:
             kek = self.backend.create_kek(
@@ -247,7 +268,7 @@ class _Preparation:
                 self.source,
                 self.review,
                 self.recipe,
-                recipe_digest(self.recipe),
+                self.recipe_digest,
                 expires_s,
                 purpose=self.purpose,
                 store=self.store,
@@ -269,6 +290,11 @@ class _Preparation:
         keys = BackendKeySource(self.backend)
         with Workplace(plan, self.store, keys, signer.public_key) as work:
             form = form_of(work)
+            if self.lender is not None and not work.is_done(TOKENIZER, 0):
+                tokenizer = lent_tokenizer(
+                    self.lender, ledger=self.ledger, backend=self.backend, store=self.store
+                )
+                work.put(TOKENIZER, 0, {"lent_by": self.lender.root}, tokenizer)
             for name in plan.phases:
                 began_s = self.clock.monotonic_s()
                 review_in_force(self.ledger, self.review.id, self.purpose, self.clock)
@@ -280,6 +306,7 @@ class _Preparation:
         review_in_force(self.ledger, self.review.id, self.purpose, self.clock)
         public_key = self.backend.signer("manifest").public_key
         block = Manifest.open(self.store, plan.place.prefix, result.root, public_key).superblock
+        lent: dict[str, JsonValue] = {} if self.lender is None else {"tokenizer_of": self.lender.root}
         record = DatasetRecord(
             name=self.name,
             version=plan.version,
@@ -291,7 +318,7 @@ class _Preparation:
             review=self.review.id,
             recipe_digest=plan.recipe_digest,
             recipe=_table(plain(self.recipe)),
-            figures={**result.figures, "object_bytes": block.object_bytes},
+            figures={**result.figures, **lent, "object_bytes": block.object_bytes},
             prepared_by=self.actor,
             prepared_s=self.clock.now_s(),
             expires_s=plan.expires_s,
@@ -305,6 +332,7 @@ class _Preparation:
             "review": record.review,
             "recipe_digest": record.recipe_digest,
             "expires_s": record.expires_s,
+            **lent,
         }
         with self.ledger.act(
             actor=self.actor, action="dataset.prepare", subject=f"dataset/{self.name}", detail=detail
