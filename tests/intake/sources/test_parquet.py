@@ -459,7 +459,7 @@ def eats(side: WorkerSide) -> None:
 
 
 def babbles(side: WorkerSide) -> None:
-    side._connection.send_bytes(b"V123")
+    side._connection.send_bytes(b"V" + bytes(8) + b"\x01\x00\xff\xff\xff\xff")
 
 
 def reads_outside(side: WorkerSide) -> None:

@@ -4,9 +4,10 @@ Parquet and Arrow are parsed by a large library in C++ from bytes that are not t
 bounded memory and time, writes no file, and asks this process for the ranges of the one file it parses; what
 comes back is rows in a framing that is checked. Its death is a fault of that file, not of the import.
 
-Frames from the worker: `R` start, length (both 8 bytes, big-endian): a range is wanted. `V` row (8 bytes)
-and cells: role (1), length (4), bytes. `W` row and JSON `[reason, text]`: a row that cannot be taken. `S`
-text to say. `F` JSON `[reason, text]`: it cannot go on. `E`: the end. To the worker go ranges, bare.
+Frames from the worker: `R` start, length (both 8 bytes, big-endian): a range is wanted. `V` rows, one after
+the other: row (8 bytes), number of cells (1), and the cells: role (1), length (4), bytes. `W` row and JSON
+`[reason, text]`: a row that cannot be taken. `S` text to say. `F` JSON `[reason, text]`: it cannot go on.
+`E`: the end. To the worker go ranges, bare.
 See docs/design/intake.md, "Workers".
 """
 
@@ -30,9 +31,12 @@ from stoker.store.ranges import RangeSource
 
 _RANGE: Final = struct.Struct(">QQ")
 _ROW: Final = struct.Struct(">Q")
+_ROW_HEAD: Final = struct.Struct(">QB")
 _CELL: Final = struct.Struct(">BI")
 _ROLES: Final = tuple(Role)
 _FRAME_BYTES: Final = 1 << 30
+_ROWS_BYTES: Final = 1 << 20
+"""Rows are sent together until they have so many bytes."""
 
 RANGE_BYTES: Final = 16 * 1024 * 1024
 """A longer range is asked for in pieces of this."""
@@ -79,6 +83,8 @@ class WorkerSide:
 
     def __init__(self, connection: Connection, size_bytes: int) -> None:
         self._connection = connection
+        self._rows: list[bytes] = []
+        self._rows_bytes = 0
         self.size_bytes = size_bytes
 
     def read(self, start: int, length: int) -> bytes:
@@ -93,23 +99,33 @@ class WorkerSide:
 
     def row(self, row: int, cells: list[Cell]) -> None:
         """One row."""
-        pieces = [b"V", _ROW.pack(row)]
+        self._rows.append(_ROW_HEAD.pack(row, len(cells)))
         for cell in cells:
-            pieces += (_CELL.pack(_ROLES.index(cell.role), len(cell.data)), cell.data)
-        self._connection.send_bytes(b"".join(pieces))
+            self._rows += (_CELL.pack(_ROLES.index(cell.role), len(cell.data)), cell.data)
+            self._rows_bytes += len(cell.data) + _CELL.size
+        if self._rows_bytes >= _ROWS_BYTES:
+            self._flush()
 
     def fault(self, row: int, reason: Reason, text: str) -> None:
         """A row that cannot be taken."""
+        self._flush()
         self._connection.send_bytes(b"W" + _ROW.pack(row) + json.dumps([reason, text]).encode())
 
     def say(self, text: str) -> None:
         """A word for the person who imports."""
+        self._flush()
         self._connection.send_bytes(b"S" + text.encode())
 
     def end(self, fault: CannotGoOn | None) -> None:
         """Nothing follows."""
+        self._flush()
         frame = b"E" if fault is None else b"F" + json.dumps([fault.reason, fault.text]).encode()
         self._connection.send_bytes(frame)
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._connection.send_bytes(b"".join((b"V", *self._rows)))
+            self._rows, self._rows_bytes = [], 0
 
 
 Parser: TypeAlias = Callable[[WorkerSide], None]
@@ -157,7 +173,7 @@ def _converse(
                     raise ValueError("a range outside the file")
                 data = source.read(start, length)
             elif kind == b"V":
-                yield _row(body)
+                yield from _rows(body)
                 continue
             elif kind == b"W":
                 reason, text = json.loads(bytes(body[_ROW.size :]))
@@ -182,18 +198,20 @@ def _converse(
             raise StreamFault(Reason.WORKER_LOST, f"its parser {_how(process.exitcode)}") from error
 
 
-def _row(body: memoryview) -> WorkerRow:
-    (row,) = _ROW.unpack_from(body)
-    at = _ROW.size
-    cells = []
+def _rows(body: memoryview) -> Iterator[WorkerRow]:
+    at = 0
     while at < len(body):
-        role, length = _CELL.unpack_from(body, at)
-        at += _CELL.size
-        if at + length > len(body):
-            raise ValueError("a cell that is cut off")
-        cells.append(Cell(_ROLES[role], bytes(body[at : at + length])))
-        at += length
-    return WorkerRow(row, tuple(cells))
+        row, count = _ROW_HEAD.unpack_from(body, at)
+        at += _ROW_HEAD.size
+        cells = []
+        for _ in range(count):
+            role, length = _CELL.unpack_from(body, at)
+            at += _CELL.size
+            if at + length > len(body):
+                raise ValueError("a cell that is cut off")
+            cells.append(Cell(_ROLES[role], bytes(body[at : at + length])))
+            at += length
+        yield WorkerRow(row, tuple(cells))
 
 
 def _how(code: int | None) -> str:
