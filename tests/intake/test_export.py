@@ -36,7 +36,7 @@ from stoker.intake.errors import (
 )
 from stoker.intake.export import ExportPlan, ExportReport, export_dataset, read_key_file
 from stoker.intake.importing import import_source
-from stoker.intake.life import expire_dataset
+from stoker.intake.life import Uses, expire_dataset
 from stoker.intake.review import decide_review, revoke_review
 from stoker.intake.tokenizer import load_tokenizer
 from stoker.keys.errors import KeyExpired, LooseKeyFile
@@ -180,6 +180,22 @@ def test_begin_and_end_are_recorded_with_counts_and_the_digest_of_the_files(
         data = (tmp_path / "out" / file.name).read_bytes()
         assert (hashlib.sha256(data).hexdigest(), len(data)) == (file.sha256, file.bytes)
     assert home.ledger.audit.verify().holds
+
+
+def test_an_export_is_one_use_begun_or_done(home: LifeHome, text: Any, tmp_path: Path) -> None:
+    def press() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(home, text[0], tmp_path / "out", press)
+    home.clock.advance(5.0)
+    take(home, text[0], tmp_path / "out")
+    uses = Uses(home.ledger, home.watch).of(text[0])
+    assert [(use.what, use.by, use.outcome) for use in uses] == [
+        ("export", "asker", "begun"),
+        ("export", "asker", "done"),
+    ]
+    assert uses[1].began_s - uses[0].began_s == 5.0
 
 
 def test_encrypted_files_open_with_the_key_and_not_without(home: LifeHome, text: Any, tmp_path: Path) -> None:

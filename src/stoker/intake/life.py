@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Protocol
 
 from stoker.core.canonical import JsonValue
@@ -23,13 +23,14 @@ from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import AuditEntry, DatasetRecord, DatasetState, RunOutcome, RunRecord, SourceRecord
 
 SAMPLE_ACT: Final = "dataset.sample"
+OPEN_ACT: Final = "dataset.open"
 EXPORT_BEGIN_ACT: Final = "dataset.export.begin"
 EXPORT_ACT: Final = "dataset.export"
 EXPIRE_ACT: Final = "dataset.expire"
 COLLECT_ACT: Final = "dataset.collect"
 PREPARE_ACTS: Final = ("dataset.prepare.begin", "dataset.prepare.resume")
 
-_USE_ACTS: Final = {SAMPLE_ACT: "sample", EXPORT_BEGIN_ACT: "export", EXPORT_ACT: "export"}
+_USE_ACTS: Final = {SAMPLE_ACT: "sample", OPEN_ACT: "open", EXPORT_BEGIN_ACT: "export", EXPORT_ACT: "export"}
 
 
 class Standing(enum.StrEnum):
@@ -153,10 +154,8 @@ class Uses:
         told = {run.id: _use_of_run(run, watch) for run in runs.values()}
         for read, run in roots:
             self._by_root.setdefault(read, []).append(told[run.id])
-        for entry in ledger.audit.acts(_USE_ACTS):
-            root = entry.detail.get("root")
-            if isinstance(root, str):
-                self._by_root.setdefault(root, []).append(_use_of_act(entry))
+        for root, use in _told_in_acts(ledger.audit.acts(_USE_ACTS)):
+            self._by_root.setdefault(root, []).append(use)
 
     def of(self, record: DatasetRecord) -> tuple[DatasetUse, ...]:
         """Every use of the dataset, in the order in which they began."""
@@ -178,10 +177,25 @@ def _use_of_run(run: RunRecord, watch: RunWatch) -> DatasetUse:
     return DatasetUse("run", run.id, run.started_by, run.started_s, last_s, outcome)
 
 
-def _use_of_act(entry: AuditEntry) -> DatasetUse:
-    what = _USE_ACTS[entry.action]
-    outcome = "begun" if entry.action == EXPORT_BEGIN_ACT else "done"
-    return DatasetUse(what, entry.actor, entry.actor, entry.time_s, entry.time_s, outcome)
+def _told_in_acts(entries: Iterable[AuditEntry]) -> list[tuple[str, DatasetUse]]:
+    """Samples and exports with the dataset's root; an export that ended is one use, not two."""
+    found: list[tuple[str, DatasetUse]] = []
+    begun: dict[tuple[JsonValue, ...], int] = {}
+    for entry in entries:
+        root = entry.detail.get("root")
+        if not isinstance(root, str):
+            continue
+        export = (entry.actor, root, entry.detail.get("folder"))
+        if entry.action == EXPORT_ACT and export in begun:
+            place = begun.pop(export)
+            found[place] = (root, replace(found[place][1], last_s=entry.time_s, outcome="done"))
+            continue
+        outcome = "done"
+        if entry.action == EXPORT_BEGIN_ACT:
+            outcome, begun[export] = "begun", len(found)
+        what = _USE_ACTS[entry.action]
+        found.append((root, DatasetUse(what, entry.actor, entry.actor, entry.time_s, entry.time_s, outcome)))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
