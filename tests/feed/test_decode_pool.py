@@ -185,7 +185,9 @@ def test_without_the_nursery_the_loss_is_told_and_not_taken_for_a_bad_file(pool:
     _run(pool, [b"one"])
     status = Path(f"/proc/{pool.pids[0]}/status").read_text()
     nursery = int(status.split("PPid:")[1].split()[0])
+    pids = pool.pids
     os.kill(nursery, signal.SIGKILL)
+    assert _gone(pids)
     with pytest.raises(DecodersLost, match="Decoding workers end"):
         for _ in range(100):
             _run(pool, [b"die", b"two"])
@@ -221,9 +223,31 @@ def test_a_new_worker_knows_nothing_that_came_after_the_pool(pool: DecodePool) -
 
 
 def test_desks_have_no_name_in_the_file_system(pool: DecodePool) -> None:
-    before = set(Path("/dev/shm").iterdir())
+    """What the kernel calls memory that is shared and anonymous; a file would have its own name."""
     _run(pool, [b"one", b"two"])
-    assert set(Path("/dev/shm").iterdir()) <= before
+    maps = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
+    for worker in pool._workers:
+        place = np.frombuffer(worker.desk, dtype=np.uint8).ctypes.data
+        names = [
+            line[5]
+            for line in maps
+            if int(line[0].split("-")[0], 16) <= place < int(line[0].split("-")[1], 16)
+        ]
+        assert names == ["/dev/zero (deleted)"]
+
+
+def test_another_process_than_the_one_that_made_the_pool_is_refused(pool: DecodePool) -> None:
+    _run(pool, [b"one", b"two"])
+    child = os.fork()
+    if child == 0:
+        try:
+            _run(pool, [b"three"])
+        except DecodersLost as error:
+            os._exit(7 if "another one" in error.message else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert _run(pool, [b"four"])[0] == [Decoded(4)]
 
 
 def test_closing_ends_every_process_and_wipes_the_desks() -> None:
@@ -271,7 +295,17 @@ def test_workers_end_when_their_parent_is_killed() -> None:
     assert all(Path(f"/proc/{pid}").exists() for pid in pids)
     parent.kill()
     parent.communicate()
-    while any(_lives(pid) for pid in pids):
+    assert _gone(pids)
+
+
+def _gone(pids: Sequence[int]) -> bool:
+    """Whether all of them end within a minute."""
+    return any(not any(_lives(pid) for pid in pids) for _ in _turns(6000))
+
+
+def _turns(count: int) -> Iterator[None]:
+    for _ in range(count):
+        yield
         time.sleep(0.01)
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from stoker.core.errors import MissingExtra
 from stoker.feed.decode_pool import DecodeJob, DecodePool
 from stoker.feed.decode_spec import AudioSpec, DecodeSpec, ImageSpec
 from stoker.feed.errors import BadFeedSetting
@@ -206,6 +209,8 @@ def test_sound_that_lies_is_cut_or_is_no_sound_is_a_fault() -> None:
     streamed = bytearray(flac)
     streamed[4 + 4 + 13] |= 0x0F  # the total number of samples, 36 bits, claims nearly 2^36
     streamed[4 + 4 + 14 : 4 + 4 + 18] = b"\xff\xff\xff\xff"
+    longer = bytearray(flac)
+    longer[4 + 4 + 14 : 4 + 4 + 18] = struct.pack(">I", 5000)
     extra = wav[:12] + b"JUNK" + struct.pack("<I", 3) + b"abc\0" + wav[12:]
     infinite = sound_file(np.full(100, np.inf), 8000, "WAV", "FLOAT")
     files: list[tuple[bytes, Fault | None]] = [
@@ -225,6 +230,7 @@ def test_sound_that_lies_is_cut_or_is_no_sound_is_a_fault() -> None:
         (wav[:40], Fault.UNDECODABLE),
         (wav[:20], Fault.UNDECODABLE),
         (bytes(streamed), Fault.TOO_LARGE),
+        (bytes(longer), Fault.UNDECODABLE),
         (flac[: len(flac) // 2], Fault.UNDECODABLE),
         (ogg[: len(ogg) // 2], Fault.UNDECODABLE),
         (ogg[:-1], Fault.UNDECODABLE),
@@ -261,3 +267,19 @@ def test_settings_out_of_range_are_refused_and_all_named() -> None:
         DecodeSpec(image=ImageSpec(2, 2), time_limit_s=0)
     with pytest.raises(BadFeedSetting, match="processes is 0"):
         DecodeSpec(image=ImageSpec(2, 2), processes=0)
+
+
+@pytest.mark.parametrize(
+    ("package", "make"),
+    [
+        ("PIL", lambda: ImageDecoder(ImageSpec(8, 8), ALL_IMAGES)),
+        ("soundfile", lambda: AudioDecoder(AudioSpec(8000, 8), ALL_SOUND)),
+    ],
+)
+def test_without_its_package_decoding_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, package: str, make: Callable[[], Decoder]
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtra, match="not installed") as caught:
+        make()
+    assert "extra 'data'" in caught.value.hint

@@ -242,6 +242,22 @@ def test_decoded_memory_is_used_again_after_so_many_batches(multimodal: SealedRe
         assert reader.chunks_held == 0
 
 
+def test_a_feed_that_uses_memory_again_gives_the_same(multimodal: SealedRecords) -> None:
+    with (
+        decoded(multimodal.open(), SPEC) as images,
+        Feed(images, global_batch=8, seed=3, reuse_batches=True, prefetch_batches=2) as again,
+        Feed(multimodal.open(), global_batch=8, seed=3, reuse_batches=True) as plain,
+    ):
+        seen = set()
+        for _ in range(12):
+            batch = again.next_array()
+            _check(batch)
+            assert batch.numbers.tolist() == plain.next_array().numbers.tolist()
+            seen.add(id(batch.array("image")))
+        assert len(seen) == 4
+    assert not batch.array("image").any()
+
+
 def test_fields_that_hold_no_such_files_are_refused(multimodal: SealedRecords, tmp_path: Path) -> None:
     for spec, message in (
         (DecodeSpec(image=ImageSpec(8, 8, field="picture")), "no field 'picture' of image files"),

@@ -106,6 +106,7 @@ class DecodePool:
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._number = 0
+        self._owner = os.getpid()
         out = max(decoder.out_bytes for decoder in self._decoders)
         self._plan = DeskPlan(max_encoded_bytes, out, max(1, min(MAX_ITEMS, _DESK_ARRAYS_BYTES // out)))
         desks = [mmap.mmap(-1, self._plan.size) for _ in range(processes)]
@@ -116,7 +117,7 @@ class DecodePool:
             run_nursery(theirs, desks, self._plan, self._decoders, memory_bytes)
         theirs.close()
         self._workers = [_Worker(place, memoryview(desk)) for place, desk in enumerate(desks)]
-        self._end = weakref.finalize(self, _end_processes, os.getpid(), nursery, self._control, self._workers)
+        self._end = weakref.finalize(self, _end_processes, self._owner, nursery, self._control, self._workers)
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -131,6 +132,11 @@ class DecodePool:
         with self._lock:
             if not self._end.alive:
                 raise FeedStopped("The decoders are closed.", hint="Keep them open as long as their feed.")
+            if os.getpid() != self._owner:
+                raise DecodersLost(
+                    "Decoding workers belong to the process that made them, and this is another one.",
+                    hint="Make the decoded dataset in the process that feeds it.",
+                )
             round_ = _Round(jobs)
             try:
                 for number, job in enumerate(jobs):

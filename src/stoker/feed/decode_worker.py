@@ -7,6 +7,7 @@ process with threads is ever forked in the middle of its work. Workers have no f
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import mmap
@@ -121,7 +122,10 @@ def _only(control: socket.socket) -> socket.socket:
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(nothing, standard)
-    os.closerange(4, max(5, resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names are numbers, not paths
+        if int(name) > 3:
+            with contextlib.suppress(OSError):  # that of the listing itself
+                os.close(int(name))
     control = socket.socket(fileno=3)
     control.settimeout(None)
     return control
