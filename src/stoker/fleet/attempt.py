@@ -34,6 +34,7 @@ from stoker.fleet.errors import AgentFailed
 from stoker.fleet.rank_process import kill_group
 from stoker.fleet.run_folder import RunFolder
 from stoker.spec.run import IsolationPolicy
+from stoker.store.remote_environment import store_environment
 
 _PATIENCE_S: Final = 5.0
 _READ_BYTES: Final = 256 * 1024
@@ -52,9 +53,15 @@ ENVIRONMENT_KEPT: Final = (
 """The only variables of the supervisor that a rank gets to see."""
 
 
-def rank_environment(environment: Mapping[str, str], threads_per_rank: int) -> dict[str, str]:
-    """The short list of `environment` that ranks need, and what keeps them on loopback and in their cores."""
+def rank_environment(
+    environment: Mapping[str, str], threads_per_rank: int, store_url: str = "file:"
+) -> dict[str, str]:
+    """The short list of `environment` that ranks need, and what keeps them on loopback and in their cores.
+
+    A store elsewhere adds what says where it is and lets the ranks in; in a folder it adds nothing.
+    """
     kept = {name: environment[name] for name in ENVIRONMENT_KEPT if name in environment}
+    kept |= store_environment(store_url, environment)
     threads = str(threads_per_rank)
     return {
         **kept,

@@ -173,7 +173,7 @@ def _live_dataset(ledger: Ledger, name: str, clock: Clock) -> DatasetRecord:
     live = [each for each in ledger.catalogue.datasets(name) if each.state is DatasetState.LIVE]
     if not live:
         raise DatasetGone(
-            f"Every version of dataset {name} is destroyed; the newest was {newest.version}.",
+            f"No version of dataset {name} lives; the newest, {newest.version}, is {newest.state}.",
             hint="Prepare it again from its source.",
         )
     require_live(live[-1], clock)
@@ -312,7 +312,7 @@ def _supervise(
         node="local",
         steps=spec.train.steps,
         policy=policy_of(spec),
-        environment=rank_environment(os.environ, spec.launch.threads_per_rank),
+        environment=rank_environment(os.environ, spec.launch.threads_per_rank, house.store_url),
         isolation=isolation,
         faults=tuple(faults),
     )
