@@ -10,7 +10,8 @@ import pytest
 from stoker.core.errors import EXIT_USAGE
 from stoker.intake.errors import NoSuchSplit, NotAllowed, OtherPurpose, ReviewRevoked
 from stoker.ledger.errors import UnknownDataset, UnknownSource
-from support.cli_home import PREPARE, CliHome
+from stoker.store.errors import CorruptManifest
+from support.cli_home import PREPARE, CliHome, flip
 
 DAY_S = 86_400.0
 HomeAt = Callable[[str], CliHome]
@@ -94,6 +95,18 @@ def test_versions_are_named_by_their_beginnings(home: CliHome) -> None:
     for wrong in ("../text", ""):
         home.refused(UnknownDataset, "dataset", "show", wrong)
     home.refused(UnknownSource, "source", "show", "notes@zz")
+
+
+def test_show_says_what_the_ledger_knows_when_the_manifest_is_damaged(home: CliHome) -> None:
+    before = dataset(home)
+    (block,) = home.store.glob("datasets/text/*/manifest/superblock.json")
+    flip(block, 30)
+    shown = home.data("dataset", "show", "text")
+    assert shown["datasets"] == [before]
+    assert "superblock" in shown["manifest_problem"]
+    assert (shown["splits"], shown["schema"]) == ([], {})
+    assert "not opened: " in home.stoker("dataset", "show", "text").out
+    home.refused(CorruptManifest, "dataset", "sample", "text")
 
 
 # -- sample

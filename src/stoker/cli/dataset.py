@@ -9,10 +9,13 @@ from typing import ClassVar
 import click
 
 from stoker.cli.command import House, command
+from stoker.cli.main import Lazy, LazyGroup
 from stoker.cli.table import day, human_bytes, pairs, short, table
 from stoker.core.canonical import JsonValue
+from stoker.core.errors import StokerError
 from stoker.intake.life import DatasetUse, Standing, Uses, find_dataset, standing_of
 from stoker.ledger.records import DatasetRecord
+from stoker.store.superblock import Superblock
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,8 @@ class SplitFacts:
 class DatasetLineage:
     """One dataset version in full: back to source, review and recipe, forward to every use.
 
-    `datasets` holds the one row; `splits` and `schema` are empty when its objects are gone.
+    `datasets` holds the one row. `splits` and `schema` are empty when its objects are gone, or when its
+    manifest could not be opened, for `manifest_problem`.
     """
 
     kind: ClassVar[str] = "dataset"
@@ -104,6 +108,7 @@ class DatasetLineage:
     splits: tuple[SplitFacts, ...]
     schema: Mapping[str, JsonValue]
     uses: tuple[DatasetUse, ...]
+    manifest_problem: str = ""
 
 
 def dataset_row(
@@ -196,6 +201,7 @@ def lineage_text(result: DatasetLineage) -> str:
         ("last used", day(row.last_used_s)),
         ("stored", "-" if row.bytes is None else human_bytes(row.bytes)),
         *((name.replace("_", " "), shown(value)) for name, value in row.figures.items()),
+        *([("manifest", f"not opened: {result.manifest_problem}")] if result.manifest_problem else []),
         ("splits", _splits_text(result.splits)),
         ("schema", shown(result.schema) if result.schema else "-"),
         ("runs", ", ".join(row.runs) or "none"),
@@ -214,9 +220,20 @@ def _uses_text(uses: Sequence[DatasetUse]) -> str:
     return "\nuses\n" + table(("what", "which", "by", "began", "last sign", "outcome"), rows, indent="  ")
 
 
-@click.group()
-def dataset() -> None:
-    """What has been prepared, from what, and until when."""
+dataset = LazyGroup(
+    "dataset",
+    help="What has been prepared, from what, and until when.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    members={
+        "ls": Lazy("stoker.cli.dataset:ls", "Every dataset version: state, samples, size, expiry, last use."),
+        "show": Lazy("stoker.cli.dataset:show", "One dataset with its lineage and every use of it."),
+        "sample": Lazy("stoker.cli.dataset_look:sample", "Show a few samples; a use, and recorded."),
+        "diff": Lazy("stoker.cli.dataset_look:diff", "What differs from one version to another."),
+        "export": Lazy("stoker.cli.dataset_look:export", "Write it as Parquet, with the right to."),
+        "expire": Lazy("stoker.cli.dataset_life:expire", "Bring its expiry forward, never back."),
+        "gc": Lazy("stoker.cli.dataset_life:gc", "Remove what nobody can open any more."),
+    },
+)
 
 
 @command("ls", text=_list_text)
@@ -245,7 +262,13 @@ def show(house: House, name: str) -> DatasetLineage:
     ledger = house.ledger
     record = find_dataset(ledger.catalogue, name)
     uses = Uses(ledger, HomeWatch(house.home))
-    block, schema = layout_of(record, ledger=ledger, backend=house.backend, store=house.store)
+    block: Superblock | None = None
+    schema: Mapping[str, JsonValue] = {}
+    problem = ""
+    try:
+        block, schema = layout_of(record, ledger=ledger, backend=house.backend, store=house.store)
+    except StokerError as error:  # the ledger's part is known all the same
+        problem = error.message
     row = dataset_row(record, uses, house.clock.now_s(), None if block is None else block.object_bytes)
     source, review = source_of(ledger, record), ledger.catalogue.review(record.review)
     return DatasetLineage(
@@ -274,15 +297,5 @@ def show(house: House, name: str) -> DatasetLineage:
         else tuple(SplitFacts(each.name, each.samples, each.shards) for each in block.splits),
         schema=schema,
         uses=uses.of(record),
+        manifest_problem=problem,
     )
-
-
-def _add_others() -> None:
-    from stoker.cli.dataset_life import expire, gc
-    from stoker.cli.dataset_look import diff, export, sample
-
-    for each in (ls, show, sample, diff, export, expire, gc):
-        dataset.add_command(each)
-
-
-_add_others()

@@ -38,7 +38,7 @@ def require_live(dataset: DatasetRecord, clock: Clock) -> None:
     """Raise DatasetGone unless the dataset is live and its time is not over."""
     if dataset.state is not DatasetState.LIVE:
         raise DatasetGone(
-            f"Dataset {dataset.name} ({dataset.version}) is destroyed.",
+            f"Dataset {dataset.name} ({dataset.version}) is {dataset.state}.",
             hint="Prepare it again from its source.",
         )
     if clock.now_s() >= dataset.expires_s:
