@@ -26,8 +26,19 @@ from stoker.intake.tasks import Phase, TaskJob
 from stoker.intake.workplace import Workplace
 from stoker.keys.file_backend import FileBackend
 from support.intake_home import IntakeHome, in_child, intake_home, small_file_system
-from support.letters import approve_letters, objects_of, plan_letters, prepare_letters, write_letters
+from support.letters import (
+    LETTERS,
+    approve_letters,
+    objects_of,
+    plan_letters,
+    prepare_letters,
+    write_letters,
+)
 from support.slurm_testbed import Slurm, slurm_testbed
+
+_NAMED = "vocabulary tokenizer_sample_bytes sequence_tokens heldout_fraction chunk_log2 samples_per_shard"
+TABLE = {field: getattr(LETTERS, field) for field in _NAMED.split()}
+"""LETTERS as words of a command line."""
 
 WORD = f"w{secrets.token_hex(8)}"
 """A word of the letters that is nowhere else on this machine."""
@@ -87,6 +98,11 @@ def on_slurm(home: IntakeHome, event: Callable[[], None] = lambda: None, element
     return SlurmExecutor(Site(home.root, home.root), Eventful(event), elements)
 
 
+def in_python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A process of its own: tasks close their process to debuggers and core files for good."""
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+
+
 def workers_of(home: IntakeHome) -> list[int]:
     """The pids of task workers of this home."""
     found = []
@@ -114,20 +130,37 @@ def test_slurm_gives_the_same_dataset(
     assert told == []
 
 
-def test_a_task_that_is_killed_is_tried_again_and_no_other_dataset_comes_out(
-    slurm: Slurm, home: IntakeHome, expected: dict[str, bytes]
+DIES_ONCE_A_PHASE = """
+import os, signal, sys
+arguments = sys.orig_argv
+if "stoker.intake.task_worker" in arguments:
+    phase = os.path.basename(arguments[arguments.index("stoker.intake.task_worker") + 1])
+    mark = os.path.join(os.path.dirname(__file__), "killed-" + phase)
+    def watch(event, _):
+        if event == "os.link" and not os.path.exists(mark):
+            os.close(os.open(mark, os.O_CREAT))
+            os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(watch)
+"""
+"""A sitecustomize: the first task of each phase is killed where its first object gets its name."""
+
+
+def test_tasks_killed_in_every_phase_are_tried_again_and_no_other_dataset_comes_out(
+    slurm: Slurm,
+    home: IntakeHome,
+    expected: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    killed: list[int] = []
-    prepare_up_to_encoding(home)
-
-    def kill_one() -> None:
-        for pid in workers_of(home)[:1] if len(killed) < 2 else ():
-            os.kill(pid, signal.SIGKILL)
-            killed.append(pid)
-
-    report = prepare_letters(home, executor=on_slurm(home, kill_one))
-    assert killed
+    (tmp_path / "deadly").mkdir()
+    (tmp_path / "deadly/sitecustomize.py").write_text(DIES_ONCE_A_PHASE)
+    path = (str(tmp_path / "deadly"), *os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
+    report = prepare_letters(home, executor=on_slurm(home))
+    killed = {mark.name for mark in (tmp_path / "deadly").glob("killed-*")}
+    assert killed == {"killed-tokenizer.json", "killed-encode.json", "killed-pack.json"}
     assert objects_of(home, report.record) == expected
+    assert slurm.queue() == []
 
 
 def test_a_coordinator_that_is_killed_leaves_a_job_that_the_next_one_ends(
@@ -144,10 +177,15 @@ def test_a_coordinator_that_is_killed_leaves_a_job_that_the_next_one_ends(
     prepare_up_to_encoding(home)
     home.ledger.close()
     assert os.WTERMSIG(in_child(prepare_and_die)) == signal.SIGKILL
+    command = ("prepare", "mail", "--source", "letters", "--purpose", "research", "--on", "slurm")
+    recipe = [f"{name}={value}" for name, value in TABLE.items()]
+    places = ("--tasks", "2", "--home", str(home.root), "--as", "asker", "--json")
+    done = in_python("-m", "stoker.cli", *command, *places, *recipe)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["data"]["resumed"] is True
     with intake_home(home.root, now_s=time.time()) as again:
-        report = prepare_letters(again, executor=on_slurm(again))
-        assert report.resumed
-        assert objects_of(again, report.record) == expected
+        (record,) = again.ledger.catalogue.datasets("mail")
+        assert objects_of(again, record) == expected
     assert slurm.queue() == []
 
 
@@ -261,11 +299,6 @@ def places_of(word: bytes, *folders: Path) -> list[Path]:
         except OSError:
             continue
     return found
-
-
-def in_python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """A process of its own: tasks close their process to debuggers and core files for good."""
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
 
 
 def test_a_block_on_ray_tells_its_error_and_nothing_else(home: IntakeHome) -> None:

@@ -15,6 +15,7 @@ import tokenizers  # noqa: F401
 
 from stoker.intake import building, prepare
 from stoker.intake.dataset_writer import DatasetCommit
+from stoker.intake.errors import WorkerLost
 from stoker.intake.executors.local import LocalExecutor
 from stoker.intake.forms import form_of
 from stoker.intake.packing import packed
@@ -141,6 +142,25 @@ def test_killed_in_any_phase_it_is_gone_on_with_and_gives_the_same_dataset(
         assert len(done) > 1
         report = prepare_letters(home, DROPPING)
         assert (report.resumed, report.unfinished_removed) == (True, 0)
+        assert is_the_same_dataset(home, expected)
+
+
+def start_dying(_: object) -> Callable[[object], None]:
+    """A worker's function that ends its process."""
+    return lambda _: os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("start", ["start_judging", "start_selecting", "start_training", "start_encoding"])
+def test_a_worker_killed_in_any_phase_is_told_and_the_next_call_goes_on(
+    place: Path, expected: tuple[str, dict[str, bytes]], start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with intake_home(place) as home:
+        with monkeypatch.context() as faulty:
+            faulty.setattr(building, start, start_dying)
+            with pytest.raises(WorkerLost, match="signal 9"):
+                prepare_letters(home, DROPPING)
+        assert home.ledger.catalogue.datasets("mail") == ()
+        assert prepare_letters(home, DROPPING).resumed
         assert is_the_same_dataset(home, expected)
 
 
