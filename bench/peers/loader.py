@@ -309,10 +309,8 @@ class Parquet(Loader):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        if self.tokens:
-            column = self.column(np.load(raw))
-        else:
-            column = pa.array(list(self.items(raw)), pa.binary())
+        whole = self.column(np.load(raw)) if self.tokens else None
+        column = pa.array(list(self.items(raw)), pa.binary()) if whole is None else whole
         table = pa.table({"x": column})
         pq.write_table(
             table,
