@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -64,6 +64,11 @@ class RecordBatch:
     def __getitem__(self, name: str) -> Column:
         """The column of this field. Raises KeyError."""
         return self.columns[name]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Each record by field: an array of its values, or a number; views of the batch where they can be."""
+        rows = [iter(self.columns[name]) for name in self.columns]
+        return (dict(zip(self.columns, values, strict=True)) for values in zip(*rows, strict=True))
 
     def ragged(self, name: str) -> Ragged:
         """The column of a field of bytes or tokens. Raises KeyError, and TypeError for numbers."""

@@ -97,7 +97,7 @@ class BatchStream(abc.ABC):
     def samples(self) -> Iterator[Any]:
         """The samples of this rank's share one by one, without end: rows of `next_array()`, which they share.
 
-        A batch is consumed, in `state_dict()`, with its first sample. Feeds of tokens have rows.
+        A batch is consumed, in `state_dict()`, with its first sample. Of records, each is a dict by field.
         """
         while True:
             yield from self.next_array()

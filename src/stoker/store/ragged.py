@@ -6,7 +6,9 @@ docs/design/store.md, "Shard of records", and docs/design/feed.md, "Records".
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,11 @@ class Ragged:
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+    def __iter__(self) -> Iterator[npt.NDArray[Any]]:
+        """A view of each row."""
+        values, ends = self.values, self.offsets.tolist()
+        return (values[begin:end] for begin, end in pairwise(ends))
 
     def padded(self, length: int, fill: int = 0) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
         """The rows as an array [rows, length], and a mask [rows, length] that is true where a value is.

@@ -10,6 +10,7 @@ import signal
 import struct
 import wave
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,9 @@ def test_a_feed_gives_records_of_a_prepared_source(home: IntakeHome, tmp_path: P
                 assert labels[image] == int(classes[row])
                 seen.append(image)
         assert len(set(seen)) == len(seen)
+    with Feed(opened(home), global_batch=4, seed=3) as feed:
+        one_by_one = [row["image"].tobytes() for row in islice(feed.samples(), len(seen))]
+        assert one_by_one == seen
 
 
 def test_class_names_become_numbers_and_are_kept(home: IntakeHome, tmp_path: Path) -> None:
