@@ -184,11 +184,11 @@ def test_dropped_blocks_are_wiped_and_their_memory_is_used_again(sealed: SealedR
     reader = RecordBatchReader(split, order, 0, 4)
     for step in range(50):
         reader.read(step)
+        # What a dropped block held is nowhere: its buffer is wiped, or holds another block.
+        assert len({id(block.buffer) for block in split.opened if block.buffer.any()}) == reader.chunks_held
     assert order.blocks <= reader.chunks_opened <= order.blocks + 3
     assert split.reused > 10
     assert reader.chunks_held <= 4 * 3
-    # What a dropped block held is nowhere: its buffer is wiped, or holds another block.
-    assert len({id(block.buffer) for block in split.opened if block.buffer.any()}) == reader.chunks_held
     reader.wipe()
     assert (reader.chunks_held, split.wipes) == (0, 1)
     assert not any(block.buffer.any() for block in split.opened)
