@@ -101,8 +101,8 @@ class BenchHouse:
             clock=self.clock,
         )
 
-    def prepare(self, recipe: RecipeSpec) -> PrepareReport:
-        """Prepare the dataset, or find it."""
+    def prepare(self, recipe: RecipeSpec, processes: int = 2) -> PrepareReport:
+        """Prepare the dataset in so many processes, or find it."""
         return prepare_dataset(
             NAME,
             NAME,
@@ -115,4 +115,5 @@ class BenchHouse:
             progress=SILENT,
             clock=self.clock,
             locks=self.home.locks_dir,
+            processes=processes,
         )
