@@ -11,20 +11,21 @@ from typing import Any, Final, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from stoker.core.clock import Clock
+from stoker.core.clock import Clock, SystemClock
 from stoker.feed.errors import BadMixture
 from stoker.feed.feed import filled_split
 from stoker.feed.mixture_pattern import Turns, pattern_of_turns, turns_of_parts, turns_of_weights
 from stoker.feed.mixture_reader import MixtureReader
 from stoker.feed.mixture_state import MixtureState, PartState
 from stoker.feed.order import MIXTURE_ORDER_FORMAT, Order
-from stoker.feed.source import FeedDataset, SampleSplit
+from stoker.feed.shard_prefetch import DEFAULT_SHARDS_AHEAD_S, prefetch_of
+from stoker.feed.source import INT64, FeedDataset, SampleSplit
 from stoker.feed.stream import (
-    DEFAULT_PREFETCH_BATCHES,
     DEFAULT_WINDOW_CHUNKS,
     BatchStream,
     check_settings,
     check_share,
+    read_settings,
 )
 
 _PERSON: Final = b"stoker mixture 2"
@@ -64,22 +65,22 @@ class Mixture(BatchStream):
         rank: int = 0,
         world_size: int = 1,
         window_chunks: int = DEFAULT_WINDOW_CHUNKS,
-        prefetch_batches: int = DEFAULT_PREFETCH_BATCHES,
+        prefetch_batches: int | None = None,
+        dtype: str = INT64,
+        read_threads: int | None = None,
+        reuse_batches: bool = False,
+        pin_memory: bool = False,
+        shards_ahead_s: float = DEFAULT_SHARDS_AHEAD_S,
         clock: Clock | None = None,
     ) -> None:
-        check_settings(global_batch, seed, window_chunks, prefetch_batches)
+        """Settings as for `Feed`."""
+        reading = read_settings(prefetch_batches, dtype, read_threads, reuse_batches, pin_memory)
+        check_settings(global_batch, seed, window_chunks, prefetch_batches, reading)
         check_share(global_batch, rank, world_size)
         turns = turns_of_weights(tuple(part.weight for part in parts))
         splits = _splits_that_mix(parts)
         self._orders = tuple(
-            Order(
-                samples=split.samples,
-                block_samples=split.chunk_samples,
-                lanes=global_batch,
-                window_blocks=window_chunks,
-                seed=part_seed(seed, number),
-                turns=each,
-            )
+            Order.of(split, global_batch, window_chunks, part_seed(seed, number), each)
             for number, (split, each) in enumerate(zip(splits, turns_of_parts(turns), strict=True))
         )
         self._named = MixtureState(
@@ -94,9 +95,11 @@ class Mixture(BatchStream):
             consumed=0,
         )
         rows = global_batch // world_size
-        self._reader = MixtureReader(splits, self._orders, pattern_of_turns(turns), rank * rows, rows)
+        pattern, clock = pattern_of_turns(turns), clock or SystemClock()
+        self._reader = MixtureReader(splits, self._orders, pattern, rank * rows, rows, reading)
+        prefetch = prefetch_of(splits, self._orders, rank * rows, rows, shards_ahead_s, clock, pattern)
         self._last_step: int | None = None
-        super().__init__(self._reader, global_batch, prefetch_batches, clock)
+        super().__init__(self._reader, global_batch, prefetch_batches, clock, prefetch)
 
     @property
     def drawn(self) -> tuple[int, ...]:
@@ -153,12 +156,14 @@ def _splits_that_mix(parts: Sequence[MixturePart]) -> list[SampleSplit]:
     if not wrong:
         lengths = [f"samples of {split.sample_tokens} tokens" for split in splits]
         digests = [part.dataset.tokenizer_digest() for part in parts]
+        dtypes = [f"tokens of {split.dtype.name}" for split in splits]
         tokenizers = ["no tokenizer" if each is None else f"the tokenizer {each.hex()}" for each in digests]
-        wrong = [*_unlike(parts, lengths), *_unlike(parts, tokenizers)]
+        wrong = [*_unlike(parts, lengths), *_unlike(parts, dtypes), *_unlike(parts, tokenizers)]
     if wrong:
         raise BadMixture(
             f"These parts cannot be mixed: {'; '.join(wrong)}.",
-            hint="Name each split once, and prepare the datasets with one length and one tokenizer.",
+            hint="Name each split once, and prepare the datasets with one length and one tokenizer: a "
+            "recipe's tokenizer_of takes another dataset's.",
         )
     return splits
 

@@ -5,24 +5,26 @@ See docs/design/feed.md, "Mixtures".
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from stoker.core.errors import MissingExtra
+from stoker.core.errors import StokerError
 from stoker.feed.batches import PLANNED_SAMPLES
 from stoker.feed.order import Order
 from stoker.feed.rows import Batch, RowPlan, RowReader
-from stoker.feed.source import SampleSplit
+from stoker.feed.source import Integers, ReadSettings, SampleSplit
+from stoker.feed.token_batches import TokenBatches
 from stoker.spec.mixture import PERIOD
 
-if TYPE_CHECKING:
-    import torch
-
 FIRST_PLANNED_SAMPLES: Final = 256
+MIN_PLANNED_SAMPLES: Final = 512
+"""Of a part whose epochs are shorter: each of its samples may be a window of its own to lay out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +35,19 @@ class _PartPlan:
     plan: RowPlan
     begins: list[int]
     """The samples of step s, counted from the plan's first, are [begins[s], begins[s + 1])."""
-    rows: list[int]
+    rows: Integers
     """The row of the batch that each sample is for."""
 
 
-class MixtureReader:
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Some steps, part by part."""
+
+    steps: range
+    parts: list[_PartPlan]
+
+
+class MixtureReader(TokenBatches):
     """Reads positions [first, first + rows) of the global batch of any step, best in ascending steps.
 
     It holds the chunks of those positions' windows in every part. Used by one thread at a time.
@@ -50,18 +60,22 @@ class MixtureReader:
         pattern: npt.NDArray[np.int16],
         first: int,
         rows: int,
+        settings: ReadSettings | None = None,
     ) -> None:
         """`pattern`, [PERIOD], says which part's turn each sample is; `orders` are the parts', with turns."""
+        super().__init__(rows, splits[0].sample_tokens, splits[0].dtype, settings)
         self._orders = orders
         self._pattern = pattern
-        self._rows = rows
         self._positions = np.arange(first, first + rows, dtype=np.int64)
-        self._sample_tokens = splits[0].sample_tokens
         self._lanes = orders[0].lanes
-        self._readers = [RowReader(split, order, rows) for split, order in zip(splits, orders, strict=True)]
-        self._steps = range(0)
-        self._plans: list[_PartPlan] = []
+        threads = self._settings.read_threads
+        self._readers = [
+            RowReader(split, order, rows, threads) for split, order in zip(splits, orders, strict=True)
+        ]
+        self._most_planned = min(PLANNED_SAMPLES, *(_most_planned(order) for order in orders))
+        self._plans: deque[_Plan] = deque()  # that of the steps that are read, and of those after them
         self._next_step = -1
+        self._picked: Batch = np.empty((0, splits[0].sample_tokens), dtype=splits[0].dtype)
 
     @property
     def chunks_opened(self) -> int:
@@ -73,60 +87,90 @@ class MixtureReader:
         """Chunks of all parts in memory now."""
         return sum(reader.chunks_held for reader in self._readers)
 
-    def read(self, step: int) -> Batch:
-        """The tokens of this rank's positions in step `step`, in a fresh array."""
-        if step != self._next_step or step not in self._steps:
-            self._plan_from(step)
-        self._next_step = -1  # should this step fail
-        batch = np.empty((self._rows, self._sample_tokens), dtype=np.int64)
-        within = step - self._steps.start
-        for part in self._plans:
-            begin, end = part.begins[within], part.begins[within + 1]
-            part.reader.fill(batch, part.plan, range(begin, end), part.rows[begin:end])
-        self._next_step = step + 1
-        return batch
-
     def sources(self, step: int) -> npt.NDArray[np.int16]:
         """The part that each row of a step comes from, int16 [rows]."""
         return self._pattern[(step * self._lanes + self._positions) % PERIOD]
 
-    def wipe(self) -> None:
-        """Overwrite every token and forget every key held. Reading may go on afterwards, from any step."""
+    def _fill(self, rows: Batch, steps: range) -> int:
+        plan = self._plan_of(steps.start)
+        steps = range(steps.start, min(steps.stop, plan.steps.stop))
+        self._next_step = -1  # should these steps fail: then what follows is planned anew
+        begin, done, error = steps.start - plan.steps.start, len(steps), None
+        for part in plan.parts:
+            first, last = part.begins[begin], part.begins[begin + len(steps)]
+            filled, failed = self._fill_part(rows, part, range(first, last), begin)
+            if failed is not None:
+                whole = bisect_right(part.begins, first + filled) - 1 - begin
+                if whole < done:
+                    done, error = whole, failed
+        if error is None:
+            self._next_step = steps.stop
+        elif not done:
+            raise error
+        return done
+
+    def _fill_part(
+        self, rows: Batch, part: _PartPlan, samples: range, step: int
+    ) -> tuple[int, StokerError | None]:
+        """Fill a part's rows of the steps from `step` of its plan; how many, and what ended it too early."""
+        picked = self._picked_of(len(samples))
+        filled, error = 0, None
+        while filled < len(samples) and error is None:
+            try:
+                filled += part.reader.fill_some(picked[filled:], part.plan, samples[filled:])
+            except StokerError as failed:  # raised by the step that it belongs to
+                error = failed
+        rows[part.rows[samples.start : samples.start + filled] - step * self._rows] = picked[:filled]
+        picked[:filled].fill(0)
+        return filled, error
+
+    def _wipe_rows(self) -> None:
+        self._plans.clear()
         self._next_step = -1
         for reader in self._readers:
             reader.wipe()
 
-    def wipe_batch(self, batch: Batch) -> None:
-        """Overwrite a batch that nobody took."""
-        batch.fill(0)
+    def _picked_of(self, rows: int) -> Batch:
+        if len(self._picked) < rows:
+            self._picked = np.empty((rows, self._sample_tokens), dtype=self._stored)
+        return self._picked[:rows]
 
-    def as_tensors(self, batch: Batch) -> torch.Tensor:
-        """The batch as a tensor over the same memory. Raises MissingExtra without torch."""
-        try:
-            import torch
-        except ModuleNotFoundError as error:
-            raise MissingExtra(
-                "Tensors need torch, which is not installed.",
-                hint="Install the extra 'train' from Stoker's clone, or use next_array().",
-            ) from error
-        return torch.from_numpy(batch)
+    def _plan_of(self, step: int) -> _Plan:
+        """The plan that has `step`. The next one is made when this one is half read.
 
-    def _plan_from(self, first: int) -> None:
-        """Plan `first` and some steps behind it: few after a jump, so that the first batch comes soon."""
-        samples = PLANNED_SAMPLES if first == self._next_step else FIRST_PLANNED_SAMPLES
-        self._steps = range(first, first + max(1, samples // self._rows))
-        begins = np.arange(first, self._steps.stop, dtype=np.int64) * self._lanes
+        Few steps are planned after a jump, so that the first batch comes soon.
+        """
+        plans = self._plans
+        if step != self._next_step:
+            plans.clear()
+        while plans and step not in plans[0].steps:
+            plans.popleft()
+        if not plans:
+            plans.append(self._plan_from(step, FIRST_PLANNED_SAMPLES))
+        planned = plans[0].steps
+        if len(plans) == 1 and step - planned.start >= len(planned) // 2:
+            plans.append(self._plan_from(planned.stop, PLANNED_SAMPLES))
+        return plans[0]
+
+    def _plan_from(self, first: int, samples: int) -> _Plan:
+        """A plan of the steps from `first` on that have about so many samples."""
+        steps = range(first, first + max(1, min(samples, self._most_planned) // self._rows))
+        begins = np.arange(first, steps.stop, dtype=np.int64) * self._lanes
         indices = begins[:, None] + self._positions
         parts = self._pattern[indices % PERIOD]
         drawn = [(number, parts == number) for number in range(len(self._readers))]
-        self._plans = [self._plan_part(number, indices, mine) for number, mine in drawn if mine.any()]
+        return _Plan(steps, [self._plan_part(number, indices, mine) for number, mine in drawn if mine.any()])
 
-    def _plan_part(
-        self, number: int, indices: npt.NDArray[np.int64], mine: npt.NDArray[np.bool_]
-    ) -> _PartPlan:
+    def _plan_part(self, number: int, indices: Integers, mine: npt.NDArray[np.bool_]) -> _PartPlan:
         reader, turns = self._readers[number], self._orders[number].turns
         assert turns is not None
-        rows = np.nonzero(mine)[1]
-        plan = reader.plan(turns.samples_before(indices[mine]), rows)
+        step, position = np.nonzero(mine)
+        plan = reader.plan(turns.samples_before(indices[mine]), position)
         begins = np.concatenate(([0], np.cumsum(mine.sum(axis=1))))
-        return _PartPlan(reader, plan, begins.tolist(), rows.tolist())
+        return _PartPlan(reader, plan, begins.tolist(), step * self._rows + position)
+
+
+def _most_planned(order: Order) -> int:
+    """Samples of the mixture in which a part does not come to many of its epochs."""
+    assert order.turns is not None
+    return max(order.samples, MIN_PLANNED_SAMPLES) * PERIOD // order.turns.count
