@@ -196,6 +196,38 @@ def test_dropped_blocks_are_wiped_and_their_memory_is_used_again(sealed: SealedR
     assert reader.chunks_held > 0
 
 
+@pytest.mark.parametrize("threads", [0, 1, 3])
+@pytest.mark.parametrize(("lanes", "window", "world_size"), [(4, 1, 1), (4, 2, 2), (12, 1, 3), (2, 40, 1)])
+def test_read_amplification_is_bounded_whoever_opens_the_blocks(
+    sealed: SealedRecords, threads: int, lanes: int, window: int, world_size: int
+) -> None:
+    """As for samples: in one epoch all ranks together open at most blocks + lanes - 1, threads or not."""
+    order = Order(203, 8, lanes, window, seed=2)
+    rows = lanes // world_size
+    readings = ReadSettings(read_threads=threads)
+    readers = [RecordBatchReader(_split(sealed), order, r * rows, rows, readings) for r in range(world_size)]
+    for step in range(203 // lanes):
+        for reader in readers:
+            _check(reader.read(step), sealed.written["train"])
+            assert reader.chunks_held <= rows * (window + 2)
+    assert sum(reader.chunks_opened for reader in readers) <= order.blocks + lanes - 1
+    for reader in readers:
+        reader.wipe()
+        _check(reader.read(5), sealed.written["train"])
+        reader.wipe()
+
+
+def test_an_error_of_a_thread_is_raised_by_the_step_that_needs_the_block(tmp_path: Path) -> None:
+    rows = _rows(90)
+    sealed = sealed_records(tmp_path, MemoryKeys(), SCHEMA, {"train": rows})
+    _flip(sealed.shard_path(1), 2)
+    with Feed(sealed.open(), global_batch=4, seed=3, read_threads=3) as feed:
+        with pytest.raises(CorruptStream, match=r"00000001\.stk, chunk 2"):
+            for _ in range(23):
+                _check(feed.next_array(), rows)
+        assert feed.chunks_held == 0
+
+
 @pytest.mark.parametrize("buffers", [1, 3])
 def test_with_buffers_the_memory_of_a_batch_is_used_again_after_so_many(
     sealed: SealedRecords, buffers: int

@@ -128,6 +128,11 @@ class DecodedSplit:
         """The records of each block but the last."""
         return self._split.chunk_samples
 
+    @property
+    def shard_chunks(self) -> int:
+        """The blocks of each shard but the last."""
+        return self._split.shard_chunks
+
     def shard_access(self) -> ShardAccess | None:
         """The shards for who brings them into the node's cache before they are read; None without one."""
         return self._split.shard_access()
@@ -137,7 +142,9 @@ class DecodedSplit:
     ) -> BatchSource[RecordBatch]:
         """A reader of positions [first, first + rows) of every global batch in `order`, decoded."""
         # What is encoded is needed no longer than decoding takes, so one batch's memory is enough.
-        encoded = self._split.batches(order, first, rows, ReadSettings(buffers=1))
+        encoded = self._split.batches(
+            order, first, rows, ReadSettings(buffers=1, read_threads=settings.read_threads)
+        )
         return DecodedBatchReader(encoded, self._split, self._pool, self._spec, self._counts, rows, settings)
 
 

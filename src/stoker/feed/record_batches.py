@@ -86,15 +86,15 @@ class RecordBatchReader:
     def __init__(
         self, split: RecordBlocks, order: Order, first: int, rows: int, settings: ReadSettings | None = None
     ) -> None:
+        settings = settings or ReadSettings()
         self._split = split
         self._schema = split.schema
         self._rows = rows
         self._planner = RecordPlanner(order, first, rows)
-        self._cache = BlockCache(split)
+        self._cache = BlockCache(split, settings.read_threads)
         self._held: list[WindowLayout | None] = [None] * rows
         self._plan: RecordPlan | None = None
         self._next_step = -1
-        settings = settings or ReadSettings()
         pinned, schema = settings.pin_memory, self._schema
         self._buffers = Ring(lambda: _Buffers(schema, rows, pinned=pinned), settings.buffers)
 
@@ -111,15 +111,15 @@ class RecordBatchReader:
     def read(self, step: int) -> RecordBatch:
         """The records of this rank's positions in step `step`. Raises what opening a block raises."""
         plan = self._plan
-        if plan is None or step not in plan.steps:
-            plan = self._plan = self._planner.plan(step)
-        elif step != self._next_step and step != plan.steps.start:
-            plan = self._plan = self._planner.plan(step)  # so that all rows enter their windows
+        if plan is None or step not in plan.steps or step != self._next_step:
+            plan = self._plan = self._planner.plan(step)  # and with its first step all rows enter windows
+            self._cache.expect(plan.blocks)
         self._next_step = -1  # should this step fail
         for row, layout in plan.entering.get(step, ()):
             self._enter(row, layout)
         begin = (step - plan.steps.start) * self._rows
         end = begin + self._rows
+        self._cache.reach(begin)
         offsets = plan.offsets[begin:end]
         opened = [self._cache.block(block) for block in plan.blocks[begin:end]]
         into = self._buffers.following()

@@ -27,7 +27,7 @@ from stoker.store.superblock import Split
 
 
 class RecordSplitReader:
-    """Reads one split's records; for one thread at a time. Several readers may share a manifest.
+    """Reads one split's records; for any number of threads. Several readers may share a manifest.
 
     How long shards and keys stay open is OpenShards' to say.
     """
@@ -78,6 +78,11 @@ class RecordSplitReader:
     def chunk_samples(self) -> int:
         """The records of each block but the last: the order's `block_samples`."""
         return self.schema.records_per_block
+
+    @property
+    def shard_chunks(self) -> int:
+        """The blocks of each shard but the last."""
+        return self.schema.blocks_per_shard
 
     @property
     def blocks(self) -> int:

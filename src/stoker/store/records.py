@@ -204,7 +204,7 @@ class RecordShardWriter:
 
 
 class RecordShardReader:
-    """Opens blocks of one shard of records. For one thread at a time."""
+    """Opens blocks of one shard of records; for any number of threads."""
 
     def __init__(self, reader: StreamReader, schema: RecordSchema, records: int, place: str = "") -> None:
         """`reader` is the shard's stream, `records` the recorded number; the head is read and checked now.
