@@ -72,6 +72,11 @@ class LeftOutTally:
         if len(examples) < _EXAMPLES:
             examples.append(printable(path))
 
+    @property
+    def entries(self) -> int:
+        """How many, for whatever reason."""
+        return sum(self._counts.values())
+
     def counts(self) -> dict[str, int]:
         """Entries by reason, without any path: what the ledger keeps."""
         return {reason.value: self._counts[reason] for reason in sorted(self._counts)}

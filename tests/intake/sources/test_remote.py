@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,13 +17,13 @@ from pyarrow import parquet
 from stoker.core.progress import SILENT
 from stoker.intake.errors import BrokenSource, EmptySource, SourceChanged, SourceTooMuch, SourceUnreachable
 from stoker.intake.left_out import LeftOutTally
-from stoker.intake.sources.remote import is_url, open_remote
-from stoker.spec.source import Form, ImportLimits, ImportSpec
+from stoker.intake.sources.remote import is_url, open_remote, stamp_of
+from stoker.spec.source import Form, ImportLimits, ImportSpec, OnFault
 from support.import_sources import bring, contents, leaving_out, nothing_is_left, reasons
 from support.intake_home import IntakeHome, Interfering, intake_home
 from support.media_samples import jpeg
 from support.s3_servers import MotoServer, moto_server, pointed_at
-from support.slow_store import Fault, SlowStore
+from support.slow_store import Fault, SlowStore, environment_of
 
 
 @pytest.fixture
@@ -154,6 +155,40 @@ def test_a_store_that_refuses_or_is_not_there_is_named_without_credentials(
         bring(home, "az://user:secret-word@nowhere/x")
     assert "secret-word" not in str(raised.value)
     assert nothing_is_left(home)
+
+
+def test_an_object_that_is_refused_is_left_out_when_the_settings_say_so(
+    home: IntakeHome, slow: SlowStore
+) -> None:
+    slow.objects.update({"a.txt": b"first", "b.txt": b"second"})
+    slow.plan(Fault.FORBIDDEN, method="GET", key="a.txt", times=1000)
+    with pytest.raises(SourceUnreachable, match=r"a\.txt in s3://slow"):
+        bring(home, slow.url)
+    report = bring(home, slow.url, unreadable=OnFault.LEAVE_OUT)
+    assert (reasons(report), contents(home, report.record)) == ({"unreadable": 1}, {"b.txt": b"second"})
+
+
+def test_googles_and_azures_stores_are_read_too(home: IntakeHome, slow: SlowStore, tmp_path: Path) -> None:
+    slow.objects.update({"in/a.txt": b"first", "in/x/b.txt": b"second", "in/c.tar": tar_of({"y.txt": b"y"})})
+    account = {"gcs_base_url": slow.endpoint, "disable_oauth": True}
+    names = ("client_email", "private_key", "private_key_id")
+    (tmp_path / "account.json").write_text(json.dumps(account | dict.fromkeys(names, "")))
+    google = {"GOOGLE_ALLOW_HTTP": "true", "GOOGLE_SERVICE_ACCOUNT": str(tmp_path / "account.json")}
+    with environment_of(google):
+        report = bring(home, "gs://slow/in", exclude=("*.tar",))
+        assert contents(home, report.record) == {"a.txt": b"first", "x/b.txt": b"second"}
+    emulator = {"AZURE_STORAGE_USE_EMULATOR": "true", "AZURITE_BLOB_STORAGE_URL": slow.endpoint}
+    with environment_of({"AZURE_ALLOW_HTTP": "true", **emulator}):
+        report = bring(home, "az://slow/in/c.tar")
+        assert contents(home, report.record) == {"c.tar/y.txt": b"y"}
+
+
+def test_an_object_is_the_same_however_a_store_writes_its_tag() -> None:
+    listed = {"e_tag": "0x8D", "version": None, "size": 3}
+    answered = {"e_tag": '"0x8D"', "version": "17", "size": 3}
+    assert stamp_of(listed) == stamp_of(answered)
+    assert stamp_of(listed) != stamp_of(listed | {"size": 2})
+    assert stamp_of(listed) != stamp_of(listed | {"e_tag": "0x8E"})
 
 
 def test_an_empty_prefix_and_an_archive_that_is_not_there(home: IntakeHome, slow: SlowStore) -> None:

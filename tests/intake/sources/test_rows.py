@@ -229,3 +229,10 @@ def test_a_broken_table_is_named_and_the_next_one_is_taken(home: IntakeHome, fol
     report = leaving_out(home, folder, max_file_bytes=20_000)
     assert contents(home, report.record) == {"b.csv/000000000.txt": b"x"}
     assert sum(reasons(report).values()) == 1
+
+
+def test_tables_and_archives_that_hold_nothing_are_counted(home: IntakeHome, folder: Path) -> None:
+    (folder / "a.csv").write_text("text\n")
+    (folder / "b.csv").write_text("text\nx\n")
+    report = bring(home, folder)
+    assert (reasons(report), contents(home, report.record)) == ({"empty": 1}, {"b.csv/000000000.txt": b"x"})

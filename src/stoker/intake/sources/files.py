@@ -24,8 +24,8 @@ MAX_DEPTH: Final = 200
 class Candidate:
     """A file that may be taken, and how it looked when the source was listed.
 
-    `stamp` names the very bytes: device, inode, size and time of change of a local file; entity tag and
-    version of a stored object.
+    `stamp` names the very bytes: device, inode, size and time of change of a local file; entity tag and size
+    of a stored object.
     """
 
     path: str

@@ -73,6 +73,7 @@ class Intake:
                 for item in read(self, candidate, stream):
                     bound.count(item)
                     yield item
+            bound.end()
         except StreamFault as fault:
             self.judge.settle(self.broken(candidate, fault.reason, fault.text, fault.offset))
         except NotTaken as not_taken:
@@ -107,8 +108,14 @@ class Bound:
     def __init__(self, candidate: Candidate, judge: Judge) -> None:
         self._candidate = candidate
         self._judge = judge
+        self._before = judge.left_out.entries
         self._items = 0
         self._bytes = 0
+
+    def end(self) -> None:
+        """The file is read through. Raises NotTaken when it gave nothing, and nothing of it was counted."""
+        if not self._items and self._judge.left_out.entries == self._before:
+            raise NotTaken(Reason.EMPTY, self._candidate.path)
 
     def count(self, item: Item) -> None:
         """One more item. Raises StreamFault at the limit."""

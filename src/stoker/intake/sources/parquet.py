@@ -59,6 +59,8 @@ def confined_rows(intake: Intake, candidate: Candidate, parser: Parser) -> Itera
         try:
             with opened as source:
                 yield from _rows(intake, candidate, parser, source)
+        except NotTaken as not_taken:
+            intake.judge.settle(not_taken)
         except StreamFault as fault:
             if fault.reason is Reason.MISSING_COLUMN:
                 intake.judge.settle(missing_column(intake, candidate.path, fault.text))
@@ -83,6 +85,7 @@ def _rows(intake: Intake, candidate: Candidate, parser: Parser, source: RangeSou
                     yield item
             except NotTaken as not_taken:
                 intake.judge.settle(not_taken)
+    bound.end()
 
 
 def _row_fault(intake: Intake, candidate: Candidate, fault: WorkerFault) -> NotTaken:

@@ -23,7 +23,7 @@ from stoker.intake.left_out import LeftOutTally, Reason, printable
 from stoker.intake.sources.files import CANARY_NAME, Candidate
 from stoker.intake.sources.forms import CONTAINER_ENDINGS
 from stoker.intake.walk import globs
-from stoker.spec.source import ImportSpec
+from stoker.spec.source import ImportSpec, OnFault
 
 if TYPE_CHECKING:
     from obstore import GetOptions
@@ -92,6 +92,7 @@ class RemoteFiles:
         self._place = place
         self._only = only
         self._left_out = left_out
+        self._unreadable = spec.unreadable
         self._include = globs(spec.include)
         self._exclude = globs(spec.exclude)
 
@@ -114,11 +115,11 @@ class RemoteFiles:
         with _naming(self.place):
             if self._only is not None:
                 meta = self._store.head(self._only)
-                yield Candidate(self._only, meta["size"], _stamp(meta))
+                yield Candidate(self._only, meta["size"], stamp_of(meta))
                 return
             for page in obstore.list(self._store):
                 for meta in page:
-                    yield Candidate(str(meta["path"]), meta["size"], _stamp(meta))
+                    yield Candidate(str(meta["path"]), meta["size"], stamp_of(meta))
 
     def _takes(self, candidate: Candidate) -> bool:
         path, reason = candidate.path, None
@@ -133,9 +134,20 @@ class RemoteFiles:
         return reason is None
 
     def read(self, candidate: Candidate) -> bytes | None:
-        """The whole object. Raises SourceChanged, SourceUnreachable."""
-        with self.open(candidate) as opened:
-            return opened.read(0, candidate.size_bytes)
+        """The whole object; None when it is refused to us and the settings leave that out.
+
+        Raises SourceChanged, SourceUnreachable.
+        """
+        from obstore.exceptions import PermissionDeniedError
+
+        try:
+            with self.open(candidate) as opened:
+                return opened.read(0, candidate.size_bytes)
+        except SourceUnreachable as error:
+            if self._unreadable is OnFault.LEAVE_OUT and isinstance(error.__cause__, PermissionDeniedError):
+                self._left_out.add(Reason.UNREADABLE, candidate.path)
+                return None
+            raise
 
     def open(self, candidate: Candidate) -> OpenObject:
         """The object for reading in ranges."""
@@ -188,13 +200,13 @@ class OpenObject:
 
         tag = self._candidate.stamp[0]
         options: GetOptions = {"range": (start, start + length)}
-        if isinstance(tag, str):
-            options["if_match"] = tag
+        if tag:
+            options["if_match"] = f'"{tag}"'
         try:
             found = self._store.get(self._candidate.path, options=options)
         except (PreconditionError, FileNotFoundError) as error:
             raise _changed(self._candidate.path) from error
-        if _stamp(found.meta) != self._candidate.stamp:
+        if stamp_of(found.meta) != self._candidate.stamp:
             raise _changed(self._candidate.path)
         data = bytes(found.bytes())
         if len(data) != length:
@@ -210,8 +222,12 @@ class OpenObject:
         self._piece = b""
 
 
-def _stamp(meta: Any) -> tuple[int | str | None, ...]:
-    return (meta["e_tag"], meta["version"], meta["size"])
+def stamp_of(meta: Any) -> tuple[int | str | None, ...]:
+    """What names an object's bytes, the same from a listing and from a read.
+
+    Azure quotes tags in answers and not in listings; versions come with answers only, in S3 and GCS.
+    """
+    return ((meta["e_tag"] or "").removeprefix("W/").strip('"'), meta["size"])
 
 
 @contextmanager
