@@ -53,7 +53,7 @@ class Arena:
 
     def pick(self, rows: Integers, out: npt.NDArray[Any]) -> None:
         """out[j] = row `rows[j]`; slot s has rows from s · `slot_rows`. The interpreter's lock is free."""
-        np.take(self._rows, rows, axis=0, out=out, mode="clip")  # "clip": straight into `out`, without a copy
+        self._rows.take(rows, axis=0, out=out, mode="clip")  # "clip": straight into `out`, without a copy
 
     def wipe(self) -> None:
         """Overwrite all that was ever written, free all slots and give the memory back."""

@@ -261,7 +261,7 @@ class RowReader:
     def _give_slots(self, plan: RowPlan, begin: int, end: int, stop: int) -> int:
         """Request the chunks of samples [begin, end); the first sample whose chunk has no slot, or `end`."""
         refs = plan.refs[begin - plan.begin : end - plan.begin]
-        missing = np.flatnonzero(plan.first_rows[refs] < 0)
+        missing = (plan.first_rows[refs] < 0).nonzero()[0]
         while missing.size:
             number = begin + int(missing[0])
             if number >= stop and len(self._chunks.opening) >= self._ahead:
@@ -280,7 +280,7 @@ class RowReader:
         for chunk in list(self._chunks.opening):
             ref = plan.ref_of.get(chunk)
             if ref is not None:
-                uses = np.flatnonzero(plan.refs[self._filled - plan.begin : stop - plan.begin] == ref)
+                uses = (plan.refs[self._filled - plan.begin : stop - plan.begin] == ref).nonzero()[0]
                 if uses.size:
                     error = self._chunks.error(chunk)
                     if error is not None:

@@ -18,7 +18,7 @@ from stoker.feed.source import INT64, ReadSettings
 if TYPE_CHECKING:
     import torch
 
-RUN_BYTES: Final = 1 << 20
+RUN_BYTES: Final = 1 << 21
 """About how much is read at once: enough that what a run costs besides its bytes is little."""
 
 MAX_RUN_STEPS: Final = 64

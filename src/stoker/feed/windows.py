@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,8 @@ import numpy.typing as npt
 from stoker.feed.order import ROUNDS, Order, Purpose, Words, mix, round_keys
 
 Integers: TypeAlias = npt.NDArray[np.int64]
+
+_NOTHING: Final = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +60,7 @@ class Windows:
         sizes = high - low
         keys = [round_keys(order.seed, n.epoch, Purpose.WINDOW, n.lane, n.window) for n in names]
         shuffled = whole_permutations(sizes.tolist(), np.stack(keys))
-        places = [
-            self._places(name.epoch, first, size)
-            for name, first, size in zip(names, line.tolist(), sizes.tolist(), strict=True)
-        ]
+        places = self._places([name.epoch for name in names], line.tolist(), sizes.tolist())
         blocks = self._blocks([name.epoch for name in names], places)
         return [
             WindowLayout(name, first_row, held, (place - place[0])[rows], offset[rows])
@@ -70,10 +69,21 @@ class Windows:
             )
         ]
 
-    def _places(self, epoch: int, first: int, size: int) -> tuple[Integers, Integers]:
-        """For `size` samples of the line from `first`: the place of the block of each, and its row there."""
-        line = np.arange(first, first + size, dtype=np.int64)
-        return self._order.line.places(np.array([epoch]), line)
+    def _places(
+        self, epochs: Sequence[int], firsts: Sequence[int], sizes: Sequence[int]
+    ) -> list[tuple[Integers, Integers]]:
+        """For each stretch of its epoch's line: the place of the block of each sample, and its row there."""
+        found: list[tuple[Integers, Integers]] = [_NOTHING] * len(epochs)
+        for epoch in set(epochs):  # one or two; what is computed for an epoch costs more than its samples
+            mine = [number for number, each in enumerate(epochs) if each == epoch]
+            line = np.concatenate([np.arange(firsts[n], firsts[n] + sizes[n], dtype=np.int64) for n in mine])
+            place, offset = self._order.line.places(np.array([epoch]), line)
+            begin = 0
+            for number in mine:
+                end = begin + sizes[number]
+                found[number] = place[begin:end], offset[begin:end]
+                begin = end
+        return found
 
     def _blocks(
         self, epochs: Sequence[int], places: Sequence[tuple[Integers, Integers]]
