@@ -19,6 +19,7 @@ from stoker.store.errors import (
     ObjectMissing,
     OutOfRange,
     StoreFailing,
+    StoreUnreachable,
 )
 from stoker.store.hedge import HedgePolicy
 from stoker.store.objects import ObjectStore
@@ -155,6 +156,25 @@ def test_what_will_not_change_is_asked_once(server: SlowStore, opened: _Open) ->
     with pytest.raises(OutOfRange, match="has 10 bytes"):
         store.get_range(KEY, 10, 3)
     assert _counts(store).retries == 0 and server.count("GET", "no/such") == 1
+
+
+def test_a_request_that_the_store_calls_wrong_is_not_repeated(server: SlowStore, opened: _Open) -> None:
+    store = opened()
+    server.plan(Fault.BAD_REQUEST, times=100)
+    with pytest.raises(StoreUnreachable, match="400") as caught:
+        store.get_range(KEY, 0, 5)
+    assert type(caught.value) is StoreUnreachable and server.count() == 1
+
+
+def test_a_conflict_of_two_creates_is_tried_again_and_then_decided(server: SlowStore, opened: _Open) -> None:
+    """S3 says 409 when neither of two writers is known to have won; only 412 says that the name is taken."""
+    store = opened()
+    server.plan(Fault.CONFLICT, method="PUT", times=2)
+    store.create(KEY, b"first")
+    server.plan(Fault.CONFLICT, method="PUT")
+    with pytest.raises(ObjectExists):
+        store.create(KEY, b"other")
+    assert server.objects == {KEY: b"first"} and _counts(store).retries == 3
 
 
 def test_after_all_tries_the_failure_is_named(server: SlowStore, opened: _Open, clock: ManualClock) -> None:

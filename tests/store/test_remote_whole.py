@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,15 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stoker.core.clock import SystemClock
+from stoker.core.home import Home
 from stoker.core.progress import SILENT
 from stoker.feed.dataset import Dataset
 from stoker.feed.feed import Feed
+from stoker.fleet.launch import start_run
 from stoker.intake.importing import import_source
 from stoker.intake.prepare import prepare_dataset
 from stoker.intake.review import decide_review, request_review, review_digest
 from stoker.intake.scan_report import scan_and_seal
 from stoker.keys.partition import BackendKeySource
+from stoker.ledger.records import RunOutcome
+from stoker.spec.model import ModelSpec
 from stoker.spec.recipe import ImportSpec, RecipeSpec
+from stoker.spec.run import EvaluateSpec, IsolationPolicy, LaunchSpec, RunSpec, TrainSpec
 from stoker.store.cache import NodeCache
 from stoker.store.objects import ObjectStore
 from support.intake_home import IntakeHome, intake_home
@@ -115,13 +122,23 @@ def _prepared(home: IntakeHome, folder: Path) -> Dataset:
     )
 
 
+RUN = RunSpec(
+    dataset="mail",
+    purpose="research",
+    model=ModelSpec(layers=1, width=16, heads=2, kv_heads=1, ffn_width=24),
+    train=TrainSpec(steps=2, global_batch=4, warmup_steps=1, checkpoint_every_steps=2),
+    launch=LaunchSpec(ranks=1, restarts=0, isolation=IsolationPolicy.OFF),
+    evaluate=EvaluateSpec(baselines=False, sample_tokens=0),
+)
+
+
 def test_text_is_imported_prepared_and_fed_while_workers_are_forked(moto: MotoServer, tmp_path: Path) -> None:
     """The parent has used the store before it forks its workers, and goes on using it beside them."""
     folder = tmp_path / "letters"
     folder.mkdir()
     for number in range(24):
         (folder / f"letter-{number:02}.txt").write_text(f"Letter {number}. {SECRET}. " * 60)
-    with intake_home(tmp_path / "home") as home:
+    with intake_home(tmp_path / "home", now_s=time.time()) as home:
         house = _home(home, moto)
         dataset = _prepared(house, folder)
         with Feed(dataset, global_batch=4, seed=1) as feed:
@@ -132,3 +149,16 @@ def test_text_is_imported_prepared_and_fed_while_workers_are_forked(moto: MotoSe
         assert not (tmp_path / "home/store/datasets").exists()
         counts = house.store.counts()
         assert counts is not None and counts.given_up == 0 and counts.bytes_written > 0
+        # A rank opens the store itself, with what it is given of the environment.
+        summary = start_run(
+            RUN,
+            home=Home(house.root).prepare(),
+            ledger=house.ledger,
+            backend=house.backend,
+            store_url=house.store.place,
+            actor="asker",
+            progress=SILENT,
+            clock=SystemClock(),
+        )
+        assert (summary.outcome, summary.error, summary.last_step) == (RunOutcome.FINISHED, None, 2)
+        assert list(house.store.list(f"runs/{summary.run}")), "its checkpoints are in the bucket"

@@ -52,6 +52,8 @@ class Fault(StrEnum):
 
     UNAVAILABLE = "503 Slow Down, nothing is done"
     INTERNAL = "500 Internal Error, nothing is done"
+    BAD_REQUEST = "400 Invalid Request, nothing is done"
+    CONFLICT = "409 Conditional Request Conflict, nothing is done"
     FORBIDDEN = "403 Access Denied, nothing is done"
     HANG = "no answer at all until the client goes away or the server ends"
     RESET = "the connection is reset before an answer; nothing is done"
@@ -60,6 +62,16 @@ class Fault(StrEnum):
     SHORT = "the announced length, half of the body, then the end of the connection"
     CUT = "half of the range, announced as if that were all"
     WRONG = "a body with one bit changed, in the middle"
+
+
+REFUSALS = {
+    Fault.UNAVAILABLE: (503, "SlowDown"),
+    Fault.INTERNAL: (500, "InternalError"),
+    Fault.BAD_REQUEST: (400, "InvalidRequest"),
+    Fault.CONFLICT: (409, "ConditionalRequestConflict"),
+    Fault.FORBIDDEN: (403, "AccessDenied"),
+}
+"""Faults that are answers of one status and S3 code."""
 
 
 @dataclass(frozen=True)
@@ -270,13 +282,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is Fault.RESET:
             self._reset()
             return
-        if fault in (Fault.UNAVAILABLE, Fault.INTERNAL, Fault.FORBIDDEN):
-            status, code = {
-                Fault.UNAVAILABLE: (503, "SlowDown"),
-                Fault.INTERNAL: (500, "InternalError"),
-                Fault.FORBIDDEN: (403, "AccessDenied"),
-            }[fault]
-            self._error(status, code)
+        if fault in REFUSALS:
+            self._error(*REFUSALS[fault])
             return
         if fault is Fault.LOST:
             self.wfile = _Nowhere()  # type: ignore[assignment]
