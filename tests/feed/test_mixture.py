@@ -246,6 +246,31 @@ def test_batches_are_int64_tensors_of_this_ranks_share() -> None:
         assert mixture.chunks_held > 0
 
 
+@pytest.mark.parametrize("read_threads", [0, 3])
+@pytest.mark.parametrize("dtype", ["int64", "stored"])
+@pytest.mark.parametrize("reuse_batches", [False, True])
+def test_how_it_is_read_changes_no_sample(read_threads: int, dtype: str, reuse_batches: bool) -> None:
+    shape = Shape((90, 37, 5), (600, 300, 100))
+    stream, _ = _world(shape, 70)
+    with Mixture(
+        [
+            MixturePart(each, count / 1000)
+            for each, count in zip(shape.datasets(), shape.thousandths, strict=True)
+        ],
+        global_batch=24,
+        seed=11,
+        window_chunks=2,
+        dtype=dtype,
+        read_threads=read_threads,
+        reuse_batches=reuse_batches,
+    ) as mixture:
+        for step in range(70):
+            batch = mixture.next_array()
+            assert batch.dtype == (np.int64 if dtype == "int64" else np.uint32)
+            assert np.array_equal(batch[:, 0], stream[24 * step : 24 * (step + 1)])
+            assert np.array_equal(batch, batch[:, :1] + np.arange(3, dtype=batch.dtype))
+
+
 def test_reading_may_go_on_from_any_step_and_again_after_a_state_was_loaded() -> None:
     shape = Shape((90, 37, 5), (600, 300, 100), global_batch=8)
     stream, _ = _world(shape, 60)
@@ -271,14 +296,15 @@ def test_every_part_is_wiped_when_a_mixture_is_closed_or_fails() -> None:
         mixture.next_array()
 
 
-def test_an_error_of_one_part_stops_the_mixture_at_the_step_that_needs_it() -> None:
+@pytest.mark.parametrize("read_threads", [0, 3])
+def test_an_error_of_one_part_stops_the_mixture_at_the_step_that_needs_it(read_threads: int) -> None:
     shape = Shape((90, 90), (500, 500), global_batch=4)
     stream, _ = _world(shape, 60)
     broken = int(stream[stream >= BASE][-1] % BASE) // 8
     reached = np.flatnonzero((stream >= BASE) & (stream % BASE // 8 == broken))[0] // 4
     datasets = shape.datasets()
     datasets[1].train.failing[broken] = BrokenChunk("Shard 3, chunk 7 was changed.")
-    with shape.mixture(datasets) as mixture:
+    with shape.mixture(datasets, read_threads=read_threads) as mixture:
         read = [mixture.next_array()[:, 0] for _ in range(reached)]
         assert np.array_equal(np.concatenate([*read, []]), stream[: 4 * reached])
         with pytest.raises(BrokenChunk, match="Shard 3, chunk 7"):
