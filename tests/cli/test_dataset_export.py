@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +21,7 @@ from stoker.intake.tokenizer import load_tokenizer
 from stoker.keys.open import open_backend
 from stoker.ledger.ledger import Ledger
 from stoker.store.objects import ObjectStore
-from support.cli_home import CliHome
+from support.cli_home import CliHome, ended, wait_until
 
 HomeAt = Callable[[str], CliHome]
 
@@ -99,16 +101,18 @@ def test_export_is_refused_without_a_leave_of_ones_own(home: CliHome) -> None:
     assert not (home.place / "out").exists()
 
 
-def test_ctrl_c_in_an_export_leaves_nothing(home: CliHome) -> None:
+def test_an_export_that_is_told_to_end_leaves_nothing(home: CliHome) -> None:
+    """By Ctrl-C, by a polite request, and by a terminal that closes."""
     may_export(home)
-
-    def begun() -> bool:
-        return any(home.place.glob(".out.partial-*/*.parquet"))
-
-    done = home.interrupt("dataset", "export", "text", "--to", "out", "--text", when=begun, slow_s=0.5)
-    assert done.code == 3
-    assert list(home.place.glob("*out*")) == []
-    assert list(home.place.glob(".out*")) == []
+    for told in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        process = home.start("dataset", "export", "text", "--to", "out", "--text", slow_s=0.5)
+        wait_until(lambda: any(home.place.glob(".out.partial-*/*.parquet")), process)
+        os.killpg(process.pid, told)
+        done = ended(process)
+        assert done.code == 3, done
+        assert "Traceback" not in done.err
+        assert [path.name for path in home.place.iterdir() if "out" in path.name] == []
+    assert home.acts().count("dataset.export.begin") == 3
     assert home.acts().count("dataset.export") == 0
 
 

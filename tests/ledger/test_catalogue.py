@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from stoker.core.errors import StokerError
 from stoker.core.ids import ReviewId, RunId
+from stoker.ledger import rows, schema
 from stoker.ledger.catalogue import DATASET_STEPS, REVIEW_STEPS, Catalogue
 from stoker.ledger.errors import (
     LedgerRefused,
@@ -111,6 +113,28 @@ def test_a_dataset_is_found_among_those_of_its_name(filled: Ledger) -> None:
     assert filled.catalogue.datasets_made(*same, "other-text") == (other,)
     assert filled.catalogue.datasets_of_source("own-text", "v1") == (first, other)
     assert filled.catalogue.datasets_of_source("own-text", "v2") == ()
+
+
+def test_finding_a_dataset_reads_none_of_the_others(filled: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = samples.dataset_record()
+
+    def add_many(catalogue: Catalogue) -> None:
+        for number in range(300):
+            other = samples.hex64(f"recipe {number}")
+            catalogue.add_dataset(samples.dataset_record(version=f"x{number}", recipe_digest=other))
+
+    write(filled, add_many)
+    read: list[object] = []
+    made_of = rows.dataset_of
+    monkeypatch.setattr(rows, "dataset_of", lambda row: read.append(row) or made_of(row))
+    assert filled.catalogue.datasets_made(first.source_root, first.recipe_digest, "own-text") == (first,)
+    assert len(read) == 1
+    table = schema.dataset
+    with filled._database.read() as connection:
+        query = sa.select(table).where(table.c.source_root == "a", table.c.recipe_digest == "b")
+        text = str(query.compile(connection, compile_kwargs={"literal_binds": True}))
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}").all()
+    assert "ix_dataset_recipe" in str(plan)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -193,15 +196,31 @@ def export(
     asked for and somebody else approved. Begin and end are recorded with counts and a digest.
     """
     assert form == "parquet", "click lets nothing else through"
-    return export_dataset(
-        find_dataset(house.ledger.catalogue, name),
-        ExportPlan(target, splits, text, None if key_file is None else read_key_file(key_file)),
-        actor=house.actor,
-        ledger=house.ledger,
-        backend=house.backend,
-        store=house.store,
-        clock=house.clock,
-        forbidden=(house.home.root,),
-        progress=house.progress,
-        dry_run=dry_run,
-    )
+    with _ending_as_with_ctrl_c():
+        return export_dataset(
+            find_dataset(house.ledger.catalogue, name),
+            ExportPlan(target, splits, text, None if key_file is None else read_key_file(key_file)),
+            actor=house.actor,
+            ledger=house.ledger,
+            backend=house.backend,
+            store=house.store,
+            clock=house.clock,
+            forbidden=(house.home.root,),
+            progress=house.progress,
+            dry_run=dry_run,
+        )
+
+
+@contextlib.contextmanager
+def _ending_as_with_ctrl_c() -> Iterator[None]:
+    """A closed terminal and a polite request to end leave as little behind: what is half written is plain."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {each: signal.signal(each, interrupt) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
