@@ -49,6 +49,23 @@ def test_ctrl_c_is_held_back_from_workers_from_their_first_moment_and_not_from_t
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
+def start_waiting_for(file: Path) -> Callable[[int], int]:
+    def wait_first(value: int) -> int:
+        while value == 0 and not file.exists():
+            time.sleep(0.01)
+        return value
+
+    return wait_first
+
+
+def test_results_as_they_are_done_do_not_wait_for_a_slow_one_before_them(tmp_path: Path) -> None:
+    with Workers(2, start_waiting_for, tmp_path / "go") as workers:
+        results = workers.as_done([0, 1, 2, 3])
+        assert [next(results) for _ in range(3)] == [(1, 1), (2, 2), (3, 3)]
+        (tmp_path / "go").touch()
+        assert list(results) == [(0, 0)]
+
+
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_results_come_in_the_order_of_the_tasks(processes: int) -> None:
     with Workers(processes, start_doubling, 3) as workers:

@@ -125,7 +125,8 @@ def plan_letters(home: IntakeHome, recipe: RecipeSpec = LETTERS) -> None:
 
 
 def objects_of(home: IntakeHome, record: DatasetRecord) -> dict[str, bytes]:
-    """Every object of the store that belongs to datasets, by name."""
+    """Every object of the store that belongs to datasets, by name: of this one, and no work is left."""
     found = {key: home.store.get(key) for key in home.objects("datasets")}
     assert all(key.startswith(f"datasets/{record.name}/{record.version}/") for key in found)
+    assert not any("/work/" in key for key in found)
     return found

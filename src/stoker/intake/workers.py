@@ -10,6 +10,7 @@ import contextlib
 import multiprocessing
 import resource
 import signal
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
@@ -56,13 +57,25 @@ class Workers(Generic[T, R]):
 
         Raises WorkerLost when a worker dies or its function fails.
         """
+        waiting: dict[int, R] = {}
+        following = 0
+        for number, result in self.as_done(tasks):
+            waiting[number] = result
+            while following in waiting:
+                yield waiting.pop(following)
+                following += 1
+
+    def as_done(self, tasks: Iterable[T]) -> Iterator[tuple[int, R]]:
+        """The number of each task, from 0, with its result, as soon as there is one; otherwise as `map`.
+
+        A worker has its next task before a result is handed on, so workers go on while the caller uses it.
+        """
         source = iter(enumerate(tasks))
         idle = [connection for _, connection in self._pairs]
         working: dict[Connection, int] = {}
-        waiting: dict[int, R] = {}
-        following = 0
+        made: deque[tuple[int, R]] = deque()
         exhausted = False
-        while not exhausted or working:
+        while True:
             while idle and not exhausted:
                 task = next(source, None)
                 if task is None:
@@ -71,14 +84,15 @@ class Workers(Generic[T, R]):
                 connection = idle.pop()
                 self._send(connection, task[1])
                 working[connection] = task[0]
-            for ready in wait(list(working)) if working else ():
+            if made:
+                yield made.popleft()
+                continue
+            if not working:
+                return
+            for ready in wait(list(working)):
                 assert isinstance(ready, Connection)
-                connection = ready
-                waiting[working.pop(connection)] = self._receive(connection)
-                idle.append(connection)
-            while following in waiting:
-                yield waiting.pop(following)
-                following += 1
+                made.append((working.pop(ready), self._receive(ready)))
+                idle.append(ready)
 
     def _send(self, connection: Connection, task: T) -> None:
         try:
@@ -103,7 +117,7 @@ class Workers(Generic[T, R]):
         how = f"was ended by signal {-code}" if code is not None and code < 0 else f"exited with code {code}"
         return WorkerLost(
             f"Worker process {process.pid} {how}.",
-            hint="Often the machine was short of memory. Nothing was left behind; run it again.",
+            hint="Often the machine was short of memory. Run it again.",
         )
 
     def close(self) -> None:

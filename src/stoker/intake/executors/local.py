@@ -25,9 +25,9 @@ class LocalExecutor:
         processes = min(self._processes, len(tasks))
         with Workers(processes, phase.making.start, phase.making.settings()) as workers:
             inputs = (phase.load(task) for task in tasks)
-            for task, made in zip(tasks, workers.map(inputs), strict=True):
-                phase.store(task, made)
-                done(task)
+            for place, made in workers.as_done(inputs):
+                phase.store(tasks[place], made)
+                done(tasks[place])
 
     def close(self) -> None:
         """Nothing outlives a phase."""
