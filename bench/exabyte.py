@@ -63,7 +63,7 @@ def shape_of(which: str) -> Shape:
 
 def order_of(shape: Shape) -> Order:
     """The order in which it is read."""
-    return Order(shape.samples, shape.schema.samples_per_chunk, GLOBAL_BATCH, DEFAULT_WINDOW_CHUNKS, seed=1)
+    return Order.of(shape, GLOBAL_BATCH, DEFAULT_WINDOW_CHUNKS, seed=1)
 
 
 def first_sample(shape: Shape) -> int:

@@ -56,6 +56,14 @@ class Shape:
         return self.shards * self.schema.samples_per_shard
 
     @property
+    def chunk_samples(self) -> int:
+        return self.schema.samples_per_chunk
+
+    @property
+    def shard_chunks(self) -> int:
+        return self.schema.chunks_per_shard
+
+    @property
     def object_bytes(self) -> int:
         """About; headers differ by a few bytes."""
         return self.shards * plaintext_bytes(self.schema, self.schema.samples_per_shard)

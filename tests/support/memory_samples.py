@@ -25,6 +25,7 @@ class MemorySplit:
     opened: Counter[int] = field(default_factory=Counter)
     rooms: list[memoryview] = field(default_factory=list)
     wipes: int = 0
+    shard_chunks: int = 1
 
     @property
     def chunks(self) -> int:

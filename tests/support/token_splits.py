@@ -17,6 +17,7 @@ class TokenSplit:
     def __init__(self, rows: Samples, chunk_samples: int = 4) -> None:
         self.rows = rows
         self.chunk_samples = chunk_samples
+        self.shard_chunks = 1
         self.chunks_read: list[int] = []
 
     @classmethod

@@ -61,13 +61,7 @@ class Feed(BatchStream):
         self._root = dataset.root
         self._split_name = split
         reader = filled_split(dataset, split)
-        self._order = Order(
-            samples=reader.samples,
-            block_samples=reader.chunk_samples,
-            lanes=global_batch,
-            window_blocks=window_chunks,
-            seed=seed,
-        )
+        self._order = Order.of(reader, global_batch, window_chunks, seed)
         rows = global_batch // world_size
         batches = reader.batches(self._order, rank * rows, rows, reading)
         clock = clock or SystemClock()

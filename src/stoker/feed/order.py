@@ -16,7 +16,7 @@ import hashlib
 import struct
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -229,6 +229,25 @@ def unit_of(shards: int, shard_blocks: int, lanes: int) -> int:
     return shard_blocks if shards >= WHOLE_SHARDS_FROM * lanes else 1
 
 
+class Dealt(Protocol):
+    """What the order must know of a split."""
+
+    @property
+    def samples(self) -> int:
+        """How many there are."""
+        ...
+
+    @property
+    def chunk_samples(self) -> int:
+        """The samples of each block but the last."""
+        ...
+
+    @property
+    def shard_chunks(self) -> int:
+        """The blocks of each shard but the last."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """The order of a split of `samples` in blocks of `block_samples` (the last may be short).
@@ -248,6 +267,13 @@ class Order:
     unit_blocks: int = 1
     line: Line = field(init=False, repr=False, compare=False)
     _cut: Lanes = field(init=False, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, split: Dealt, lanes: int, window_blocks: int, seed: int, turns: Turns | None = None) -> Order:
+        """The order of a split for a global batch of `lanes`."""
+        shards = -(-split.samples // (split.chunk_samples * split.shard_chunks))
+        unit_blocks = unit_of(shards, split.shard_chunks, lanes)
+        return cls(split.samples, split.chunk_samples, lanes, window_blocks, seed, turns, unit_blocks)
 
     def __post_init__(self) -> None:
         caps = {

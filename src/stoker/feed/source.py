@@ -99,6 +99,11 @@ class FeedSplit(Protocol):
         """The samples of each block but the last, which may be shorter: the order's `block_samples`."""
         ...
 
+    @property
+    def shard_chunks(self) -> int:
+        """The blocks of each shard but the last: what the order deals together where shards are many."""
+        ...
+
     def batches(self, order: Order, first: int, rows: int, settings: ReadSettings) -> BatchSource[Any]:
         """A reader of positions [first, first + rows) of every global batch in `order`."""
         ...

@@ -82,6 +82,11 @@ class SplitReader:
         return self.schema.samples_per_chunk
 
     @property
+    def shard_chunks(self) -> int:
+        """The chunks of each shard but the last."""
+        return self.schema.chunks_per_shard
+
+    @property
     def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
         """The type that tokens are stored in."""
         return stored_dtype(self.schema)

@@ -172,7 +172,7 @@ def _seen(batch: np.ndarray | RecordBatch) -> np.ndarray:
 def _epoch(dataset: Dataset, record: DatasetRecord) -> Check:
     """No sample twice and, when the epoch is short enough to be counted whole, none left out."""
     reader = dataset.split("train")
-    order = Order(reader.samples, reader.chunk_samples, _GLOBAL_BATCH, DEFAULT_WINDOW_CHUNKS, seed=7)
+    order = Order.of(reader, _GLOBAL_BATCH, DEFAULT_WINDOW_CHUNKS, seed=7)
     count = min(reader.samples, _MAX_COUNTED)
     numbers = order.numbers(np.arange(count, dtype=np.int64))
     inside = bool(numbers.min() >= 0 and numbers.max() < reader.samples)
