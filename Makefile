@@ -8,13 +8,14 @@ TORCH ?= cpu
 STOKER_HOME ?= $(CURDIR)/.stoker
 BIN := .venv/bin
 
-.PHONY: help run test check bench setup clean
+.PHONY: help run test check bench peers setup clean
 
 help:
 	@echo "make run        private text becomes a trained model, the whole way, on this machine"
 	@echo "make test       every check and every test"
 	@echo "make check      ruff, mypy --strict, import-linter"
 	@echo "make bench      the benchmarks, as tables"
+	@echo "make peers      the loaders that benchmarks compare with, in ./.venv-peers"
 	@echo "make run TORCH=cuda   the same with PyTorch's CUDA build"
 
 setup: .venv/ready-$(TORCH)
@@ -34,11 +35,15 @@ check: setup
 	@$(BIN)/lint-imports
 
 test: check
+	@bash scripts/test_services.sh
 	@echo "== pytest on both cores"
 	@$(BIN)/pytest -n 2 --dist worksteal
 
 bench: setup
 	@for bench in bench/*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
 
+peers:
+	@bash scripts/peers.sh "$(PYTHON)"
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis
