@@ -17,9 +17,10 @@ from stoker.core.clock import SystemClock
 from stoker.core.events import Event, Section, read_events
 from stoker.core.ids import ReviewId, RunId
 from stoker.core.signing import Ed25519Signer, Signer
+from stoker.feed.mixture import MixturePart
 from stoker.keys.partition import KeySource
 from stoker.keys.refs import KekRef
-from stoker.spec.job import CommitRef, Job
+from stoker.spec.job import CommitRef, Job, JobPart
 from stoker.spec.run import Precision, RunSpec
 from stoker.train.attempt import RankPlace, run_attempt
 from stoker.train.run_objects import RunObjects
@@ -69,6 +70,8 @@ class RunPlace:
     dataset: SmallDataset
     kek: KekRef = KEK
     attempts: int = 0
+    heldout_weight: float = 0.0
+    """Above 0: a run reads a mixture of the dataset's two splits, this much of it held out."""
     told: list[Event] = field(default_factory=list)
     random_states: dict[int, str] = field(default_factory=dict)
 
@@ -111,7 +114,17 @@ class RunPlace:
             review_digest=REVIEW_DIGEST.hex(),
             checkpoint_kek=str(self.kek),
             resume=resume,
+            parts=tuple(
+                JobPart(name, VERSION, self.dataset.root, REVIEW_DIGEST.hex(), weight)
+                for name, _, weight in self._mixture()
+            ),
         )
+
+    def _mixture(self) -> list[tuple[str, str, float]]:
+        """Name, split and weight of each part."""
+        if not self.heldout_weight:
+            return []
+        return [(NAME, "train", 1 - self.heldout_weight), ("other", "heldout", self.heldout_weight)]
 
     def objects(self) -> RunObjects:
         """The run's sealed objects."""
@@ -137,11 +150,13 @@ class RunPlace:
             with telling(path.with_suffix(f".{rank}"), job, rank) as telemetry, self.objects() as objects:
                 if die_after is not None:
                     telemetry.last_step = die_after
+                dataset = self.dataset.open(self.keys)
                 run_attempt(
                     job,
                     RankPlace(rank, world_size),
                     objects=objects,
-                    dataset=self.dataset.open(self.keys),
+                    dataset=dataset.tokens(),
+                    parts=[MixturePart(dataset, weight, split) for _, split, weight in self._mixture()],
                     telemetry=telemetry,
                     clock=SystemClock(),
                 )
