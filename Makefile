@@ -1,5 +1,5 @@
 # The README's commands. Everything is set up in ./.venv; nothing else on the machine is changed,
-# except that a missing venv module is installed with apt-get when run as root.
+# except that a missing venv module, and for the tests Slurm, are installed with apt-get when run as root.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
