@@ -14,6 +14,7 @@ import pytest
 from obstore.store import LocalStore, MemoryStore
 
 from stoker.core.errors import DiskFull
+from stoker.store.counts import StoreCounts
 from stoker.store.errors import (
     BadObjectKey,
     ObjectExists,
@@ -70,6 +71,13 @@ def test_objects_are_stored_read_listed_and_deleted(store: ObjectStore) -> None:
     assert list(store.list()) == ["a/c"]
     source = store.source("a/c")
     assert (source.size(), bytes(source.read(0, 0))) == (0, b"")
+
+
+def test_only_remote_stores_count_their_requests(tmp_path: Path) -> None:
+    assert ObjectStore.open(tmp_path.as_uri()).counts() is None
+    counts = ObjectStore.open("memory://").counts()
+    assert counts is not None and (counts.requests, counts.retries) == (5, 0), "the probe"
+    assert counts.since(counts) == StoreCounts()
 
 
 def test_an_object_is_created_once(store: ObjectStore) -> None:

@@ -230,6 +230,15 @@ def test_a_list_that_breaks_off_goes_on_behind_its_last_key(server: SlowStore, o
     assert server.objects == {}
 
 
+def test_a_store_under_a_prefix_lists_its_own_in_pages(server: SlowStore, opened: _Open) -> None:
+    server.objects.update({f"{team}/{number:05d}": b"x" for team in "abc" for number in range(1500)})
+    store = ObjectStore.open(f"{server.url}/b")
+    assert list(store.list()) == [f"{number:05d}" for number in range(1500)]
+    assert store.get("00001") == b"x"
+    with pytest.raises(ObjectMissing):
+        store.get("b/00001")
+
+
 def test_a_store_that_never_answers_is_given_up_and_named(server: SlowStore, opened: _Open) -> None:
     limits, retry = RequestLimits(answer_s=0.3), replace(NO_HEDGES.retry, attempts=2)
     store = opened(replace(NO_HEDGES, limits=limits, retry=retry))
@@ -240,7 +249,7 @@ def test_a_store_that_never_answers_is_given_up_and_named(server: SlowStore, ope
 
 
 def test_a_request_that_hangs_is_sent_again(server: SlowStore, opened: _Open) -> None:
-    store = opened(replace(NO_HEDGES, limits=RequestLimits(answer_s=2)))
+    store = opened(replace(NO_HEDGES, limits=RequestLimits(answer_s=1)))
     server.objects[KEY] = b"sealed"
     server.plan(Fault.HANG, method="GET")
     assert store.get_range(KEY, 0, 6) == b"sealed"

@@ -59,9 +59,9 @@ def error_of(error: Exception, key: str, place: str) -> StokerError:
                 f"{key} in {place}: another request was in the way ({code}).", hint=_LATER_HINT
             )
         return object_exists(key, place)
+    if code in ("NoSuchBucket", "ContainerNotFound"):
+        return _no_bucket(place, code)
     if isinstance(error, FileNotFoundError):
-        if code in ("NoSuchBucket", "ContainerNotFound"):
-            return _no_bucket(place, code)
         return object_missing(key, place)
     if isinstance(error, (PermissionDeniedError, UnauthenticatedError)) or status in (401, 403):
         number = status or (403 if isinstance(error, PermissionDeniedError) else 401)
@@ -97,8 +97,9 @@ def timed_out(key: str, place: str, what: str) -> StoreFailing:
 def first_line(error: Exception) -> str:
     """What the library says, in one line, without what a URL may hold of signatures and passwords."""
     lines = str(error).strip().splitlines()
-    said = lines[0] if lines else type(error).__name__
-    return _USER.sub(r"\1", _QUERY.sub(r"\1", said))[:300]
+    said = lines[0].partition("<?xml")[0].rstrip(": ") if lines else type(error).__name__
+    code = _code(str(error))
+    return _USER.sub(r"\1", _QUERY.sub(r"\1", said))[:300] + (f" ({code})" if code else "")
 
 
 def _never_again(error: Exception, text: str, status: int | None) -> bool:
