@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +15,15 @@ from hypothesis import strategies as st
 from stoker.core.clock import ManualClock
 from stoker.feed.batches import BatchReader
 from stoker.feed.errors import BadFeedSetting
+from stoker.feed.feed import Feed
 from stoker.feed.mixture_pattern import pattern_of_turns, turns_of_parts, turns_of_weights
 from stoker.feed.order import Order
 from stoker.feed.shard_needs import PrefetchedSplit, ShardNeeds
 from stoker.feed.shard_prefetch import ShardPrefetch, prefetch_of
 from stoker.feed.split_reader import SplitReader
 from stoker.keys.partition import KeySource
-from stoker.store.cache import DIRECT_BYTES, Brought, NodeCache
+from stoker.store.cache import DIRECT_BYTES, NodeCache
+from stoker.store.cache_counts import Brought
 from stoker.store.errors import ObjectMissing, StoreUnreachable
 from stoker.store.objects import ObjectStore
 from stoker.store.superblock import SampleSchema
@@ -33,6 +36,8 @@ SHARDS = 12
 
 class _Shards:
     """Shards of three blocks and 100 bytes that only say what was asked of them."""
+
+    shards = 100
 
     def __init__(self, limit_bytes: int = 1 << 40) -> None:
         self.limit_bytes = limit_bytes
@@ -74,16 +79,31 @@ def _needs(order: Order, shards: _Shards, first: int = 0, rows: int = GLOBAL_BAT
     rows=st.integers(1, GLOBAL_BATCH),
     begin=st.integers(0, 700),
     pieces=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    unit=st.sampled_from([1, 3]),
     weights=st.sampled_from([(1.0,), (0.5, 0.5), (0.7, 0.2, 0.1), (0.999, 0.001)]),
 )
 @settings(max_examples=15, deadline=None)
 def test_what_a_sample_lies_in_is_needed_when_its_window_is_entered(
-    samples: int, window: int, rows: int, begin: int, pieces: list[int], weights: tuple[float, ...]
+    samples: int,
+    window: int,
+    rows: int,
+    begin: int,
+    pieces: list[int],
+    unit: int,
+    weights: tuple[float, ...],
 ) -> None:
     turns = turns_of_weights(weights)
     mixed = len(weights) > 1
     orders = [
-        Order(samples + 37 * n, 10, GLOBAL_BATCH, window, seed=n, turns=each if mixed else None)
+        Order(
+            samples + 37 * n,
+            10,
+            GLOBAL_BATCH,
+            window,
+            seed=n,
+            turns=each if mixed else None,
+            unit_blocks=unit,
+        )
         for n, each in enumerate(turns_of_parts(turns))
     ]
     pattern = pattern_of_turns(turns) if mixed else None
@@ -142,9 +162,11 @@ def test_it_looks_as_many_steps_ahead_as_the_seconds_say() -> None:
         prefetch.advance(step)
         prefetch.settle()
         clock.advance(0.1)
-    needed = {need.shard for need in _needs(order, _Shards()).between(0, 199 + 200)}
-    beyond = {need.shard for need in _needs(order, _Shards()).between(0, 700)}
-    assert set(shards.asked) == needed and needed < beyond
+    # 20 s are 200 steps. It looks again when a quarter of them has passed.
+    least, most, all_of_them = (
+        {need.shard for need in _needs(order, _Shards()).between(0, stop)} for stop in (199 + 149, 400, 700)
+    )
+    assert least <= set(shards.asked) <= most < all_of_them
     prefetch.stop()
 
 
@@ -215,7 +237,7 @@ def test_a_jump_begins_anew_and_a_stop_ends_all_threads() -> None:
     assert shards.asked == list(dict.fromkeys(need.shard for need in there))
     prefetch.stop()
     prefetch.stop()
-    assert [each.name for each in threading.enumerate() if each.name.startswith("stoker-shards")] == []
+    assert _threads() == []
     shards.asked.clear()
     prefetch.advance(501)
     prefetch.settle()
@@ -236,7 +258,7 @@ def test_stopping_gives_up_what_is_being_brought_in() -> None:
     prefetch.advance(0)
     begun.wait()
     prefetch.stop()
-    assert [each.name for each in threading.enumerate() if each.name.startswith("stoker-shards")] == []
+    assert _threads() == []
 
 
 class _RecordingStore(ObjectStore):
@@ -358,3 +380,44 @@ def test_a_large_shard_is_read_while_it_is_on_its_way_only_when_somebody_brings_
         assert (split.read_chunk(1)[:, 0] == made.written["train"][127:254, 0]).all()
         assert (cache.counts().store_bytes == 0) is access
         assert (0 < cache.counts().direct_bytes < DIRECT_BYTES) is access
+
+
+def test_a_feed_brings_its_shards_in_and_ends_the_threads_when_it_is_closed(
+    made: SealedDataset, tmp_path: Path
+) -> None:
+    store = _RecordingStore(made.store)
+    cache = NodeCache(tmp_path / "cache", store, 1 << 30)
+    dataset = SealedDataset(store, made.folder, made.keys, made.root, made.public_key, made.written).open(
+        cache=cache
+    )
+    with Feed(dataset, global_batch=GLOBAL_BATCH, seed=3, window_chunks=1, shards_ahead_s=60) as feed:
+        batches = [feed.next_array().copy()]
+        prefetch = feed._ahead._prefetch
+        assert prefetch is not None
+        prefetch.settle()
+        batches += [feed.next_array().copy() for _ in range(feed.samples_per_epoch // GLOBAL_BATCH - 1)]
+        state = feed.state_dict()
+        assert prefetch.counts().brought > 0 and prefetch.counts().failed == 0
+        feed.load_state_dict({**state, "consumed": 0, "epoch": 0})
+        assert (feed.next_array() == batches[0]).all()
+    assert _threads() == []
+    seen = np.concatenate([batch[:, 0] for batch in batches])
+    assert sorted(seen.tolist()) == list(range(len(made.written["train"])))
+    assert any(name.startswith("stoker-shards") for name, _ in store.reads)
+    with Feed(dataset, global_batch=GLOBAL_BATCH, seed=3, window_chunks=1, shards_ahead_s=0) as plain:
+        assert plain._ahead._prefetch is None
+        assert all((plain.next_array() == batch).all() for batch in batches)
+
+
+def test_a_feed_that_nobody_closes_ends_its_threads_too(made: SealedDataset, tmp_path: Path) -> None:
+    dataset = made.open(cache=NodeCache(tmp_path / "cache", made.store, 1 << 30))
+    feed = Feed(dataset, global_batch=GLOBAL_BATCH, seed=3)
+    feed.next_array()
+    assert _threads() != []
+    del feed
+    gc.collect()
+    assert _threads() == []
+
+
+def _threads() -> list[str]:
+    return [each.name for each in threading.enumerate() if each.name.startswith("stoker-shards")]
