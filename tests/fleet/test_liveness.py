@@ -14,21 +14,28 @@ from typing import Any
 import pytest
 
 from stoker.core.atomic import exclusive
-from stoker.core.ids import RunId
+from stoker.core.ids import RunId, new_version_id
 from stoker.fleet.attempt import lock_is_free
 from stoker.fleet.liveness import HomeWatch
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.summary import supervisor_lock
 from stoker.intake.garbage import GarbageCollector, GarbageReport
 from stoker.intake.life import RunStanding, expire_dataset
+from stoker.keys.refs import Purpose
 from stoker.ledger.ledger import Ledger
-from stoker.ledger.records import DatasetState, RunOutcome, RunRecord
+from stoker.ledger.records import DatasetRecord, DatasetState, RunOutcome, RunRecord
+from stoker.spec.mixture import MixturePartSpec
 from stoker.store.cache import NodeCache
 from stoker.store.objects import ObjectStore
 from support.run_house import SPEC, RunHouse, run_house
 
 ONE = replace(SPEC, launch=replace(SPEC.launch, ranks=1, restarts=0))
-LONG = replace(ONE, train=replace(ONE.train, steps=1_000_000, checkpoint_every_steps=1_000_000))
+LONG = replace(
+    ONE,
+    dataset="",
+    mixture=(MixturePartSpec("text", 0.7), MixturePartSpec("code", 0.3)),
+    train=replace(ONE.train, steps=1_000_000, checkpoint_every_steps=1_000_000),
+)
 
 
 @pytest.fixture
@@ -141,11 +148,26 @@ def gc(house: RunHouse, **more: object) -> GarbageReport:
     ).run()
 
 
+def a_second_dataset(house: RunHouse) -> DatasetRecord:
+    """Dataset `code`, from the same source under the same review."""
+    version = new_version_id()
+    kek = house.backend.create_kek(f"dataset/code/{version}", Purpose.DATASET, expires_s=None)
+    code = replace(house.dataset, name="code", version=version, root="a" * 64, kek=str(kek))
+    with house.ledger.act(
+        actor="asker", action="dataset.prepare", subject="dataset/code", detail={}
+    ) as catalogue:
+        catalogue.add_dataset(code)
+    return code
+
+
+@pytest.mark.parametrize("which", ["text", "code"])
 def test_nothing_is_taken_from_a_live_run_and_everything_once_its_last_process_is_gone(
-    house: RunHouse,
+    house: RunHouse, which: str
 ) -> None:
+    """A run of a mixture, whose first dataset or second part is over."""
     store = ObjectStore.open(house.home.store_dir.as_uri())
-    key = f"datasets/text/{house.dataset.version}/00000000.stk"
+    over = {"text": house.dataset, "code": a_second_dataset(house)}[which]
+    key = f"datasets/{which}/{over.version}/00000000.stk"
     store.create(key, b"noise")
     supervisor = start_apart(house)
     try:
@@ -154,7 +176,7 @@ def test_nothing_is_taken_from_a_live_run_and_everything_once_its_last_process_i
         events = RunFolder.of(house.home.runs_dir, run.id).events
         wait_for(lambda: events.exists() and b'"step"' in events.read_bytes())
         expire_dataset(
-            house.dataset,
+            over,
             0.0,
             actor="decider",
             ledger=house.ledger,
@@ -170,6 +192,6 @@ def test_nothing_is_taken_from_a_live_run_and_everything_once_its_last_process_i
         os.waitpid(supervisor, 0)
     wait_for(lambda: standing(house, house.ledger.catalogue.run(run.id)) is RunStanding.ABANDONED)
     report = gc(house)
-    assert [each.name for each in report.collected] == ["text"]
+    assert [each.name for each in report.collected] == [which]
     assert not store.exists(key)
-    assert house.ledger.catalogue.dataset_of_root(house.dataset.root).state is DatasetState.COLLECTED
+    assert house.ledger.catalogue.dataset_of_root(over.root).state is DatasetState.COLLECTED
