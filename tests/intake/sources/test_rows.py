@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from stoker.intake.errors import BrokenSource, LabelMismatch, MissingColumn, SourceTooMuch
-from stoker.spec.source import Form
+from stoker.intake.sources import judge
+from stoker.spec.source import Form, Twins
 from support.import_sources import bring, contents, leaving_out, nothing_is_left, reasons
 from support.intake_home import IntakeHome, intake_home
 
@@ -236,3 +237,23 @@ def test_tables_and_archives_that_hold_nothing_are_counted(home: IntakeHome, fol
     (folder / "b.csv").write_text("text\nx\n")
     report = bring(home, folder)
     assert (reasons(report), contents(home, report.record)) == ({"empty": 1}, {"b.csv/000000000.txt": b"x"})
+
+
+def test_rows_of_tables_whose_names_differ_only_in_case_are_told(home: IntakeHome, folder: Path) -> None:
+    for name in ("A.jsonl", "a.jsonl"):
+        (folder / name).write_text('{"text": "x"}\n')
+    report = bring(home, folder)
+    assert [(each.reason, each.examples) for each in report.remarks] == [
+        ("case_twin", ("a.jsonl/000000000.txt",))
+    ]
+    assert reasons(bring(home, folder, same_but_case=Twins.LEAVE_OUT)) == {"case_twin": 1}
+
+
+def test_more_items_than_an_index_can_hold_are_refused(
+    home: IntakeHome, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "a.jsonl").write_text('{"text": "x"}\n' * 100)
+    bring(home, folder)
+    monkeypatch.setattr(judge, "MAX_INDEX_BYTES", 4096 + 50 * (54 + len("a.jsonl/000000000.txt")))
+    with pytest.raises(SourceTooMuch, match=r"at a\.jsonl/000000050\.txt its index passes"):
+        bring(home, folder)
