@@ -20,6 +20,7 @@ from stoker.feed.open_shards import KEYS_KEPT_S
 from stoker.feed.order import Order
 from stoker.feed.record_batch import RecordBatch
 from stoker.feed.record_batches import RecordBatchReader
+from stoker.feed.record_blocks import BlockCache
 from stoker.feed.record_plan import RecordPlanner
 from stoker.feed.record_split import RecordSplitReader
 from stoker.feed.source import ReadSettings
@@ -215,6 +216,24 @@ def test_read_amplification_is_bounded_whoever_opens_the_blocks(
         reader.wipe()
         _check(reader.read(5), sealed.written["train"])
         reader.wipe()
+
+
+def test_what_was_opened_ahead_and_is_expected_no_more_is_wiped(sealed: SealedRecords) -> None:
+    split = CountingSplit(_split(sealed))
+    cache = BlockCache(split, threads=2)
+    cache.exchange((), range(26))
+    cache.expect([0, 0, 1, 2, 3, 4, 5, 6, 7])
+    assert cache.block(0).arrays["number"].tolist() == list(range(8))
+    assert list(cache._ahead) == [1, 2, 3, 4, 5]
+    assert cache.block(2).arrays["number"][0] == 16  # not in the expected order: as right
+    cache.expect([9, 20, 21])
+    assert not cache._ahead
+    assert cache.block(9).arrays["number"][0] == 72
+    assert list(cache._ahead) == [20, 21]
+    assert len({id(block.buffer) for block in split.opened if block.buffer.any()}) <= 3 + 2
+    cache.wipe()
+    assert (len(cache), len(cache._ahead)) == (0, 0)
+    assert not any(block.buffer.any() for block in split.opened)
 
 
 def test_an_error_of_a_thread_is_raised_by_the_step_that_needs_the_block(tmp_path: Path) -> None:

@@ -119,7 +119,6 @@ class RecordBatchReader:
             self._enter(row, layout)
         begin = (step - plan.steps.start) * self._rows
         end = begin + self._rows
-        self._cache.reach(begin)
         offsets = plan.offsets[begin:end]
         opened = [self._cache.block(block) for block in plan.blocks[begin:end]]
         into = self._buffers.following()

@@ -100,7 +100,7 @@ class BlockCache:
         self._opened: dict[int, OpenBlock] = {}
         self._ahead: dict[int, Future[OpenBlock]] = {}
         self._upcoming: Sequence[int] = ()
-        self._looked = 0  # of these so many have been looked at, or read already
+        self._looked = 0  # so many of these; blocks that are opened ahead are needed later than any that was
         self._holders: Counter[int] = Counter()
         self._memory = BlockMemory()
         self._counting = threading.Lock()
@@ -123,10 +123,6 @@ class BlockCache:
         """The blocks of the records to come, one for each record; what was expected before is forgotten."""
         self._forget_ahead()
         self._upcoming = upcoming
-
-    def reach(self, record: int) -> None:
-        """The records that were expected before this one have been read."""
-        self._looked = max(self._looked, record)
 
     def block(self, number: int) -> OpenBlock:
         """A block that some window holds. Raises what opening it raises."""
