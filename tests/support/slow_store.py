@@ -459,4 +459,5 @@ def _keys_in(body: bytes) -> list[str]:
 
 
 def _etag(data: bytes) -> str:
-    return f'"{hashlib.md5(data).hexdigest()}"'
+    """Cheap, since it is made for every answer: of the length and both ends."""
+    return f'"{len(data)}-{hashlib.md5(data[:4096] + data[-4096:]).hexdigest()}"'

@@ -9,6 +9,7 @@ import asyncio
 import bisect
 import random
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 
@@ -31,7 +32,7 @@ _COMPARED_BYTES: Final = 1 << 23
 Span: TypeAlias = "tuple[int, int]"
 """Start and length of a range, in bytes."""
 Views: TypeAlias = "list[memoryview]"
-Outcomes: TypeAlias = "list[memoryview | BaseException]"
+Failures: TypeAlias = "list[BaseException | None]"
 
 
 class ResilientStore:
@@ -166,26 +167,26 @@ class ResilientStore:
             return False
 
     def _read_spans(self, key: str, spans: Sequence[Span]) -> Views:
-        parts = [(index, part) for index, span in enumerate(spans) for part in self._parts_of(span)]
+        """Each span whole; one in parts is put together as they come, so little more than it is in memory."""
+        whole: dict[int, memoryview] = {}
+        parts: list[_Part] = []
+        for number, span in enumerate(spans):
+            cut = self._parts_of(span)
+            if len(cut) > 1:
+                whole[number] = memoryview(bytearray(span[1]))
+            parts += [_Part(number, start, length, start - span[0]) for start, length in cut]
         tries = _Tries(self, requests=len(parts))
-        got: dict[int, memoryview] = {}
-        while len(got) < len(parts):
-            wanted = [number for number in range(len(parts)) if number not in got]
-            outcomes = self._ask(partial(self._fetch, key, [parts[number][1] for number in wanted]))
-            failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        while parts:
+            outcomes = self._ask(partial(self._fetch, key, parts, whole))
+            failures = [outcome for outcome in outcomes if outcome is not None]
             for failure in failures:
                 if not isinstance(failure, StoreFailing):
                     raise failure
-            got |= {n: view for n, view in zip(wanted, outcomes, strict=True) if isinstance(view, memoryview)}
+            parts = [part for part, outcome in zip(parts, outcomes, strict=True) if outcome is not None]
             if failures:
                 assert isinstance(failures[0], StoreFailing)
                 tries.again(failures[0], requests=len(failures))
-        whole: Views = []
-        for index, span in enumerate(spans):
-            own = [got[number] for number, (of, _) in enumerate(parts) if of == index]
-            whole.append(own[0] if len(own) == 1 else memoryview(b"".join(own)))
-            assert len(whole[-1]) == span[1]
-        return whole
+        return [whole[number] for number in range(len(spans))]
 
     def _parts_of(self, span: Span) -> Sequence[Span]:
         """A long span as parts of equal length."""
@@ -196,12 +197,17 @@ class ResilientStore:
         step = -(-length // -(-length // most))
         return [(start + at, min(step, length - at)) for at in range(0, length, step)]
 
-    async def _fetch(self, key: str, parts: Sequence[Span]) -> Outcomes:
+    async def _fetch(self, key: str, parts: Sequence[_Part], whole: dict[int, memoryview]) -> Failures:
+        """Read these parts into `whole`, which has room for spans of several; what went wrong with each."""
         gate = asyncio.Semaphore(self._settings.parts_at_once)
 
-        async def fetch(part: Span) -> memoryview:
+        async def fetch(part: _Part) -> None:
             async with gate:
-                return await self._read_part(key, *part)
+                found = await self._read_part(key, part.start, part.length)
+                if part.span in whole:
+                    whole[part.span][part.offset : part.offset + part.length] = found
+                else:
+                    whole[part.span] = found
 
         return await asyncio.gather(*map(fetch, parts), return_exceptions=True)
 
@@ -243,6 +249,16 @@ class ResilientStore:
     def _give_up(self, failure: StoreFailing, why: str) -> NoReturn:
         self._tally.add(given_up=1)
         raise StoreFailing(f"{failure.message.rstrip('.')}. {why}", hint=failure.hint) from failure
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """`length` bytes from `start` of the object, which begin at `offset` of the span of this number."""
+
+    span: int
+    start: int
+    length: int
+    offset: int
 
 
 class _Tries:
