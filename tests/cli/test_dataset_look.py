@@ -60,6 +60,7 @@ def test_show_leads_back_to_source_review_and_recipe_and_forward_to_every_use(ho
     ]
     assert row["last_used_s"] == shown["uses"][1]["last_s"] > shown["uses"][0]["last_s"]
     text = home.stoker("dataset", "show", "text").out
+    assert "vocabulary 300, sequence_tokens 32, heldout_fraction 0.1, chunk_log2 14\n" in text
     for word in (row["root"], review["id"], run, "until", "train ", "finished", row["recipe_digest"]):
         assert word in text
     # and back: the source and the run lead to the dataset

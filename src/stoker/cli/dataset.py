@@ -195,7 +195,7 @@ def lineage_text(result: DatasetLineage) -> str:
             f"{review.decided_by or '-'}, until {day(review.expires_s)}",
         ),
         ("recipe", row.recipe_digest),
-        ("recipe says", shown(row.recipe)),
+        ("recipe sets", _recipe_text(row.recipe)),
         ("prepared", f"{day(row.prepared_s)} by {row.prepared_by}"),
         ("expires", day(row.expires_s)),
         ("last used", day(row.last_used_s)),
@@ -207,6 +207,16 @@ def lineage_text(result: DatasetLineage) -> str:
         ("runs", ", ".join(row.runs) or "none"),
     ]
     return pairs(lines) + _uses_text(result.uses)
+
+
+def _recipe_text(recipe: Mapping[str, JsonValue]) -> str:
+    """What differs from a recipe that says nothing."""
+    from stoker.core.result import plain
+    from stoker.intake.difference import changes
+    from stoker.spec.recipe import RecipeSpec
+
+    said = [each for each in changes(plain(RecipeSpec()), recipe) if each.after is not None]
+    return ", ".join(f"{each.field} {shown(each.after)}" for each in said) or "nothing: all by default"
 
 
 def _splits_text(splits: Sequence[SplitFacts]) -> str:

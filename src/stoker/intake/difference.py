@@ -135,22 +135,22 @@ def compare_datasets(
     return DifferenceReport(
         before=sides[0],
         after=sides[1],
-        source=tuple(_changes(_source_facts(before, ledger), _source_facts(after, ledger))),
-        recipe=tuple(_changes(before.recipe, after.recipe)),
-        review=tuple(_changes(_review_facts(before, ledger), _review_facts(after, ledger))),
-        figures=tuple(_changes(before.figures, after.figures)),
-        splits=tuple(_changes(_splits(layouts[0][0]), _splits(layouts[1][0]))),
-        schema=tuple(_changes(layouts[0][1], layouts[1][1])),
+        source=tuple(changes(_source_facts(before, ledger), _source_facts(after, ledger))),
+        recipe=tuple(changes(before.recipe, after.recipe)),
+        review=tuple(changes(_review_facts(before, ledger), _review_facts(after, ledger))),
+        figures=tuple(changes(before.figures, after.figures)),
+        splits=tuple(changes(_splits(layouts[0][0]), _splits(layouts[1][0]))),
+        schema=tuple(changes(layouts[0][1], layouts[1][1])),
         files=files,
         files_why=why,
     )
 
 
-def _changes(before: JsonValue, after: JsonValue, place: str = "") -> Iterator[Change]:
+def changes(before: JsonValue, after: JsonValue, place: str = "") -> Iterator[Change]:
     """Every leaf that differs, in the order of the first side's fields, then what only the second has."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for name in [*before, *(name for name in after if name not in before)]:
-            yield from _changes(before.get(name), after.get(name), f"{place}.{name}" if place else name)
+            yield from changes(before.get(name), after.get(name), f"{place}.{name}" if place else name)
     elif before != after:
         yield Change(place, before, after)
 
