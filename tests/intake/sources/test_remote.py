@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from pyarrow import parquet
 from stoker.core.progress import SILENT
 from stoker.intake.errors import BrokenSource, EmptySource, SourceChanged, SourceTooMuch, SourceUnreachable
 from stoker.intake.left_out import LeftOutTally
+from stoker.intake.sources.read_ahead import AHEAD, SMALL_BYTES
 from stoker.intake.sources.remote import is_url, open_remote, stamp_of
 from stoker.spec.source import Form, ImportLimits, ImportSpec, OnFault
 from support.import_sources import bring, contents, leaving_out, nothing_is_left, reasons
@@ -24,6 +27,9 @@ from support.intake_home import IntakeHome, Interfering, intake_home
 from support.media_samples import jpeg
 from support.s3_servers import MotoServer, moto_server, pointed_at
 from support.slow_store import Fault, SlowStore, environment_of
+
+LARGE = b"0123456789abcdef" * ((SMALL_BYTES >> 4) + 1)
+"""Too large to be read ahead of its turn."""
 
 
 @pytest.fixture
@@ -89,16 +95,16 @@ def test_an_object_that_was_overwritten_since_the_listing_stops_the_import(
         url = moto.new_bucket()
         store = obstore.store.from_url(url)
         for name in ("a.txt", "b.txt"):
-            store.put(name, b"first")
-        progress = Interfering("import", lambda: store.put("b.txt", b"other") and None)
+            store.put(name, LARGE)
+        progress = Interfering("import", lambda: store.put("b.txt", LARGE[::-1]) and None)
         with pytest.raises(SourceChanged, match=r"b\.txt changed"):
             bring(home, url, progress=progress)
         assert nothing_is_left(home)
 
 
 CHANGES = {
-    "shrinks": lambda server: server.objects.update({"in/b.txt": b"sh"}),
-    "changes": lambda server: server.objects.update({"in/b.txt": b"OTHER"}),
+    "shrinks": lambda server: server.objects.update({"in/b.txt": LARGE[:-1]}),
+    "changes": lambda server: server.objects.update({"in/b.txt": LARGE[::-1]}),
     "goes away": lambda server: server.objects.pop("in/b.txt"),
 }
 
@@ -107,7 +113,7 @@ CHANGES = {
 def test_an_object_that_changes_is_noticed_though_the_store_ignores_conditions(
     home: IntakeHome, slow: SlowStore, change: str
 ) -> None:
-    slow.objects.update({"in/a.txt": b"first", "in/b.txt": b"other"})
+    slow.objects.update({"in/a.txt": b"first", "in/b.txt": LARGE})
     progress = Interfering("import", lambda: CHANGES[change](slow) and None)
     with pytest.raises(SourceChanged, match=r"b\.txt changed"):
         bring(home, f"{slow.url}/in", progress=progress)
@@ -260,3 +266,33 @@ def test_forms_are_told_from_names_in_a_store_too(home: IntakeHome, slow: SlowSt
     report = bring(home, f"{slow.url}/in")
     assert report.form is Form.IMAGE_FOLDER
     assert contents(home, report.record)["dog/1.label"] == b"dog"
+
+
+def test_small_objects_are_asked_for_ahead_once_each_and_come_in_order(
+    home: IntakeHome, slow: SlowStore
+) -> None:
+    slow.objects.update({f"{number:03}.txt": b"%d" % number for number in range(60)})
+    slow.objects["005.txt"] = LARGE
+    slow.plan(Fault.UNAVAILABLE, method="GET", key="00", times=2)
+
+    def others_are_under_way() -> None:
+        deadline = time.monotonic() + 120
+        while len({one.key for one in slow.requests("GET")}) < AHEAD - 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len({one.key for one in slow.requests("GET")}) >= AHEAD - 1
+
+    report = bring(home, slow.url, progress=Interfering("import", others_are_under_way))
+    assert contents(home, report.record) == slow.objects
+    assert list(contents(home, report.record)) == sorted(slow.objects)
+    assert slow.count("GET") == 62
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
+
+
+def test_the_order_of_reading_decides_which_error_is_told(home: IntakeHome, slow: SlowStore) -> None:
+    slow.objects.update({f"{number:03}.txt": b"x" for number in range(30)})
+    for key in ("007.txt", "011.txt"):
+        slow.plan(Fault.FORBIDDEN, method="GET", key=key, times=1000)
+    with pytest.raises(SourceUnreachable, match=r"007\.txt"):
+        bring(home, slow.url)
+    assert nothing_is_left(home)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]

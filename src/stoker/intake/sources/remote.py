@@ -22,6 +22,7 @@ from stoker.intake.errors import SourceChanged, SourceUnreachable
 from stoker.intake.left_out import LeftOutTally, Reason, printable
 from stoker.intake.sources.files import CANARY_NAME, Candidate
 from stoker.intake.sources.forms import CONTAINER_ENDINGS
+from stoker.intake.sources.read_ahead import ReadAhead
 from stoker.intake.walk import globs
 from stoker.spec.source import ImportSpec, OnFault
 
@@ -53,7 +54,11 @@ def open_remote(
     only = None
     if parts.path.lower().endswith(CONTAINER_ENDINGS):
         url, _, only = url.rpartition("/")
-    yield RemoteFiles(store if store is not None else _connect(url, place), place, spec, left_out, only)
+    files = RemoteFiles(store if store is not None else _connect(url, place), place, spec, left_out, only)
+    try:
+        yield files
+    finally:
+        files.close()
 
 
 def _connect(url: str, place: str) -> AnyStore:
@@ -93,6 +98,7 @@ class RemoteFiles:
         self._only = only
         self._left_out = left_out
         self._unreadable = spec.unreadable
+        self._read_ahead: ReadAhead | None = None
         self._include = globs(spec.include)
         self._exclude = globs(spec.exclude)
 
@@ -107,7 +113,10 @@ class RemoteFiles:
     def candidates(self) -> list[Candidate]:
         """Every object that include and exclude let through, in the order that a folder would have."""
         found = sorted(self._list(), key=lambda candidate: candidate.path.encode().split(b"/"))
-        return [candidate for candidate in found if self._takes(candidate)]
+        taken = [candidate for candidate in found if self._takes(candidate)]
+        self.close()
+        self._read_ahead = ReadAhead(taken, self._fetch)
+        return taken
 
     def _list(self) -> Iterator[Candidate]:
         import obstore
@@ -141,17 +150,26 @@ class RemoteFiles:
         from obstore.exceptions import PermissionDeniedError
 
         try:
-            with self.open(candidate) as opened:
-                return opened.read(0, candidate.size_bytes)
+            return self._read_ahead.get(candidate) if self._read_ahead else self._fetch(candidate)
         except SourceUnreachable as error:
             if self._unreadable is OnFault.LEAVE_OUT and isinstance(error.__cause__, PermissionDeniedError):
                 self._left_out.add(Reason.UNREADABLE, candidate.path)
                 return None
             raise
 
+    def _fetch(self, candidate: Candidate) -> bytes:
+        with self.open(candidate) as opened:
+            return opened.read(0, candidate.size_bytes)
+
     def open(self, candidate: Candidate) -> OpenObject:
         """The object for reading in ranges."""
         return OpenObject(self._store, candidate, self.place)
+
+    def close(self) -> None:
+        """End what was asked for ahead."""
+        if self._read_ahead is not None:
+            self._read_ahead.close()
+            self._read_ahead = None
 
 
 class OpenObject:
