@@ -19,8 +19,8 @@ from stoker.core.clock import SystemClock
 from stoker.intake.executors import Executor
 from stoker.intake.executors.local import LocalExecutor
 from stoker.intake.executors.ray import RayExecutor
-from stoker.intake.executors.remote import Site, elements_of, message_of
-from stoker.intake.executors.slurm import SlurmExecutor, batch_script, job_name
+from stoker.intake.executors.remote import ATTEMPTS, Site, elements_of, message_of
+from stoker.intake.executors.slurm import PASSED_ON, SlurmExecutor, batch_script, job_name
 from stoker.intake.task_errors import TaskFailed, UnusableExecutor
 from stoker.intake.tasks import Phase, TaskJob
 from stoker.intake.workplace import Workplace
@@ -289,6 +289,16 @@ def test_ray_gives_the_same_dataset_and_holds_no_plaintext(
     assert leaks == []
 
 
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:x"])
+def test_a_ray_that_is_not_there_is_told(
+    home: IntakeHome, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UnusableExecutor, match="Ray cannot be started or reached"):
+        prepare_letters(home, executor=RayExecutor(Site(home.root, home.root)))
+    assert prepare_letters(home).resumed
+
+
 def places_of(word: bytes, *folders: Path) -> list[Path]:
     """The files under `folders` that hold `word`."""
     found = []
@@ -346,3 +356,10 @@ def test_a_batch_script_holds_no_secret_and_names_every_path_whole(monkeypatch: 
     assert "'/a b/50%/encode.json'" in script
     assert "--array=0-2" in script
     assert "--job-name=stoker-ab12" in script
+
+
+def test_the_page_says_what_goes_along_and_how_often_a_task_is_tried() -> None:
+    page = (Path(__file__).parents[2] / "docs/design/intake.md").read_text()
+    assert f"only {', '.join(PASSED_ON[:-1])} and {PASSED_ON[-1]} go along" in page
+    assert ATTEMPTS == 3
+    assert "A task that fails is tried three times in all" in page

@@ -6,12 +6,14 @@ Only task numbers and errors pass through Ray: its object store lies in /dev/shm
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from stoker.core.errors import MissingExtra
 from stoker.intake.executors.remote import Site, elements_of, run_attempts
+from stoker.intake.task_errors import UnusableExecutor
 from stoker.intake.task_worker import do_job, told
 from stoker.intake.tasks import Phase, TaskJob
 from stoker.intake.workplace import Workplace
@@ -56,16 +58,24 @@ class RayExecutor:
         if ray.is_initialized():
             return
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(log_to_driver=False)
-        else:
+        ours: dict[str, Any] = {
+            "address": "local",
+            "num_cpus": self._blocks,
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "_node_ip_address": "127.0.0.1",
+        }
+        try:
             ray.init(
-                num_cpus=self._blocks,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
                 log_to_driver=False,
-                _node_ip_address="127.0.0.1",
+                logging_level=logging.ERROR,
+                **({} if os.environ.get("RAY_ADDRESS") else ours),
             )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UnusableExecutor(
+                f"Ray cannot be started or reached: {str(error)[:300]!a}.",
+                hint="Let RAY_ADDRESS name a running cluster, or unset it for a Ray on this machine.",
+            ) from error
         self._ours = True
         ray.data.DataContext.get_current().enable_progress_bars = False
 
