@@ -28,6 +28,8 @@ MAX_SHARDS_AHEAD_S: Final = 3600.0
 PREFETCH_THREADS: Final = 4
 
 _PLANNED_SAMPLES: Final = 16_384
+_STRETCHES_A_LOOK: Final = 8
+"""So that a look takes some 20 ms at most, however fast steps seem to be; later looks go on from there."""
 _FIRST_STEPS: Final = 64
 """How far to look as long as nobody knows how long a step takes."""
 _PAUSES_S: Final = (1.0, 30.0)
@@ -222,11 +224,10 @@ class ShardPrefetch:
                 del self._uses[shard], self._sizes[shard]
         end = step + (math.ceil(self._ahead_s / self._step_s) if self._step_s else _FIRST_STEPS)
         stretch = max(1, _PLANNED_SAMPLES // self._needs.rows)
-        while (
-            self._planned < end
-            and len(self._uses) < self._shards
-            and sum(self._sizes.values()) < self._limit_bytes
-        ):
+        for _ in range(_STRETCHES_A_LOOK):
+            held_bytes = sum(self._sizes.values())
+            if self._planned >= end or len(self._uses) >= self._shards or held_bytes >= self._limit_bytes:
+                return
             stop = min(self._planned + stretch, end)
             for need in self._needs.between(self._planned, stop):
                 self._want(need)
