@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from stoker.feed.errors import BadFeedState
 from stoker.feed.feed import Feed
 from stoker.feed.mixture import Mixture, MixturePart
 from stoker.feed.order import Order
@@ -98,6 +99,21 @@ def test_changing_the_world_size_changes_nothing_of_the_stream(
         epoch = together[begin : begin + shape.samples]
         assert len(set(epoch)) == len(epoch)
         assert len(epoch) < shape.samples or sorted(epoch) == list(range(shape.samples))
+
+
+def test_a_state_of_blocks_dealt_one_by_one_does_not_go_on_where_whole_shards_are_dealt() -> None:
+    """As an earlier version dealt every dataset: its states name another order."""
+    dataset = memory_dataset(16 * 4 * 8 + 1, 1)
+    dataset.train.shard_chunks = 8
+    with Feed(dataset, global_batch=4, seed=11) as feed:
+        state = feed.state_dict()
+        assert state["format"] == 3
+        with pytest.raises(BadFeedState, match="order format 1; here this dataset has 3"):
+            feed.load_state_dict({**state, "format": 1})
+    with Feed(dataset, global_batch=24, seed=11) as feed:
+        assert feed.state_dict()["format"] == 1
+        with pytest.raises(BadFeedState, match="global_batch is 4 in the state and 24 here"):
+            feed.load_state_dict(state)
 
 
 def _readers(order: Order, world_size: int) -> list[BatchSource[np.ndarray]]:

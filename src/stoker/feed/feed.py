@@ -7,7 +7,7 @@ from typing import Any
 
 from stoker.core.clock import Clock, SystemClock
 from stoker.feed.errors import EmptySplit
-from stoker.feed.order import ORDER_FORMAT, Order
+from stoker.feed.order import Order
 from stoker.feed.shard_prefetch import DEFAULT_SHARDS_AHEAD_S, prefetch_of
 from stoker.feed.source import INT64, FeedDataset, FeedSplit
 from stoker.feed.state import FeedState
@@ -89,7 +89,7 @@ class Feed(BatchStream):
 
     def _state(self) -> FeedState:
         return FeedState(
-            format=ORDER_FORMAT,
+            format=self._order.format,
             root=self._root,
             split=self._split_name,
             seed=self._order.seed,

@@ -5,7 +5,7 @@ line, anew in every epoch; the line is cut into as many lanes as the global batc
 shuffles each lane's samples inside windows of a few blocks. Both are Feistel networks with cycle walking, so
 that any sample's place follows from its number, and its number from its place, in constant time and memory.
 
-The order is a format: a run that resumes after an upgrade must see the same samples. `ORDER_FORMAT` names it,
+The order is a format: a run that resumes after an upgrade must see the same samples. `Order.format` names it,
 and the tests hold known answers. It is no cipher: nothing rests on the order being hard to guess.
 """
 
@@ -28,6 +28,7 @@ Words: TypeAlias = npt.NDArray[np.uint64]
 
 ORDER_FORMAT: Final = 1
 MIXTURE_ORDER_FORMAT: Final = 2
+SHARD_ORDER_FORMAT: Final = 3
 MAX_SAMPLES: Final = 2**62
 MAX_MIXED_SAMPLES: Final = 2**50  # so that a weight of 1/1000 keeps the mixture's indices below 2^62
 MAX_SHAPE: Final = 2**40  # of blocks, lanes and windows: keeps every product below 2^63
@@ -296,6 +297,13 @@ class Order:
         line = Line(self.samples, self.block_samples, self.unit_blocks, self.seed)
         object.__setattr__(self, "_cut", cut)
         object.__setattr__(self, "line", line)
+
+    @property
+    def format(self) -> int:
+        """Which order this is: of blocks dealt one by one, of a mixture's part, or of whole shards."""
+        if self.turns is not None:
+            return MIXTURE_ORDER_FORMAT
+        return ORDER_FORMAT if self.unit_blocks == 1 else SHARD_ORDER_FORMAT
 
     @property
     def blocks(self) -> int:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from stoker.feed.errors import BadFeedState
-from stoker.feed.order import ORDER_FORMAT
 
 _COUNTS: Final = ("format", "seed", "global_batch", "window_chunks", "epoch", "consumed")
 _TEXTS: Final = ("root", "split")
@@ -55,11 +54,6 @@ class FeedState:
 
     def check_fits(self, feed: FeedState, samples: int) -> None:
         """Raise BadFeedState unless a feed whose own state is `feed` can go on from here."""
-        if self.format != ORDER_FORMAT:
-            raise BadFeedState(
-                f"The state is of order format {self.format}; this version knows {ORDER_FORMAT}.",
-                hint="Resume with the version that saved it.",
-            )
         names = ("root", "split", "seed", "global_batch", "window_chunks")
         other = [
             f"{name} is {getattr(self, name)} in the state and {getattr(feed, name)} here"
@@ -71,6 +65,11 @@ class FeedState:
                 f"The state belongs to another feed: {'; '.join(other)}.",
                 hint="Resume with the dataset, seed, global batch and window that the run began with; "
                 "only the world size may change.",
+            )
+        if self.format != feed.format:
+            raise BadFeedState(
+                f"The state is of order format {self.format}; here this dataset has {feed.format}.",
+                hint="Resume with the version that saved it.",
             )
         if self.consumed % self.global_batch or self.epoch != self.consumed // samples:
             raise BadFeedState(
