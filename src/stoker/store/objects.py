@@ -77,6 +77,7 @@ class ObjectStore:
     def open(cls, url: str) -> ObjectStore:
         """Open `file:///folder` (made when absent), `memory://` or any URL that obstore takes.
 
+        What follows '?' are settings of a remote store, such as `attempts=3` (docs/design/store.md).
         Raises StoreUnreachable, and UnsafeStore when a second create of one name is not refused.
         """
         parts = urlsplit(url)

@@ -66,9 +66,15 @@ def _running_loop() -> asyncio.AbstractEventLoop:
 
 
 def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread, process: int) -> None:
-    """Cancel what still runs, so that no answer arrives in an interpreter that is being taken down."""
+    """Cancel what still runs, so that no answer arrives in an interpreter that is being taken down.
+
+    What is asked even later gets a loop of its own instead of waiting for one that has ended.
+    """
+    global _loop
     if os.getpid() != process:
         return
+    with _lock:
+        _loop = None
 
     def stop() -> None:
         for task in asyncio.all_tasks(loop):
