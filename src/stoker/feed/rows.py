@@ -166,6 +166,8 @@ class RowReader:
         while self._filled < stop and error is None:
             self._enter_upto(stop)
             upto, error = self._opened(plan, stop)
+            if self._ahead:
+                self._enter_upto(stop)  # so that threads go on while rows are picked
             if error is not None:
                 upto -= (upto - begin) % unit
             if upto > self._filled:
