@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,10 @@ from stoker.store.cache import DIRECT_BYTES, NodeCache
 from stoker.store.cache_counts import Brought
 from stoker.store.errors import ObjectMissing, StoreUnreachable
 from stoker.store.objects import ObjectStore
+from stoker.store.record_schema import FieldKind, RecordField, RecordSchema
 from stoker.store.superblock import SampleSchema
 from support.sealed_dataset import SealedDataset, sealed_dataset
+from support.sealed_records import sealed_records
 from support.sealed_samples import MemoryKeys
 
 GLOBAL_BATCH = 4
@@ -407,6 +410,30 @@ def test_a_feed_brings_its_shards_in_and_ends_the_threads_when_it_is_closed(
     with Feed(dataset, global_batch=GLOBAL_BATCH, seed=3, window_chunks=1, shards_ahead_s=0) as plain:
         assert plain._ahead._prefetch is None
         assert all((plain.next_array() == batch).all() for batch in batches)
+
+
+def test_a_feed_of_records_brings_its_shards_in_too(tmp_path: Path, keys: KeySource) -> None:
+    schema = RecordSchema(
+        (RecordField("number", FieldKind.NUMBER, "int64"),),
+        records_per_block=8,
+        blocks_per_shard=2,
+        chunk_log2=14,
+    )
+    rows = [{"number": np.int64(number)} for number in range(160)]
+    records = sealed_records(tmp_path / "made", keys, schema, {"train": rows})
+    store = _RecordingStore(records.store)
+    cache = NodeCache(tmp_path / "cache", store, 1 << 30)
+    dataset = replace(records, store=store).open(cache=cache)
+    with Feed(dataset, global_batch=GLOBAL_BATCH, seed=3, window_chunks=1) as feed:
+        seen = [feed.next_array().numbers.tolist()]
+        prefetch = feed._ahead._prefetch
+        assert prefetch is not None
+        prefetch.settle()
+        seen += [feed.next_array().numbers.tolist() for _ in range(39)]
+    assert sorted(number for batch in seen for number in batch) == list(range(160))
+    counts = prefetch.counts()
+    assert counts.brought + counts.held > 0 and counts.failed == 0
+    assert len(store.reads) == len({key for _, key in store.reads}), "each shard was read once"
 
 
 def test_a_feed_that_nobody_closes_ends_its_threads_too(made: SealedDataset, tmp_path: Path) -> None:
