@@ -46,7 +46,7 @@ class IntakeHome:
 def intake_home(
     root: Path, *, store_dir: Path | None = None, now_s: float = 1_700_000_000.0
 ) -> Iterator[IntakeHome]:
-    """A home under `root` at the time `now_s`; its store may lie elsewhere, such as on a small file system."""
+    """A home under `root` at the time `now_s`; its store may lie elsewhere, say on a small file system."""
     clock = ManualClock(now_s)
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     backend = open_backend(f"file://{root}/keys", clock=clock, passphrase=None)
