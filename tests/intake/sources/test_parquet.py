@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pyarrow import parquet
 from pyarrow.parquet import encryption
 
-from stoker.core.errors import ConfigError
+from stoker.core.errors import ConfigError, MissingExtra
 from stoker.intake.errors import BrokenSource, LabelMismatch, MissingColumn, SourceTooMuch
 from stoker.intake.sources.confined import WorkerSide, parse_confined
 from stoker.intake.sources.rows import Cell, Role
@@ -153,6 +154,17 @@ def test_a_file_without_the_column_is_refused_and_says_what_it_has(home: IntakeH
     parquet.write_table(table(), folder / "b.parquet")
     report = leaving_out(home, folder)
     assert (reasons(report), contents(home, report.record)) == ({"missing_column": 1}, expected("b.parquet"))
+
+
+def test_without_pyarrow_the_extra_that_brings_it_is_named(
+    home: IntakeHome, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet.write_table(table(), folder / "a.parquet")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingExtra, match="Parquet needs the package pyarrow") as raised:
+        bring(home, folder)
+    assert "extra 'data'" in raised.value.hint
+    assert nothing_is_left(home)
 
 
 # --- files that are broken, or bombs
