@@ -74,6 +74,7 @@ def _walk(start: Integers, size: Integers | int, keys: Words, rounds: range) -> 
     """
     values = start.astype(np.uint64)
     sizes = np.broadcast_to(np.asarray(size, dtype=np.uint64), values.shape)
+    assert (values < sizes).all(), "a value that is not below its size would be walked for ever"
     every_key = np.broadcast_to(keys.reshape(ROUNDS, -1), (ROUNDS, values.size))
     left_bits, right_bits = (
         np.broadcast_to(bits, values.shape) for bits in _halves(np.atleast_1d(np.asarray(size, np.uint64)))
