@@ -20,8 +20,10 @@ from stoker.intake.building import TOKENIZER
 from stoker.intake.dataset_writer import DatasetPlace, dataset_prefix
 from stoker.intake.errors import (
     BrokenRecord,
+    LabelMismatch,
     OtherPolicy,
     OtherPurpose,
+    RecordFault,
     ReviewDenied,
     ReviewExpired,
     ReviewRevoked,
@@ -61,6 +63,8 @@ PREPARATION_FORMAT: Final = 1
 HOPELESS: Final = (
     TooLittleText,
     BrokenRecord,
+    RecordFault,
+    LabelMismatch,
     ReviewDenied,
     ReviewRevoked,
     ReviewExpired,
@@ -137,7 +141,8 @@ def prepare_dataset(
     will not (see HOPELESS) it has been removed.
     """
     check_name(name, "dataset")
-    if wrong := (*recipe.problems(), *recipe.policy.problems(), *recipe.quality.problems()):
+    sections = (recipe, recipe.policy, recipe.quality, recipe.records)
+    if wrong := [problem for section in sections for problem in section.problems()]:
         raise ConfigError("The recipe does not hold: " + " ".join(wrong), hint="Mend what is named.")
     source = ledger.catalogue.latest_source(source_name)
     review = require_review(ledger, source, purpose, clock)
