@@ -164,7 +164,7 @@ def _figures(
 if __name__ == "__main__":
     sizes = (
         Size("megabytes", 400, 4, "megabytes of tokens"),
-        Size("file-megabytes", 190, 2, "megabytes of JPEG files"),
+        Size("file_megabytes", 190, 2, "megabytes of JPEG files"),
         Size("seconds", 2, 1, "seconds a reading may take at most"),
         Size("rounds", 5, 1, "rounds"),
     )

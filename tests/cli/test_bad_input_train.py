@@ -80,7 +80,7 @@ def test_a_dataset_that_is_over_destroyed_or_not_allowed_any_more_trains_nothing
     home.stoker("key", "destroy", dataset["kek"])
     home.stoker("key", "destroy", dataset["kek"], "--approve", by="decider")
     said = home.refused(DatasetGone, "train", "run.toml")
-    assert "Every version of dataset text is destroyed" in said
+    assert f"No version of dataset text lives; the newest, {dataset['version']}, is destroyed." in said
     assert "Prepare it again from its source." in said
     assert f"Dataset text ({dataset['version']}) is destroyed." in home.refused(
         DatasetGone, "run", "resume", run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -105,6 +106,30 @@ def test_a_lock_is_held_by_one_process_and_freed_by_death(tmp_path: Path) -> Non
         holder.wait()
     with exclusive(lock, "dataset a"):
         assert lock.exists()
+
+
+def test_a_lock_does_not_outlive_its_holder_in_what_it_forked(tmp_path: Path) -> None:
+    lock = tmp_path / "a.lock"
+    program = (
+        "import os,pathlib,time\nfrom stoker.core.atomic import exclusive\n"
+        f"with exclusive(pathlib.Path({str(lock)!r}), 'x'):\n"
+        " child = os.fork()\n"
+        " if child == 0:\n  time.sleep(60)\n  os._exit(0)\n"
+        " print(child, flush=True)\n time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        child = int(holder.stdout.readline())
+        with pytest.raises(Busy), exclusive(lock, "a"):
+            pass
+        holder.kill()
+        holder.wait()
+        try:
+            os.kill(child, 0)
+            with exclusive(lock, "a"):
+                assert lock.exists()
+        finally:
+            os.kill(child, signal.SIGKILL)
 
 
 def test_a_disk_without_room_for_another_file_is_a_full_disk(tiny_disk: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,21 @@ def test_a_killed_rank_is_told_and_the_run_goes_on_from_the_last_checkpoint(erra
     assert second == list(range(5, 9))
     (restart,) = told(errands.folder, K.RESTART_SCHEDULED)
     assert (restart.number("delay_s"), restart.text("reason")) == (0.0, "rank 1 was ended by signal 9")
+
+
+def test_a_signal_that_something_else_handles_cancels_nothing(errands: FakeErrands) -> None:
+    errands.deeds = [deed("stand_still"), deed("stand_still", rank=0, at_step=4)]
+    heard: list[int] = []
+    earlier = signal.signal(signal.SIGUSR1, lambda number, _: heard.append(number))
+    sender = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGUSR1))
+    sender.start()
+    try:
+        verdict = supervise(errands, policy=a_policy(hang_after_s=2.5))
+    finally:
+        sender.join()
+        signal.signal(signal.SIGUSR1, earlier)
+    assert heard == [signal.SIGUSR1]
+    assert verdict.outcome is Phase.FINISHED
 
 
 def test_the_account_of_a_killed_run_adds_up(errands: FakeErrands) -> None:

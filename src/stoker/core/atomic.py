@@ -58,15 +58,22 @@ def naming_full_disk(place: Path | str) -> Iterator[None]:
         raise
 
 
+_HELD: set[int] = set()
+"""Descriptors of the locks that this process holds."""
+
+
 @contextlib.contextmanager
 def exclusive(lock_path: Path, what: str) -> Iterator[None]:
     """Hold an advisory lock for the block; the kernel drops it when the process dies.
 
-    Raises Busy at once when another process holds it, DiskFull when the lock's file cannot be made.
+    Processes that are forked meanwhile do not hold it: else it would outlive a parent that was killed, for as
+    long as they take to notice. Raises Busy at once when another process holds it, DiskFull when the lock's
+    file cannot be made.
     """
     with naming_full_disk(lock_path):
         lock_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    _HELD.add(descriptor)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -77,4 +84,14 @@ def exclusive(lock_path: Path, what: str) -> Iterator[None]:
             ) from error
         yield
     finally:
-        os.close(descriptor)
+        if descriptor in _HELD:  # a child that unwinds has let go of it already
+            _HELD.discard(descriptor)
+            os.close(descriptor)
+
+
+def _let_go_in_child() -> None:
+    while _HELD:
+        os.close(_HELD.pop())
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)

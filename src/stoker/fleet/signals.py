@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 def signals_as_bytes(numbers: Iterable[signal.Signals]) -> Iterator[int]:
     """A descriptor on which each of these signals appears as a byte with its number, for the block.
 
-    The earlier handlers come back afterwards. Python delivers signals to its main thread only; in any other
+    So does every other signal that Python code in this process handles: the reader leaves those alone. The
+    earlier handlers come back afterwards. Python delivers signals to its main thread only; in any other
     thread the descriptor stays silent.
     """
     reader, writer = os.pipe()

@@ -112,7 +112,8 @@ class Supervisor:
         patience_s = _LEAVING_S if self._ended_socket else _TICK_S
         for key, _ in self._selector.select(patience_s):
             if key.fd == wake_fd:
-                for _ in os.read(wake_fd, 64):
+                # Signals that other parts of this process handle are told here too.
+                for _ in (number for number in os.read(wake_fd, 64) if number in _CANCELLING):
                     self._tell(EventKind.CANCEL_REQUESTED)
                     self._feed(Cancel(self._now_s()))
             else:
