@@ -41,7 +41,7 @@ METHOD: Final = (
     "peers in the clear, ours sealed; all files are in the page cache. In each round every loader has a "
     "process of its own, one after the other, the order reversed every second round; imports are no part of "
     "any time. MB/s by the wall clock of what the caller is handed: in stored order one by one, shuffled one "
-    "by one, and shuffled in batches of 64, each until the epoch ends or the seconds are over. First batch: "
+    "by one, and shuffled in batches of 64, each until the seconds are over, epoch after epoch. First batch: "
     "from making the loader. Memory: resident after the batches more than before. Resume: from making a "
     "loader with a state saved after 20 batches to its first batch, and whether that is the batch that would "
     "have come. Ceilings, in the same rounds, one thread: preadv of 1 MiB of a file in the page cache, "
@@ -163,8 +163,8 @@ def _figures(
 
 if __name__ == "__main__":
     sizes = (
-        Size("megabytes", 400, 4, "megabytes of tokens"),
-        Size("file_megabytes", 190, 2, "megabytes of JPEG files"),
+        Size("megabytes", 400, 8, "megabytes of tokens"),
+        Size("file_megabytes", 190, 12, "megabytes of JPEG files"),
         Size("seconds", 2, 1, "seconds a reading may take at most"),
         Size("rounds", 5, 1, "rounds"),
     )

@@ -136,9 +136,16 @@ def datatrove_rate(folder: Path, tokenizer_json: str) -> tuple[float, str]:
         arguments = [str(place / "tokenizer.json"), str(place / "in"), str(place / "out")]
         command = [str(PEERS_PYTHON), script, *arguments]
         with one_core():
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=short_paths())
+        if done.returncode:
+            raise SystemExit(done.stderr[-3000:])
     found = json.loads(done.stdout.splitlines()[-1])
     return found["tokens"] / found["seconds"], str(found["version"])
+
+
+def short_paths() -> dict[str, str]:
+    """The environment with temporary files where a socket's path is short enough for multiprocessing."""
+    return {**os.environ, "TMPDIR": "/tmp"}
 
 
 def measure(megabytes: int, rounds: int) -> Measured:

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,8 +47,8 @@ RESUMED_AT: Final = 20
 VERSION: Final = "be" * 16
 REVIEW: Final = bytes(32)
 SIGNER: Final = Ed25519Signer.from_seed(bytes(32))
-RECORDS_PER_BLOCK: Final = 32
-"""About 256 kB of JPEG files of 8 kB."""
+RECORDS_PER_BLOCK: Final = 64
+"""About 512 kB of JPEG files of 8 kB."""
 
 
 def write(kind: str, raw: Path, folder: Path) -> None:
@@ -79,7 +78,7 @@ def _write_tokens(raw: Path, store: ObjectStore, seal: PartitionSeal, kek: KekRe
 
 def _write_files(raw: Path, store: ObjectStore, seal: PartitionSeal, kek: KekRef) -> str:
     field = RecordField("image", FieldKind.BYTES, "uint8", media="image/jpeg")
-    schema = RecordSchema((field,), RECORDS_PER_BLOCK, 256, 15)
+    schema = RecordSchema((field,), RECORDS_PER_BLOCK, 128, 17)
     paths = sorted(raw.glob("*.jpg"))
     manifest = ManifestWriter()
     for first in range(0, len(paths), schema.records_per_shard):
@@ -156,14 +155,19 @@ def size_of(item: Any) -> int:
     return int(item.nbytes) if isinstance(item, np.ndarray) else int(item.columns["image"].values.nbytes)
 
 
-def epoch_of(feed: Feed) -> Iterator[Any]:
-    """The batches of one epoch."""
-    for _ in range(feed.samples_per_epoch // BATCH):
+def batches_of(feed: Feed) -> Iterator[Any]:
+    """Batches without end, epoch after epoch."""
+    while True:
         yield feed.next_array()
 
 
 def sequential(folder: Path) -> Iterator[Any]:
-    """Samples in stored order, one by one."""
+    """Samples in stored order, one by one, again and again."""
+    while True:
+        yield from _once(folder)
+
+
+def _once(folder: Path) -> Iterator[Any]:
     for rows in open_dataset(folder).split("train").sequential():
         if isinstance(rows, np.ndarray):
             yield from rows
@@ -175,13 +179,13 @@ def sequential(folder: Path) -> Iterator[Any]:
 
 
 def shuffled(feed: Feed) -> Iterator[Any]:
-    """Samples of an epoch, one by one."""
-    for sample in islice(feed.samples(), feed.samples_per_epoch // BATCH * BATCH):
+    """Samples without end, one by one."""
+    for sample in feed.samples():
         yield sample["image"] if isinstance(sample, dict) else sample
 
 
 def rate(stream: Iterator[Any], limit_s: float) -> float:
-    """MB/s until the stream ends or `limit_s` have passed, the first item apart."""
+    """MB/s until `limit_s` have passed, the first item apart."""
     next(stream)
     total, began_s = 0, time.perf_counter()
     for number, item in enumerate(stream):
@@ -278,7 +282,7 @@ def measure(kind: str, folder: Path, limit_s: float) -> dict[str, Any]:
     with open_feed(folder) as feed:
         feed.next_array()
         first_ms = (time.perf_counter() - began_s) * 1e3
-        batches = rate(epoch_of(feed), limit_s)
+        batches = rate(batches_of(feed), limit_s)
         held_mb = resident_mb() - before_mb
     with open_feed(folder) as feed:
         one_by_one = rate(shuffled(feed), limit_s)
@@ -324,7 +328,7 @@ def main() -> None:
         with open_feed(Path(rest[0]), int(rest[1]), int(rest[2]), threads=1) as feed:
             feed.next_array()
             begin_together()
-            print(rate(epoch_of(feed), float(rest[3])))
+            print(rate(batches_of(feed), float(rest[3])))
     elif act == "cipher":
         begin_together()
         print(cipher_rate(float(rest[0])))

@@ -471,14 +471,19 @@ def size_of(sample: Any) -> int:
     return int(sample.nbytes)
 
 
-def rate(stream: Iterator[Any], limit_s: float) -> float:
-    """MB/s of what a stream delivers until it ends or `limit_s` have passed, the first item apart."""
+def rate(make: Callable[[], Iterator[Any]], limit_s: float, stream: Iterator[Any] | None = None) -> float:
+    """MB/s until `limit_s` have passed, the first item apart; where the epoch ends, another is begun."""
+    stream = make() if stream is None else stream
     next(stream)
-    total, began = 0, time.perf_counter()
-    for number, item in enumerate(stream):
-        total += size_of(item)
-        if number % 64 == 0 and time.perf_counter() - began > limit_s:
-            break
+    total, number, began = 0, 0, time.perf_counter()
+    while time.perf_counter() - began < limit_s:
+        for item in stream:
+            total += size_of(item)
+            number += 1
+            if number % 64 == 0 and time.perf_counter() - began > limit_s:
+                break
+        else:
+            stream = make()
     return total / (time.perf_counter() - began) / 1e6
 
 
@@ -507,7 +512,7 @@ def measure(loader: Loader, limit_s: float) -> dict[str, Any]:
     loader.load()
     before = resident_mb()
     first_ms, stream = first_of(loader.batches)
-    batches = max(rate(stream, limit_s), rate(loader.batches(), limit_s))  # the second without warming up
+    batches = rate(loader.batches, limit_s, stream)
     held = resident_mb() - before
     resume_ms, exact = None, False
     if loader.exact_resume:
@@ -515,8 +520,8 @@ def measure(loader: Loader, limit_s: float) -> dict[str, Any]:
         resume_ms, exact = taken_s * 1e3, same(first, expected)
     return {
         "version": version(loader.package),
-        "sequential": rate(loader.samples(False), limit_s),
-        "shuffled": rate(loader.samples(True), limit_s),
+        "sequential": rate(lambda: loader.samples(False), limit_s),
+        "shuffled": rate(lambda: loader.samples(True), limit_s),
         "batches": batches,
         "first_batch_ms": first_ms,
         "memory_mb": held,

@@ -34,6 +34,8 @@ _FIRST_STEPS: Final = 64
 """How far to look as long as nobody knows how long a step takes."""
 _PAUSES_S: Final = (1.0, 30.0)
 """How long to wait after there was no room: twice as long each time, up to the second."""
+_REST_S: Final = 10.0
+"""How long to wait after every shard was found in the cache: others may make it let go of some."""
 _NAME: Final = "stoker-shards"
 
 _Shard: TypeAlias = tuple[int, int]
@@ -90,6 +92,9 @@ class ShardPrefetch:
         self._step_s = 0.0
         self._seen = (0, 0.0)
         self._pause_s, self._pause_until_s = 0.0, 0.0
+        self._found: set[_Shard] = set()  # in the cache when they were last asked for
+        self._rest_until_s = 0.0
+        self._anew = False
 
     def advance(self, step: int, stop: int | None = None) -> None:
         """The batches of steps [step, stop) are read next. Returns at once; begins anew after `stop`."""
@@ -98,7 +103,9 @@ class ShardPrefetch:
             self._jumped |= step not in (self._step, self._next_step)
             self._step, self._next_step = step, step + 1 if stop is None else stop
             paused_until_s = self._pause_until_s
-            look = self._jumped or step >= self._next_look
+            look = self._jumped or (
+                step >= self._next_look and self._clock.monotonic_s() >= self._rest_until_s
+            )
         look |= 0 < paused_until_s <= self._clock.monotonic_s()
         if look:  # most steps need none, and a thread that is woken costs the reader more than the look
             self._wake()
@@ -162,7 +169,8 @@ class ShardPrefetch:
                 self._planning = False  # under the same lock: who asks from now on begins another
                 return False
             self._again = False
-            step, jumped, self._jumped = self._step, self._jumped, False
+            step, jumped = self._step, self._jumped or self._anew
+            self._jumped = self._anew = False
         if jumped:
             self._begin_at(step)
         self._collect()
@@ -173,6 +181,10 @@ class ShardPrefetch:
         self._ask()
         with self._idle:
             self._next_look = step + max(1, (self._planned - step) // 4)
+            if len(self._found) == self._shards:
+                self._found.clear()
+                self._rest_until_s = self._clock.monotonic_s() + _REST_S
+                self._anew = True  # then what is upcoming is asked for again, from wherever the reader is
             if self._waiting and self._upcoming:
                 self._next_look = min(self._next_look, max(step, self._upcoming[0].step) + 1)
         return True
@@ -200,6 +212,7 @@ class ShardPrefetch:
                 continue
             brought = future.result()
             self._count(_COUNTED_AS[brought])
+            (self._found.add if brought in _IN_CACHE else self._found.discard)(shard)
             if brought is Brought.NO_ROOM:
                 self._waiting.appendleft(shard)
                 low, high = _PAUSES_S
@@ -274,6 +287,7 @@ class ShardPrefetch:
             self._counts[name] += 1
 
 
+_IN_CACHE: Final = (Brought.IN, Brought.HELD)
 _COUNTED_AS: Final = {
     Brought.IN: "brought",
     Brought.HELD: "held",
