@@ -41,10 +41,10 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 ReturnToService=2
 JobRequeue=1
-KillWait=5
+KillWait=30
 MinJobAge=3600
 InactiveLimit=0
-UnkillableStepTimeout=20
+UnkillableStepTimeout=240
 PriorityType=priority/basic
 C
 for i in $(seq 1 "$NODES"); do echo "NodeName=node$i NodeHostname=$HOST NodeAddr=127.0.0.1 Port=$((BASEPORT+i)) CPUs=$CPUS RealMemory=2000 State=UNKNOWN"; done
