@@ -165,7 +165,7 @@ if __name__ == "__main__":
     sizes = (
         Size("megabytes", 400, 8, "megabytes of tokens"),
         Size("file_megabytes", 190, 12, "megabytes of JPEG files"),
-        Size("seconds", 2, 1, "seconds a reading may take at most"),
+        Size("seconds", 1, 1, "seconds a reading may take at most"),
         Size("rounds", 5, 1, "rounds"),
     )
     sys.exit(run("loaders", __doc__, sizes, measure))
