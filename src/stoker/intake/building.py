@@ -5,7 +5,7 @@ See docs/design/intake.md, "Prepare" and "Tasks and executors".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from stoker.core.canonical import JsonValue
@@ -16,6 +16,7 @@ from stoker.intake.plan import PreparationPlan
 from stoker.intake.quality.judge import DocumentFacts, Selection
 from stoker.intake.quality_facts import decode_facts, encode_facts, reason_number
 from stoker.intake.sharding import Sharding, SplitLayout, entries_of, lay_out, sample_schema
+from stoker.intake.source_index import SourceFile
 from stoker.intake.tasks import BuildResult, Making, Phase
 from stoker.intake.text_source import SELECT, TextSource
 from stoker.intake.tokenising import (
@@ -42,7 +43,7 @@ ENCODE: Final = "encode"
 LAYOUT: Final = "layout"
 PACK: Final = "pack"
 
-_SPLITS: Final = (TRAIN_SPLIT, HELDOUT_SPLIT)
+SPLITS: Final = (TRAIN_SPLIT, HELDOUT_SPLIT)
 _COUNTS: Final = ("documents", "source_bytes", "text_bytes")
 
 
@@ -50,6 +51,27 @@ def text_phases(recipe: RecipeSpec) -> tuple[str, ...]:
     """The phases that a recipe takes, in order."""
     judging = (JUDGE, SELECT) if recipe.quality.judges_documents else ()
     return (*judging, TOKENIZER, ENCODE, LAYOUT, PACK)
+
+
+def tokenizer_phase(
+    work: Workplace, files: Sequence[SourceFile], read: Callable[[], Sequence[bytes]]
+) -> Phase:
+    """The one task that trains the recipe's tokenizer on `files`, whose texts `read` gives."""
+    plan, recipe = work.plan, work.plan.recipe
+    settings = TrainingSettings(frozenset(recipe.policy.redact), recipe.quality.normalise, recipe.vocabulary)
+
+    def store(_: int, tokenizer_json: str) -> None:
+        work.put(TOKENIZER, 0, {"files": len(files)}, tokenizer_json.encode())
+
+    return Phase(
+        TOKENIZER,
+        f"train the tokenizer of {plan.name}",
+        "bytes",
+        [float(sum(file.size_bytes for file in files))],
+        lambda _: read(),
+        Making(start_training, lambda: settings),
+        store,
+    )
 
 
 class TextForm:
@@ -105,19 +127,7 @@ class TextForm:
     def _tokenizer(self) -> Phase:
         files = self._source.tokenizer_files()
 
-        def store(_: int, tokenizer_json: str) -> None:
-            self._work.put(TOKENIZER, 0, {"files": len(files)}, tokenizer_json.encode())
-
-        settings = TrainingSettings(self._kinds, self._recipe.quality.normalise, self._recipe.vocabulary)
-        return Phase(
-            TOKENIZER,
-            f"train the tokenizer of {self._plan.name}",
-            "bytes",
-            [float(sum(file.size_bytes for file in files))],
-            lambda _: self._source.read(files),
-            Making(start_training, lambda: settings),
-            store,
-        )
+        return tokenizer_phase(self._work, files, lambda: self._source.read(files))
 
     def _tokenizer_json(self) -> str:
         return self._work.get(TOKENIZER, 0).read_all().decode()
@@ -160,7 +170,7 @@ class TextForm:
                     kind.value: sum(page["redactions"][kind.value] for page in pages) for kind in Kind
                 }
             }
-            for name in _SPLITS:
+            for name in SPLITS:
                 totals = {count: sum(page[name][count] for page in pages) for count in _COUNTS}
                 facts[name] = {**totals, "tokens": [page[name]["tokens"] for page in pages]}
             for layout in self._layouts(facts):
@@ -170,7 +180,7 @@ class TextForm:
         return Phase(LAYOUT, f"lay out {self._plan.name}", "steps", [1.0], load, None, store, here=True)
 
     def _layouts(self, facts: Mapping[str, Any]) -> tuple[SplitLayout, ...]:
-        return lay_out({name: facts[name]["tokens"] for name in _SPLITS}, TRAIN_SPLIT, self._recipe)
+        return lay_out({name: facts[name]["tokens"] for name in SPLITS}, TRAIN_SPLIT, self._recipe)
 
     def _require_samples(self, layout: SplitLayout) -> None:
         if layout.packed.samples == 0:

@@ -111,7 +111,7 @@ class Sharding:
             writer.add(self._samples(layout, self._rows(layout, shard)))
             sealed, entry = writer.finish()
             create_same(self._work.store, shard_key(self._plan.place.prefix, shard), sealed.data)
-            entries.append([entry.digest.hex(), entry.header_check.hex(), entry.object_bytes, entry.samples])
+            entries.append(entry_facts(entry))
         return {"entries": entries}
 
     def _layout(self, shard: int) -> SplitLayout:
@@ -148,8 +148,13 @@ class Sharding:
         return self._open[page]
 
 
+def entry_facts(entry: ShardEntry) -> JsonValue:
+    """A manifest entry as a packing task's facts hold it."""
+    return [entry.digest.hex(), entry.header_check.hex(), entry.object_bytes, entry.samples]
+
+
 def entries_of(facts: Mapping[str, JsonValue]) -> list[ShardEntry]:
-    """The manifest entries in the facts that `Sharding.seal` gave."""
+    """The manifest entries in the facts of a packing task: `entry_facts` of each, under "entries"."""
     found = facts["entries"]
     assert isinstance(found, list)
     return [

@@ -15,6 +15,15 @@ import numpy as np
 
 from stoker.core.canonical import JsonValue, canonical_json
 from stoker.core.signing import Signer
+from stoker.intake.building import (
+    JUDGE,
+    LAYOUT,
+    PACK,
+    SPLITS,
+    TOKENIZER,
+    TOKENIZER_ARTEFACT,
+    tokenizer_phase,
+)
 from stoker.intake.dataset_writer import DatasetCommit
 from stoker.intake.errors import LabelMismatch, RecordFault, TooLittleText
 from stoker.intake.packing import heldout_digests, tokenizer_sample
@@ -27,10 +36,9 @@ from stoker.intake.records.judging import (
     decode_records,
     start_judging_records,
 )
-from stoker.intake.sharding import entries_of
+from stoker.intake.sharding import entries_of, entry_facts
 from stoker.intake.sources.media import LABEL_EXTENSION, extension_of
 from stoker.intake.tasks import BuildResult, Making, Phase
-from stoker.intake.tokenising import TrainingSettings, start_training
 from stoker.intake.tokenizer import vocabulary_size
 from stoker.intake.walk import printable
 from stoker.intake.workplace import Intermediate, Workplace
@@ -44,17 +52,8 @@ from stoker.store.records import RECORD_SHARD_SCHEMA, RecordShardWriter
 from stoker.store.repeatable import create_same
 from stoker.store.superblock import Split, Superblock
 
-TRAIN_SPLIT: Final = "train"
-HELDOUT_SPLIT: Final = "heldout"
-TOKENIZER_ARTEFACT: Final = "tokenizer"
 CLASSES_ARTEFACT: Final = "classes"
 
-TOKENIZER: Final = "tokenizer"
-JUDGE: Final = "judge"
-LAYOUT: Final = "layout"
-PACK: Final = "pack"
-
-_SPLITS: Final = (TRAIN_SPLIT, HELDOUT_SPLIT)
 _MEDIA: Final = {RecordPart.IMAGE: "image/*", RecordPart.AUDIO: "audio/*"}
 _OPEN_PAGES: Final = 4
 
@@ -118,21 +117,9 @@ class RecordsForm:
                 hint="Import texts as .txt files beside the others, or take text out of records.parts.",
             )
         files = tokenizer_sample(texts, self._recipe.tokenizer_sample_bytes, self._recipe.seed)
-        settings = TrainingSettings(
-            frozenset(self._recipe.policy.redact), self._recipe.quality.normalise, self._recipe.vocabulary
-        )
-
-        def store(_: int, tokenizer_json: str) -> None:
-            self._work.put(TOKENIZER, 0, {"files": len(files)}, tokenizer_json.encode())
-
-        return Phase(
-            TOKENIZER,
-            f"train the tokenizer of {self._plan.name}",
-            "bytes",
-            [float(sum(file.size_bytes for file in files))],
-            lambda _: [_if_text(bytes(self._work.source.read(file))) for file in files],
-            Making(start_training, lambda: settings),
-            store,
+        source = self._work.source
+        return tokenizer_phase(
+            self._work, files, lambda: [_if_text(bytes(source.read(file))) for file in files]
         )
 
     def _tokenizer_json(self) -> str:
@@ -193,11 +180,16 @@ class RecordsForm:
 
         def load(_: int) -> dict[str, Any]:
             stays: list[int] = []
+            redactions = {kind.value: 0 for kind in Kind}
             left_out: dict[str, int] = {}
             names: set[str] = set()
             numbers: set[int] = set()
             for page in range(self._plan.pages):
-                for number, judged in zip(self._page(page), self._judged_page(page).records, strict=True):
+                opened = self._judged_page(page)
+                counts: Any = opened.body.facts["redactions"]
+                for kind, count in counts.items():
+                    redactions[kind] += count
+                for number, judged in zip(self._page(page), opened.records, strict=True):
                     if judged.fault:
                         self._allow(number, judged.fault)
                         left_out[judged.fault] = left_out.get(judged.fault, 0) + 1
@@ -215,6 +207,7 @@ class RecordsForm:
                 )
             sides = self._sides(stays)
             return {
+                "redactions": redactions,
                 "left_out": dict(sorted(left_out.items())),
                 "classes": sorted(names),
                 "labels": len(names or numbers),
@@ -224,6 +217,7 @@ class RecordsForm:
 
         def store(_: int, found: dict[str, Any]) -> None:
             facts: dict[str, JsonValue] = {
+                "redactions": found["redactions"],
                 "left_out": found["left_out"],
                 "classes": found["classes"],
                 "labels": found["labels"],
@@ -257,7 +251,7 @@ class RecordsForm:
 
     def _layouts(self, facts: Mapping[str, Any]) -> tuple[Split, ...]:
         first, found = 0, []
-        for name, records in zip(_SPLITS, facts["records"], strict=True):
+        for name, records in zip(SPLITS, facts["records"], strict=True):
             shards = -(-records // self._spec.records_per_shard)
             found.append(Split(name, first, shards, records))
             first += shards
@@ -293,9 +287,7 @@ class RecordsForm:
             writer.add(self._row(number, classes))
         sealed, entry = writer.finish()
         create_same(self._work.store, shard_key(self._plan.place.prefix, shard), sealed.data)
-        return {
-            "entries": [[entry.digest.hex(), entry.header_check.hex(), entry.object_bytes, entry.samples]]
-        }
+        return {"entries": [entry_facts(entry)]}
 
     def _row(self, number: int, classes: Mapping[str, int]) -> dict[str, Any]:
         record = self._records[number]
@@ -348,14 +340,9 @@ class RecordsForm:
         return BuildResult(commit.finish(superblock, signer), self._figures(facts, tokenizer_json))
 
     def _figures(self, facts: Mapping[str, Any], tokenizer_json: str) -> dict[str, JsonValue]:
-        redactions = {kind.value: 0 for kind in Kind}
-        for page in range(self._plan.pages):
-            counts: Any = self._work.get(JUDGE, page).facts["redactions"]
-            for kind, count in counts.items():
-                redactions[kind] += count
         figures: dict[str, JsonValue] = {
             "parts": [part.value for part in self._spec.parts],
-            "redactions": dict(redactions),
+            "redactions": facts["redactions"],
             "left_out": facts["left_out"],
             "files_in_no_record": in_no_record(self._work.source.files),
             "classes": facts["labels"],
@@ -365,7 +352,7 @@ class RecordsForm:
                 "vocabulary": vocabulary_size(tokenizer_json),
                 "token_bytes": self._recipe.token_bytes,
             }
-        for name, records in zip(_SPLITS, facts["records"], strict=True):
+        for name, records in zip(SPLITS, facts["records"], strict=True):
             figures[name] = {"records": records}
         return figures
 
