@@ -9,6 +9,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from stoker.core.clock import Clock
 from stoker.core.errors import StokerError
+from stoker.feed.errors import NotSamples
 from stoker.feed.shard_needs import CachedShards
 from stoker.keys.partition import KeySource
 from stoker.store.cache import NodeCache
@@ -45,6 +46,17 @@ _BAD_COPY: Final = (
     UnknownVersion,
 )
 """What a changed byte of a sealed object may be told as, header or chunk."""
+
+
+def check_shards(manifest: Manifest, split: Split, per_shard: int, what: str) -> None:
+    """Raise NotSamples unless the split has as many shards as its samples (or records: `what`) take."""
+    needed = -(-split.samples // per_shard)
+    if split.shards != needed or split.first_shard + split.shards > manifest.shards:
+        raise NotSamples(
+            f"Split {split.name!r} of {manifest.prefix} claims {split.samples} {what} in {split.shards} "
+            f"shards from {split.first_shard} of {manifest.shards}; they take {needed}.",
+            hint="The dataset was written wrongly: prepare it again.",
+        )
 
 
 class OpenShard(Protocol[S_co]):

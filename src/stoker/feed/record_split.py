@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stoker.core.clock import Clock
-from stoker.feed.errors import NotSamples
-from stoker.feed.open_shards import OpenShards
+from stoker.feed.open_shards import OpenShards, check_shards
 from stoker.feed.order import Order
 from stoker.feed.record_batch import Column, RecordBatch
 from stoker.feed.record_batches import RecordBatchReader
@@ -44,13 +43,7 @@ class RecordSplitReader:
         clock: Clock,
     ) -> None:
         """Raises NotSamples when the split's count of shards is not what its records take."""
-        needed = -(-split.samples // schema.records_per_shard)
-        if split.shards != needed or split.first_shard + split.shards > manifest.shards:
-            raise NotSamples(
-                f"Split {split.name!r} of {manifest.prefix} claims {split.samples} records in {split.shards} "
-                f"shards from {split.first_shard} of {manifest.shards}; they take {needed}.",
-                hint="The dataset was written wrongly: prepare it again.",
-            )
+        check_shards(manifest, split, schema.records_per_shard, "records")
         self.schema = schema
         self._split = split
         self._manifest = manifest

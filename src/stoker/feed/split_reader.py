@@ -9,8 +9,7 @@ import numpy as np
 
 from stoker.core.clock import Clock
 from stoker.feed.batches import BatchReader
-from stoker.feed.errors import NotSamples
-from stoker.feed.open_shards import OpenShards
+from stoker.feed.open_shards import OpenShards, check_shards
 from stoker.feed.order import Order
 from stoker.feed.shard_needs import CachedShards
 from stoker.feed.source import ReadSettings, Samples
@@ -42,13 +41,7 @@ class SplitReader:
         clock: Clock,
     ) -> None:
         """Raises NotSamples when the split's count of shards is not what its samples take."""
-        needed = -(-split.samples // schema.samples_per_shard)
-        if split.shards != needed or split.first_shard + split.shards > manifest.shards:
-            raise NotSamples(
-                f"Split {split.name!r} of {manifest.prefix} claims {split.samples} samples in {split.shards} "
-                f"shards from {split.first_shard} of {manifest.shards}; they take {needed}.",
-                hint="The dataset was written wrongly: prepare it again.",
-            )
+        check_shards(manifest, split, schema.samples_per_shard, "samples")
         self.schema = schema
         self._split = split
         self._shards = OpenShards(
