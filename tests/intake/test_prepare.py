@@ -24,9 +24,8 @@ from stoker.intake import errors
 from stoker.intake.dataset_writer import ARTEFACT_SCHEMA, dataset_prefix
 from stoker.intake.importing import import_source
 from stoker.intake.prepare import PREPARATION_FORMAT, PrepareReport, prepare_dataset, recipe_digest
-from stoker.intake.review import decide_review, request_review, review_digest, revoke_review
+from stoker.intake.review import review_digest, revoke_review
 from stoker.intake.scan import find, redact
-from stoker.intake.scan_report import scan_and_seal
 from stoker.intake.tokenizer import END_OF_TEXT, load_tokenizer
 from stoker.keys.errors import KeyExpired
 from stoker.keys.partition import BackendKeySource
@@ -38,7 +37,14 @@ from stoker.store.header import StreamKind
 from stoker.store.manifest import Manifest
 from stoker.store.objects import StoredObject
 from stoker.store.shards import SHARD_SCHEMA, ShardReader
-from support.intake_home import IntakeHome, Interfering, in_child, intake_home, small_file_system
+from support.intake_home import (
+    IntakeHome,
+    Interfering,
+    approve_source,
+    in_child,
+    intake_home,
+    small_file_system,
+)
 
 DAY_S = 86_400.0
 RECIPE = RecipeSpec(
@@ -85,35 +91,7 @@ def bring(home: IntakeHome, folder: Path) -> None:
 
 
 def approve(home: IntakeHome, policy: PolicySpec = RECIPE.policy, *, days: float = 60.0) -> ReviewRecord:
-    source = home.ledger.catalogue.latest_source("letters")
-    report = scan_and_seal(
-        source,
-        actor="asker",
-        ledger=home.ledger,
-        backend=home.backend,
-        store=home.store,
-        progress=SILENT,
-        processes=1,
-    )
-    review = request_review(
-        source,
-        report.digest,
-        policy,
-        purpose="research",
-        requested_by="asker",
-        valid_s=days * DAY_S,
-        ledger=home.ledger,
-        clock=home.clock,
-    )
-    return decide_review(
-        review.id,
-        approve=True,
-        reason="fine",
-        decided_by="decider",
-        ledger=home.ledger,
-        backend=home.backend,
-        clock=home.clock,
-    )
+    return approve_source(home, "letters", policy, days=days)
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stoker.core.clock import ManualClock
+from stoker.core.progress import SILENT
+from stoker.intake.review import decide_review, request_review
+from stoker.intake.scan_report import scan_and_seal
 from stoker.keys.backend import KeyBackend
 from stoker.keys.identities import create_identity
 from stoker.keys.open import open_backend
 from stoker.ledger.ledger import Ledger
-from stoker.ledger.records import Role
+from stoker.ledger.records import ReviewRecord, Role
+from stoker.spec.recipe import PolicySpec
 from stoker.store.objects import ObjectStore
 
 
@@ -57,6 +61,39 @@ def intake_home(
             if name not in known:
                 create_identity(name, role, actor=None, ledger=ledger, backend=backend, clock=clock)
         yield IntakeHome(root, ledger, backend, store, clock)
+
+
+def approve_source(home: IntakeHome, name: str, policy: PolicySpec, *, days: float = 60.0) -> ReviewRecord:
+    """Scan the newest version of source `name`, and have its use for research asked for and approved."""
+    source = home.ledger.catalogue.latest_source(name)
+    report = scan_and_seal(
+        source,
+        actor="asker",
+        ledger=home.ledger,
+        backend=home.backend,
+        store=home.store,
+        progress=SILENT,
+        processes=1,
+    )
+    review = request_review(
+        source,
+        report.digest,
+        policy,
+        purpose="research",
+        requested_by="asker",
+        valid_s=days * 86_400.0,
+        ledger=home.ledger,
+        clock=home.clock,
+    )
+    return decide_review(
+        review.id,
+        approve=True,
+        reason="fine",
+        decided_by="decider",
+        ledger=home.ledger,
+        backend=home.backend,
+        clock=home.clock,
+    )
 
 
 @contextmanager

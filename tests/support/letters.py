@@ -9,15 +9,12 @@ from stoker.core.progress import SILENT
 from stoker.intake.executors.local import LocalExecutor
 from stoker.intake.importing import import_source
 from stoker.intake.prepare import PrepareReport, prepare_dataset
-from stoker.intake.review import decide_review, request_review
-from stoker.intake.scan_report import scan_and_seal
 from stoker.intake.tasks import Phase
 from stoker.intake.workplace import Workplace
 from stoker.ledger.records import DatasetRecord
 from stoker.spec.recipe import ImportSpec, RecipeSpec
-from support.intake_home import IntakeHome
+from support.intake_home import IntakeHome, approve_source
 
-DAY_S: Final = 86_400.0
 LETTERS: Final = RecipeSpec(
     vocabulary=300,
     tokenizer_sample_bytes=4000,
@@ -55,35 +52,7 @@ def approve_letters(home: IntakeHome, folder: Path, recipe: RecipeSpec = LETTERS
         clock=home.clock,
         locks=home.locks,
     )
-    source = home.ledger.catalogue.latest_source("letters")
-    report = scan_and_seal(
-        source,
-        actor="asker",
-        ledger=home.ledger,
-        backend=home.backend,
-        store=home.store,
-        progress=SILENT,
-        processes=1,
-    )
-    review = request_review(
-        source,
-        report.digest,
-        recipe.policy,
-        purpose="research",
-        requested_by="asker",
-        valid_s=60.0 * DAY_S,
-        ledger=home.ledger,
-        clock=home.clock,
-    )
-    decide_review(
-        review.id,
-        approve=True,
-        reason="fine",
-        decided_by="decider",
-        ledger=home.ledger,
-        backend=home.backend,
-        clock=home.clock,
-    )
+    approve_source(home, "letters", recipe.policy)
 
 
 def prepare_letters(home: IntakeHome, recipe: RecipeSpec = LETTERS, **options: Any) -> PrepareReport:
