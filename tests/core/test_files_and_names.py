@@ -114,8 +114,8 @@ def test_a_lock_does_not_outlive_its_holder_in_what_it_forked(tmp_path: Path) ->
         "import os,pathlib,time\nfrom stoker.core.atomic import exclusive\n"
         f"with exclusive(pathlib.Path({str(lock)!r}), 'x'):\n"
         " child = os.fork()\n"
-        " if child == 0:\n  time.sleep(60)\n  os._exit(0)\n"
-        " print(child, flush=True)\n time.sleep(60)\n"
+        " if child == 0:\n  print(os.getpid(), flush=True)\n  time.sleep(60)\n  os._exit(0)\n"
+        " time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
