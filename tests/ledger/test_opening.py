@@ -114,16 +114,16 @@ def test_another_ledgers_key_is_refused(tmp_path: Path) -> None:
         samples.open_ledger(tmp_path / "one")
 
 
-@pytest.mark.parametrize("version", ["0003", "9999", "abcd", "1", "0001a", "\u0661\u0661\u0661\u0661"])
+@pytest.mark.parametrize("version", ["0004", "9999", "abcd", "1", "0001a", "\u0661\u0661\u0661\u0661"])
 def test_a_newer_or_unknown_schema_is_refused_and_not_touched(tmp_path: Path, version: str) -> None:
     with samples.open_ledger(tmp_path) as ledger:
         samples.fill(ledger)
     samples.tamper(tmp_path, ("UPDATE alembic_version SET version_num = ?", (version,)))
     before = (tmp_path / "ledger.db").read_bytes()
-    with pytest.raises(LedgerVersion, match="this Stoker knows versions up to 0002"):
+    with pytest.raises(LedgerVersion, match="this Stoker knows versions up to 0003"):
         samples.open_ledger(tmp_path)
     assert (tmp_path / "ledger.db").read_bytes() == before
-    samples.tamper(tmp_path, "UPDATE alembic_version SET version_num = '0002'")
+    samples.tamper(tmp_path, "UPDATE alembic_version SET version_num = '0003'")
     with samples.open_ledger(tmp_path) as ledger:
         assert ledger.audit.verify().holds
 
@@ -135,6 +135,8 @@ def test_a_ledger_of_the_first_version_is_brought_up_to_date_with_all_it_holds(t
     samples.tamper(
         tmp_path,
         "DROP TABLE run_part",
+        "DROP TABLE review_terms",
+        "DROP TABLE access_token",
         "DROP INDEX ix_audit_entry_action",
         "UPDATE alembic_version SET version_num = '0001'",
     )

@@ -80,6 +80,30 @@ class ReviewRecord:
     decision_signature: bytes | None
 
 
+@dataclass(frozen=True, slots=True)
+class ReviewTermsRecord:
+    """What bounds an approval beyond purpose and time, as asked for; see stoker.spec.terms."""
+
+    review: ReviewId
+    terms: Mapping[str, JsonValue]
+
+
+@dataclass(frozen=True, slots=True)
+class AccessTokenRecord:
+    """A token by which `identity` proves itself. `digest` is SHA-256 of its secret, which nobody keeps.
+
+    `scopes` is `{"scopes": [...]}`: the names of what it may be used for.
+    """
+
+    id: str
+    identity: str
+    digest: bytes
+    scopes: Mapping[str, JsonValue]
+    created_s: float
+    expires_s: float
+    revoked_s: float | None
+
+
 class DatasetState(enum.StrEnum):
     """A dataset is live until its key is destroyed or its objects are removed; the clock judges expiry.
 

@@ -19,12 +19,14 @@ from stoker.core.canonical import JsonValue, canonical_json, digest_of
 from stoker.core.ids import ReviewId, RunId, VersionId
 from stoker.ledger.errors import LedgerRefused
 from stoker.ledger.records import (
+    AccessTokenRecord,
     CheckpointRecord,
     DatasetRecord,
     DatasetState,
     IdentityRecord,
     ReviewRecord,
     ReviewState,
+    ReviewTermsRecord,
     Role,
     RunOutcome,
     RunPartRecord,
@@ -35,8 +37,10 @@ from stoker.ledger.records import (
 
 Record = (
     IdentityRecord
+    | AccessTokenRecord
     | SourceRecord
     | ReviewRecord
+    | ReviewTermsRecord
     | DatasetRecord
     | RunRecord
     | RunPartRecord
@@ -163,6 +167,22 @@ def review_of(row: RowMapping) -> ReviewRecord:
         decided_s=row["decided_s"],
         reason=row["reason"],
         decision_signature=row["decision_signature"],
+    )
+
+
+def review_terms_of(row: RowMapping) -> ReviewTermsRecord:
+    return ReviewTermsRecord(ReviewId(row["review"]), json.loads(row["terms"]))
+
+
+def access_token_of(row: RowMapping) -> AccessTokenRecord:
+    return AccessTokenRecord(
+        id=row["id"],
+        identity=row["identity"],
+        digest=row["digest"],
+        scopes=json.loads(row["scopes"]),
+        created_s=row["created_s"],
+        expires_s=row["expires_s"],
+        revoked_s=row["revoked_s"],
     )
 
 

@@ -25,7 +25,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION: Final = "0002"
+SCHEMA_VERSION: Final = "0003"
 
 metadata: Final = MetaData()
 
@@ -149,6 +149,31 @@ review: Final = Table(
     Index("ix_review_source", "source", "source_version"),
 )
 
+review_terms: Final = Table(
+    "review_terms",
+    metadata,
+    _text("review"),
+    _text("terms"),
+    *_origin_columns(),
+    PrimaryKeyConstraint("review", name="pk_review_terms"),
+    ForeignKeyConstraint(["review"], ["review.id"], name="fk_review_terms_review"),
+)
+
+access_token: Final = Table(
+    "access_token",
+    metadata,
+    _text("id"),
+    _text("identity"),
+    _bytes("digest"),
+    _text("scopes"),
+    _seconds("created_s"),
+    _seconds("expires_s"),
+    _seconds("revoked_s", null=True),
+    *_origin_columns(),
+    PrimaryKeyConstraint("id", name="pk_access_token"),
+    ForeignKeyConstraint(["identity"], ["identity.name"], name="fk_access_token_identity"),
+)
+
 dataset: Final = Table(
     "dataset",
     metadata,
@@ -237,6 +262,18 @@ tombstone: Final = Table(
 )
 
 CATALOGUE_TABLES: Final[dict[str, Table]] = {
-    table.name: table for table in (identity, source, review, dataset, run, run_part, checkpoint, tombstone)
+    table.name: table
+    for table in (
+        identity,
+        access_token,
+        source,
+        review,
+        review_terms,
+        dataset,
+        run,
+        run_part,
+        checkpoint,
+        tombstone,
+    )
 }
 """The tables whose every row is bound to the audit log by its digest."""

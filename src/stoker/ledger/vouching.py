@@ -18,11 +18,13 @@ from stoker.ledger import entries, merkle, rows, schema
 from stoker.ledger.errors import LedgerUnusable
 from stoker.ledger.notes import SignedCheckpoint
 from stoker.ledger.records import (
+    AccessTokenRecord,
     AuditEntry,
     CheckpointRecord,
     DatasetRecord,
     IdentityRecord,
     ReviewRecord,
+    ReviewTermsRecord,
     RunPartRecord,
     RunRecord,
     SourceRecord,
@@ -35,6 +37,8 @@ _TABLES: Final[Mapping[type[Record], sa.Table]] = {
     IdentityRecord: schema.identity,
     SourceRecord: schema.source,
     ReviewRecord: schema.review,
+    ReviewTermsRecord: schema.review_terms,
+    AccessTokenRecord: schema.access_token,
     DatasetRecord: schema.dataset,
     RunRecord: schema.run,
     RunPartRecord: schema.run_part,
@@ -42,7 +46,9 @@ _TABLES: Final[Mapping[type[Record], sa.Table]] = {
     TombstoneRecord: schema.tombstone,
 }
 
-_WRITTEN_ONCE: Final = frozenset({"identity", "source", "run_part", "checkpoint", "tombstone"})
+_WRITTEN_ONCE: Final = frozenset(
+    {"identity", "source", "review_terms", "run_part", "checkpoint", "tombstone"}
+)
 """Tables whose rows never change, so that the entry that made a row is the last word on it."""
 
 _PAGE_ROWS: Final = 1024
