@@ -35,5 +35,5 @@ if [ "$torch" = cpu ] && .venv/bin/python -m pip --disable-pip-version-check lis
     say "note: this package index served PyTorch's CUDA build; it works on a CPU too, but takes several GB"
 fi
 say "installing Stoker and its tools (versions pinned in constraints.txt)"
-pip install --constraint constraints.txt --editable '.[train,data,ray,dev]'
+pip install --constraint constraints.txt --editable '.[train,data,ray,kms,names,faces,web,dev]'
 say "ready: $(.venv/bin/stoker --version)"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Installs the real services that the tests start: Slurm with munge. Does nothing where they are.
+# Installs the real services that the tests start: Slurm with munge, SoftHSM, bubblewrap. Does nothing where they are.
 set -euo pipefail
 missing=()
-for pair in slurmctld:slurm-wlm munged:munge ip:iproute2; do
+for pair in slurmctld:slurm-wlm munged:munge ip:iproute2 softhsm2-util:softhsm2 bwrap:bubblewrap; do
     command -v "${pair%%:*}" >/dev/null || [ -x "/usr/sbin/${pair%%:*}" ] || missing+=("${pair##*:}")
 done
 [ ${#missing[@]} = 0 ] && exit 0

@@ -5,28 +5,15 @@ Meaning and limits of every field: docs/design/intake.md.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from stoker.spec.kinds import Kind as Kind
 from stoker.spec.quality import QualitySpec
 from stoker.spec.records import RecordsSpec
 from stoker.spec.source import ImportSpec as ImportSpec
 from stoker.spec.source import NotText as NotText
 from stoker.spec.source import OnFault as OnFault
-
-
-class Kind(enum.StrEnum):
-    """The kinds of personal or secret data that a scan finds."""
-
-    EMAIL = "email"
-    PHONE = "phone"
-    IPV4 = "ipv4"
-    IPV6 = "ipv6"
-    CARD = "card"
-    IBAN = "iban"
-    SECRET = "secret"  # noqa: S105 - the name of a kind
-    URL_CREDENTIALS = "url_credentials"
 
 
 @dataclass(frozen=True, slots=True)
