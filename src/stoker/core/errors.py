@@ -16,10 +16,10 @@ EXIT_CANCELLED: Final = 3
 
 ROOM_EXIT_CODES: Final[dict[str, tuple[int, ...]]] = {
     "core": (*range(10, 20),),
-    "ledger": (*range(20, 30),),
+    "ledger": (*range(20, 30), 254, 255),
     "keys": (*range(30, 50), *range(240, 250)),
     "store": (*range(50, 70), *range(210, 220)),
-    "intake": (*range(70, 90), *range(220, 240)),
+    "intake": (*range(70, 90), *range(220, 240), *range(250, 254)),
     "feed": (*range(90, 100), *range(200, 210)),
     "spec": (*range(100, 110),),
     "train": (*range(110, 130),),
