@@ -1,8 +1,9 @@
-"""The kinds of personal and secret data that a scan tells apart. See docs/design/intake.md, "Scan"."""
+"""The kinds of personal and secret data that a scan tells apart. See docs/design/detect.md."""
 
 from __future__ import annotations
 
 import enum
+from typing import Final
 
 
 class Kind(enum.StrEnum):
@@ -12,7 +13,36 @@ class Kind(enum.StrEnum):
     PHONE = "phone"
     IPV4 = "ipv4"
     IPV6 = "ipv6"
+    MAC = "mac"
     CARD = "card"
     IBAN = "iban"
+    NATIONAL_ID = "national_id"
+    DRIVER_LICENCE = "driver_licence"
     SECRET = "secret"  # noqa: S105 - the name of a kind
     URL_CREDENTIALS = "url_credentials"
+    PERSON = "person"
+    STREET_ADDRESS = "street_address"
+    POSTCODE = "postcode"
+    BIRTH_DATE = "birth_date"
+    COORDINATES = "coordinates"
+    ORGANISATION = "organisation"
+    LOCATION = "location"
+    NATIONALITY = "nationality"
+    TITLE = "title"
+    AGE = "age"
+    DATE = "date"
+    DOMAIN = "domain"
+
+
+ALL_KINDS: Final = frozenset(Kind)
+
+DEFAULT_KINDS: Final = ALL_KINDS - {
+    Kind.ORGANISATION,
+    Kind.LOCATION,
+    Kind.NATIONALITY,
+    Kind.TITLE,
+    Kind.AGE,
+    Kind.DATE,
+    Kind.DOMAIN,
+}
+"""What a policy redacts unless it says otherwise: all but what alone seldom points at one person."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from stoker.spec.kinds import DEFAULT_KINDS
 from stoker.spec.kinds import Kind as Kind
 from stoker.spec.quality import QualitySpec
 from stoker.spec.records import RecordsSpec
@@ -20,7 +21,7 @@ from stoker.spec.source import OnFault as OnFault
 class PolicySpec:
     """What must be redacted for use: the reviewer's side of the recipe. Kinds not named stay as they are."""
 
-    redact: tuple[Kind, ...] = tuple(Kind)
+    redact: tuple[Kind, ...] = tuple(kind for kind in Kind if kind in DEFAULT_KINDS)
 
     def problems(self) -> Iterator[str]:
         """One sentence for each rule that is broken."""
