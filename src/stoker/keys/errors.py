@@ -123,3 +123,21 @@ class WrongRootKey(StokerError):
     """The root key file is missing, damaged, or belongs to another key store."""
 
     exit_code = 49
+
+
+class VaultRefused(StokerError):
+    """The key service answered that this token, role or login may not do it, or is over."""
+
+    exit_code = 242
+
+
+class VaultUnreachable(StokerError):
+    """The key service or token does not answer, or fails; a later try may succeed."""
+
+    exit_code = 243
+
+
+class InsecureLink(StokerError):
+    """The link to a key service does not keep the rules: no TLS, an old one, or a certificate of another."""
+
+    exit_code = 244
