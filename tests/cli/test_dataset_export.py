@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as encryption
 import pytest
 
+from stoker.cli.dataset_look import _ending_as_with_ctrl_c
 from stoker.core.clock import SystemClock
 from stoker.core.errors import EXIT_USAGE, ConfigError
 from stoker.core.home import Home
@@ -114,6 +116,16 @@ def test_an_export_that_is_told_to_end_leaves_nothing(home: CliHome) -> None:
         assert [path.name for path in home.place.iterdir() if "out" in path.name] == []
     assert home.acts().count("dataset.export.begin") == 3
     assert home.acts().count("dataset.export") == 0
+
+
+def test_a_request_to_end_that_a_library_swallowed_still_ends_the_export() -> None:
+    with _ending_as_with_ctrl_c() as go_on:
+        go_on()
+        for told in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(KeyboardInterrupt):  # as pyarrow may, while it writes to a file of ours
+                os.kill(os.getpid(), told)
+            with pytest.raises(KeyboardInterrupt):
+                go_on()
 
 
 def test_an_encrypted_export_takes_the_key_that_is_given(home: CliHome) -> None:

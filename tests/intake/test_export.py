@@ -67,7 +67,7 @@ def text(home: LifeHome) -> tuple[DatasetRecord, dict[str, np.ndarray]]:
 def take(
     home: LifeHome, record: DatasetRecord, target: Path, by: str = "asker", dry_run: bool = False, **more: Any
 ) -> ExportReport:
-    progress = {"progress": more.pop("progress")} if "progress" in more else {}
+    given = {name: more.pop(name) for name in ("progress", "go_on") if name in more}
     return export_dataset(
         record,
         ExportPlan(target, **more),
@@ -78,7 +78,7 @@ def take(
         clock=home.clock,
         forbidden=(home.home.root,),
         dry_run=dry_run,
-        **progress,
+        **given,
     )
 
 
@@ -381,6 +381,23 @@ def test_ctrl_c_leaves_nothing_and_the_log_says_begun(home: LifeHome, text: Any,
     assert left(tmp_path) == []
     assert len(home.acts("dataset.export.begin")) == 1
     assert home.acts("dataset.export") == []
+
+
+@pytest.mark.parametrize("calls", [0, 2])
+def test_being_told_to_end_between_blocks_leaves_nothing(
+    home: LifeHome, text: Any, tmp_path: Path, calls: int
+) -> None:
+    went: list[int] = []
+
+    def go_on() -> None:
+        went.append(0)
+        if len(went) > calls:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        take(home, text[0], tmp_path / "out", go_on=go_on)
+    assert len(went) == calls + 1
+    assert left(tmp_path) == []
 
 
 def test_a_leave_taken_back_in_the_middle_leaves_nothing(home: LifeHome, text: Any, tmp_path: Path) -> None:

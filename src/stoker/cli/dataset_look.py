@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -196,7 +197,7 @@ def export(
     asked for and somebody else approved. Begin and end are recorded with counts and a digest.
     """
     assert form == "parquet", "click lets nothing else through"
-    with _ending_as_with_ctrl_c():
+    with _ending_as_with_ctrl_c() as go_on:
         return export_dataset(
             find_dataset(house.ledger.catalogue, name),
             ExportPlan(target, splits, text, None if key_file is None else read_key_file(key_file)),
@@ -207,20 +208,31 @@ def export(
             clock=house.clock,
             forbidden=(house.home.root,),
             progress=house.progress,
+            go_on=go_on,
             dry_run=dry_run,
         )
 
 
 @contextlib.contextmanager
-def _ending_as_with_ctrl_c() -> Iterator[None]:
-    """A closed terminal and a polite request to end leave as little behind: what is half written is plain."""
+def _ending_as_with_ctrl_c() -> Iterator[Callable[[], None]]:
+    """A closed terminal and a polite request to end leave as little behind: what is half written is plain.
+
+    Gives a function that raises KeyboardInterrupt once any of them was told: an exception that is raised
+    while a library of C++ calls back into Python may be lost there.
+    """
+    told = threading.Event()
 
     def interrupt(*_: object) -> None:
+        told.set()
         raise KeyboardInterrupt
 
-    before = {each: signal.signal(each, interrupt) for each in (signal.SIGTERM, signal.SIGHUP)}
+    def go_on() -> None:
+        if told.is_set():
+            raise KeyboardInterrupt
+
+    before = {each: signal.signal(each, interrupt) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        yield
+        yield go_on
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)

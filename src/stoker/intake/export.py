@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -114,12 +114,14 @@ def export_dataset(
     clock: Clock,
     forbidden: Sequence[Path] = (),
     progress: Progress = SILENT,
+    go_on: Callable[[], None] = lambda: None,
     dry_run: bool = False,
 ) -> ExportReport:
     """Write the dataset's splits as Parquet files into the new folder `plan.target`, mode 0700.
 
     A researcher or admin may, with a review for the purpose `export` that they asked for and somebody else
-    approved. `forbidden` are folders that the target may not lie in. Nothing is left of an export that did
+    approved. `forbidden` are folders that the target may not lie in; `go_on` is called after every block and
+    before the folder gets its name, and raises to end the export. Nothing is left of an export that did
     not end, unless the process was killed; the next export to the same place then removes it. Raises
     NotAllowed, DatasetEnded, NoSuchSplit, UnusableTarget, MissingExtra, DiskFull, intake's refusals, and what
     opening raises.
@@ -170,11 +172,12 @@ def export_dataset(
         pass
     with naming_full_disk(target), _draft_folder(target) as draft:
         tokenizer = _tokenizer(rows) if plan.text else None
-        files = tuple(_write_splits(rows, splits, draft, plan, tokenizer, about, progress))
+        files = tuple(_write_splits(rows, splits, draft, plan, tokenizer, about, progress, go_on))
         require_export(ledger, record, actor, clock)  # a leave that was taken back meanwhile ends it
         require_usable(ledger.catalogue.dataset_of_root(record.root), clock)
         done = report(files)
         _write_manifest(draft, done, about, clock)
+        go_on()
         _publish(draft, target)
     try:
         detail |= {"samples": done.samples, "files": len(files), "digest": done.digest}
@@ -194,11 +197,12 @@ def _write_splits(
     tokenizer: Tokenizer | None,
     about: Mapping[str, str],
     progress: Progress,
+    go_on: Callable[[], None],
 ) -> Iterator[ExportedFile]:
     total = float(sum(split.samples for split in splits))
     with progress.task("export", total, "samples") as task:
         for split in splits:
-            yield from _write_split(rows, split, draft, plan, tokenizer, about, task)
+            yield from _write_split(rows, split, draft, plan, tokenizer, about, task, go_on)
 
 
 def _write_split(
@@ -209,6 +213,7 @@ def _write_split(
     tokenizer: Tokenizer | None,
     about: Mapping[str, str],
     task: Task,
+    go_on: Callable[[], None],
 ) -> Iterator[ExportedFile]:
     """The split's files, one after the other; a split without samples is one file without rows."""
     blocks = rows.blocks(split)
@@ -229,6 +234,7 @@ def _write_split(
                 finally:
                     block.wipe()
                 task.advance(block.count)
+                go_on()
         if file.rows == 0 and number > 0:
             path.unlink()
             return
