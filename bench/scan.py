@@ -15,8 +15,8 @@ from measuring.command import Size, run
 from measuring.figures import Figure, Measured, at_least, median_of, ratio_of, versions_of
 from measuring.texts import source_files
 from measuring.turns import Probe, processor_s, take_turns
-from stoker.intake.patterns import PATTERNS
-from stoker.intake.scan import ALL_KINDS, find, redact, set_of
+from stoker.intake.detect.patterns import PATTERNS
+from stoker.intake.detect.scan import ALL_KINDS, find, redact, set_of
 
 PEER_MEGABYTES: Final = 2
 METHOD: Final = (

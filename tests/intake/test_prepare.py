@@ -22,10 +22,10 @@ from stoker.core.errors import BadName, Busy, ConfigError, DiskFull
 from stoker.core.progress import SILENT, Progress
 from stoker.intake import errors
 from stoker.intake.dataset_writer import ARTEFACT_SCHEMA, dataset_prefix
+from stoker.intake.detect.scan import find, redact
 from stoker.intake.importing import import_source
 from stoker.intake.prepare import PREPARATION_FORMAT, PrepareReport, prepare_dataset, recipe_digest
 from stoker.intake.review import review_digest, revoke_review
-from stoker.intake.scan import find, redact
 from stoker.intake.tokenizer import END_OF_TEXT, load_tokenizer
 from stoker.keys.errors import KeyExpired
 from stoker.keys.partition import BackendKeySource

@@ -18,6 +18,7 @@ from stoker.core.progress import Progress
 from stoker.core.result import plain
 from stoker.intake.building import TOKENIZER
 from stoker.intake.dataset_writer import DatasetPlace, dataset_prefix
+from stoker.intake.detect.patterns import PATTERNS_DIGEST
 from stoker.intake.errors import (
     BrokenRecord,
     LabelMismatch,
@@ -35,7 +36,6 @@ from stoker.intake.executors.local import LocalExecutor
 from stoker.intake.forms import form_of
 from stoker.intake.leftovers import discard, sweep
 from stoker.intake.lent_tokenizer import find_lender, lent_tokenizer
-from stoker.intake.patterns import PATTERNS_DIGEST
 from stoker.intake.plan import PreparationPlan, plan_key, work_prefix, write_plan
 from stoker.intake.planning import find_unfinished, make_plan
 from stoker.intake.quality.judge import check_languages

@@ -15,11 +15,11 @@ from typing import Any, ClassVar, Final
 
 from stoker.core.canonical import JsonValue, canonical_json
 from stoker.core.progress import Progress
+from stoker.intake.detect.patterns import PATTERNS_DIGEST
+from stoker.intake.detect.scan import excerpt, find
 from stoker.intake.errors import BrokenRecord
 from stoker.intake.importing import NO_REVIEW, source_prefix
 from stoker.intake.left_out import printable
-from stoker.intake.patterns import PATTERNS_DIGEST
-from stoker.intake.scan import excerpt, find
 from stoker.intake.source_index import SourceFile
 from stoker.intake.source_reader import SourceReader
 from stoker.intake.sources.media import HEAD_BYTES, is_audio, is_image, kind_of

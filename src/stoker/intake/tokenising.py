@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from stoker.intake.detect.scan import redact
 from stoker.intake.quality.judge import DocumentFacts, Selection, facts_of, select
 from stoker.intake.quality.normalise import normalised
-from stoker.intake.scan import redact
 from stoker.intake.tokenizer import END_OF_TEXT_ID, WordEncoder, train_tokenizer
 from stoker.spec.quality import Normalisation, QualitySpec
 from stoker.spec.recipe import Kind

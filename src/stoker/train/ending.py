@@ -125,7 +125,7 @@ def encode(tokenizer: bytearray, text: str) -> list[int]:
 
 def redacted(text: bytes) -> str:
     """What may be shown of a model's own words: it may have learnt what a policy let through."""
-    from stoker.intake.scan import redact
+    from stoker.intake.detect.scan import redact
 
     shown, _ = redact(text, tuple(Kind))
     return shown.decode(errors="replace")

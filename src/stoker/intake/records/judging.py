@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from stoker.core.canonical import JsonValue, canonical_json
+from stoker.intake.detect.scan import redact
 from stoker.intake.quality.normalise import normalised
 from stoker.intake.records.decoding import Decoder
-from stoker.intake.scan import redact
 from stoker.intake.tokenizer import END_OF_TEXT_ID, WordEncoder
 from stoker.spec.quality import Normalisation
 from stoker.spec.recipe import Kind

@@ -14,7 +14,7 @@ from typing import Any, Final
 import re2
 
 from stoker.core.errors import StokerError
-from stoker.intake.patterns import PATTERNS, Pattern, byte_options
+from stoker.intake.detect.patterns import PATTERNS, Pattern, byte_options
 from stoker.spec.recipe import Kind
 
 ALL_KINDS: Final[frozenset[Kind]] = frozenset(Kind)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stoker.intake import scan
-from stoker.intake.patterns import PATTERNS, byte_options
-from stoker.intake.recognise import entropy_bits, iban_check, is_card_number, luhn
-from stoker.intake.scan import ALL_KINDS, Finding, excerpt, find, mask, redact
+from stoker.intake.detect import scan
+from stoker.intake.detect.patterns import PATTERNS, byte_options
+from stoker.intake.detect.recognise import entropy_bits, iban_check, is_card_number, luhn
+from stoker.intake.detect.scan import ALL_KINDS, Finding, excerpt, find, mask, redact
 from stoker.spec.recipe import Kind
 
 FOUND = [

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final, TypeAlias
 
-from stoker.intake.numbering import CALLING_CODES, CARD_GROUPS, CARD_LENGTHS, IBAN_LENGTHS
+from stoker.intake.detect.numbering import CALLING_CODES, CARD_GROUPS, CARD_LENGTHS, IBAN_LENGTHS
 
 Span: TypeAlias = tuple[int, int]
 

@@ -13,8 +13,8 @@ from typing import Any, Final
 import re2
 
 from stoker.core.canonical import digest_of
-from stoker.intake import recognise
-from stoker.intake.recognise import Span
+from stoker.intake.detect import recognise
+from stoker.intake.detect.recognise import Span
 from stoker.spec.recipe import Kind
 
 RECOGNISERS_VERSION: Final = 1

@@ -1,0 +1,1 @@
+"""Where a text holds personal or secret data. See docs/design/detect.md."""
