@@ -141,3 +141,9 @@ class InsecureLink(StokerError):
     """The link to a key service does not keep the rules: no TLS, an old one, or a certificate of another."""
 
     exit_code = 244
+
+
+class DestroyWindowRefused(StokerError):
+    """A destruction's window is too short or too long, is not over yet, or is over already."""
+
+    exit_code = 240
