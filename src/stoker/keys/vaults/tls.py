@@ -1,13 +1,14 @@
 """The rules of every link to a remote key vault: who is at the other end, and how it is protected.
 
-https only, TLS 1.2 or newer with forward secrecy and AEAD ciphers, the authority pinned by a file where one is
-named, the server's name checked and, where asked for, its SPIFFE id on top. Plain http is for this machine's
-own loopback address, and only by an explicit word. See docs/design/keys.md, "Links to a vault".
+https only, TLS 1.2 or newer with forward secrecy and AEAD ciphers, the authority pinned by a file where one
+is named, the server's name checked and, where asked for, its SPIFFE id on top. Plain http is for this
+machine's own loopback address, and only by an explicit word. See docs/design/vaults.md, "Links".
 """
 
 from __future__ import annotations
 
 import ipaddress
+import os
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from stoker.core.errors import MissingExtra, StokerError
 from stoker.keys.errors import InsecureLink, VaultUnreachable
-from stoker.keys.root import open_private_file
+from stoker.keys.root import open_private
 
 if TYPE_CHECKING:
     import requests
@@ -140,7 +141,9 @@ def _show_certificate(context: ssl.SSLContext, rules: TlsRules) -> None:
     if rules.client_cert is None:
         return
     key = rules.client_key or rules.client_cert
-    open_private_file(key)
+    descriptor = open_private(key)
+    if descriptor is not None:
+        os.close(descriptor)
     try:
         context.load_cert_chain(rules.client_cert, key, password=lambda: b"")
     except (OSError, ssl.SSLError) as error:
@@ -175,14 +178,14 @@ def session(url: str, rules: TlsRules) -> requests.Session:
 def link_error(error: BaseException, place: str) -> StokerError:
     """What a client library's failure to speak with `place` means.
 
-    InsecureLink when the other end is not who it must be, or the two agree on no TLS: never worth another try.
-    VaultUnreachable for everything else. An error of ours inside is returned as it is.
+    InsecureLink when the other end is not who it must be, or the two agree on no TLS: never worth another
+    try. VaultUnreachable for everything else. An error of ours inside is returned as it is.
     """
     for each in _causes(error):
         if isinstance(each, StokerError):
             return each
         if isinstance(each, ssl.SSLError) and not isinstance(each, _CUT):
-            said = getattr(each, "verify_message", "") or each.reason or str(each)
+            said = getattr(each, "verify_message", "") or getattr(each, "reason", "") or str(each)
             return InsecureLink(
                 f"{place} is not reached: its TLS does not keep the rules ({str(said)[:300]}).",
                 hint="Check the address, the pinned `ca_file`, the service's certificate (dates, host name, "
