@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from stoker.core.events import EventKind
-from stoker.fleet.isolation import IsolationState, listening_outside, probe
+from stoker.core.isolation import IsolationState, listening_outside, probe
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.run_state import Phase
 from stoker.keys.agent import KeyAgent
@@ -21,7 +21,7 @@ from support.fake_house import FakeErrands, make_folder, supervise, told
 
 ISOLATE = """
 import ctypes, encodings.idna, json, os, sys
-from stoker.fleet.isolation import isolate, probe
+from stoker.core.isolation import isolate, probe
 from stoker.core.result import plain
 if sys.argv[3] == "nobody":
     os.setgroups([]), os.setgid(65534), os.setuid(65534)

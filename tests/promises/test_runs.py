@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from stoker.core.atomic import exclusive
-from stoker.fleet.isolation import Isolation, IsolationState
+from stoker.core.isolation import Isolation, IsolationState
 from stoker.ledger.records import RunOutcome
 from stoker.promises.acts import Acts
 from stoker.promises.isolation import check_isolation

@@ -23,6 +23,7 @@ from stoker.core.clock import Clock, SystemClock
 from stoker.core.errors import BadEvent, StokerError
 from stoker.core.events import MAX_LINE_BYTES, Event, EventKind, EventLog, Section, decode_event, encode_event
 from stoker.core.ids import RunId
+from stoker.core.isolation import Isolation, IsolationState, isolate, probe
 from stoker.fleet.agent_plan import (
     MAX_PLAN_BYTES,
     AgentPlan,
@@ -34,7 +35,6 @@ from stoker.fleet.agent_plan import (
     decode_plan,
 )
 from stoker.fleet.errors import AgentFailed
-from stoker.fleet.isolation import Isolation, IsolationState, isolate, probe
 from stoker.fleet.rank_process import (
     RankProcess,
     adopt_orphans,

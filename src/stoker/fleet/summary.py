@@ -12,11 +12,11 @@ from stoker.core.config import from_plain
 from stoker.core.events import Event, EventFile, EventKind, read_events
 from stoker.core.home import Home
 from stoker.core.ids import ReviewId, RunId, VersionId
+from stoker.core.isolation import Isolation, IsolationState
 from stoker.fleet.attempt import lock_is_free
 from stoker.fleet.errors import BadRunFolder
 from stoker.fleet.feed_waits import FeedWaits, feed_waits
 from stoker.fleet.goodput import Goodput, account
-from stoker.fleet.isolation import Isolation, IsolationState
 from stoker.fleet.recoveries import Placed, Recovery, find_recoveries
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.timeline import Timeline

@@ -16,11 +16,11 @@ from stoker.core.canonical import JsonValue
 from stoker.core.clock import Clock
 from stoker.core.errors import StokerError
 from stoker.core.events import Event, EventKind, EventLog, Section
+from stoker.core.isolation import Isolation, IsolationState, listening_outside
 from stoker.core.progress import Progress, Task
 from stoker.fleet.attempt import Attempt, AttemptOrder
 from stoker.fleet.charge import Charge, Errands
 from stoker.fleet.errors import IsolationRefused
-from stoker.fleet.isolation import Isolation, IsolationState, listening_outside
 from stoker.fleet.machine import transition, validate
 from stoker.fleet.run_state import (
     ENDED,

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stoker.core.errors import StokerError
+from stoker.core.isolation import Isolation
 from stoker.fleet.charge import Charge
 from stoker.fleet.errors import RankFailed, RestartBudgetSpent
-from stoker.fleet.isolation import Isolation
 from stoker.fleet.run_state import CauseKind, EndRun, Phase
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from stoker.core.events import EventKind
-from stoker.fleet.isolation import Isolation, IsolationState
+from stoker.core.isolation import Isolation, IsolationState
 from stoker.promises.acts import Acts
 from stoker.promises.promise import Check, PromiseReport, judged
 from stoker.promises.runs import ToldRun, unreadable

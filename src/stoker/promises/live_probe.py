@@ -10,7 +10,7 @@ import subprocess
 import sys
 from typing import Final
 
-from stoker.fleet.isolation import Isolation, IsolationState, isolate, listening_outside, probe
+from stoker.core.isolation import Isolation, IsolationState, isolate, listening_outside, probe
 
 _TIMEOUT_S: Final = 30.0
 

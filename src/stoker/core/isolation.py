@@ -1,6 +1,6 @@
-"""A network where ranks reach one another and nothing else: promise 5. See docs/design/fleet.md.
+"""A network where processes reach one another and nothing else: promise 5. See docs/design/fleet.md, "Isolation".
 
-The agent moves into a fresh network namespace that has only a loopback device, tries to get out in every way
+A process moves into a fresh network namespace that has only a loopback device, tries to get out in every way
 it knows, and tells the result as an event. Where the platform refuses the namespace, that is the result.
 """
 
