@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stoker.cli import main as cli
-from stoker.cli.house import _passphrase_in as passphrase_in
+from stoker.cli.secret_files import passphrase_in
 from stoker.keys.errors import LooseKeyFile, PassphraseNeeded
 
 WORDS = "correct horse battery staple"

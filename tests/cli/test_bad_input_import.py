@@ -200,7 +200,7 @@ def test_a_wrong_passphrase_opens_nothing_and_changes_nothing(tmp_path: Path) ->
         (place / name).write_text(f"{phrase}\n")
         (place / name).chmod(0o600)
     home = CliHome(place, {"STOKER_PASSPHRASE_FILE": str(place / "right")})
-    home.stoker("identity", "create", "asker", "--role", "researcher")
+    home.stoker("identity", "create", "asker", "--role", "researcher", by="")
     before = home.contents()
     intruder = CliHome(place, {"STOKER_PASSPHRASE_FILE": str(place / "wrong")})
     said = intruder.refused(WrongPassphrase, "import", "notes", "texts")

@@ -24,7 +24,7 @@ def home(home_at: HomeAt) -> CliHome:
 
 
 def person(home: CliHome, name: str, role: str) -> None:
-    home.stoker("identity", "create", name, "--role", role)
+    home.stoker("identity", "create", name, "--role", role, by="")
 
 
 def dataset(home: CliHome, name: str = "text") -> dict[str, Any]:

@@ -67,8 +67,8 @@ class Levels:
 def _people(home: CliHome) -> None:
     write_texts(home.texts)
     (home.place / "run.toml").write_text(RUN_FILE)
-    home.stoker("identity", "create", "asker", "--role", "researcher")
-    home.stoker("identity", "create", "decider", "--role", "reviewer")
+    home.stoker("identity", "create", "asker", "--role", "researcher", by="")
+    home.stoker("identity", "create", "decider", "--role", "reviewer", by="")
 
 
 def _source(home: CliHome) -> None:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import click
 
-from stoker.cli.command import House, command
+from stoker.cli.command import Deed, House, command
 from stoker.cli.table import day, table
 from stoker.core.canonical import JsonValue, canonical_json
 from stoker.core.errors import EXIT_DONE, EXIT_FINDING
@@ -104,7 +104,7 @@ def audit() -> None:
     """The log of every act: show, prove, verify."""
 
 
-@command("log", text=_entries_text)
+@command("log", needs=Deed.LOOK, text=_entries_text)
 @click.option(
     "--last", type=click.IntRange(1), default=30, show_default=True, help="How many entries to show."
 )
@@ -129,7 +129,7 @@ def log(house: House, last: int) -> Entries:
     )
 
 
-@command("prove", text=_proof_text)
+@command("prove", needs=Deed.LOOK, text=_proof_text)
 @click.argument("index", type=click.IntRange(0))
 def prove(house: House, index: int) -> Proof:
     """Prove that entry INDEX is in the log: its leaf, the hashes to the root, and the signed checkpoint."""
@@ -142,7 +142,7 @@ def prove(house: House, index: int) -> Proof:
     )
 
 
-@command("accept", text=_verified_text)
+@command("accept", needs=Deed.AUDIT_ACCEPT, text=_verified_text)
 @click.option("--reason", required=True, help="What was lost and why, for the record.")
 def accept(house: House, reason: str) -> Verified:
     """Go on with a log that was rolled back, for a known reason; the loss itself is recorded in it."""
@@ -151,7 +151,10 @@ def accept(house: House, reason: str) -> Verified:
 
 
 @command(
-    "verify", text=_verified_text, exit_code=lambda result: EXIT_FINDING if result.findings else EXIT_DONE
+    "verify",
+    needs=Deed.LOOK,
+    text=_verified_text,
+    exit_code=lambda result: EXIT_FINDING if result.findings else EXIT_DONE,
 )
 @click.option(
     "--witness",
@@ -169,7 +172,7 @@ def _verified(house: House, witnessed: tuple[str, ...]) -> Verified:
     return Verified(report.size, report.checkpoints, tuple(str(each) for each in report.findings))
 
 
-@command("checkpoint", text=lambda result: result.text)
+@command("checkpoint", needs=Deed.LOOK, text=lambda result: result.text)
 def checkpoint(house: House) -> Head:
     """The newest signed checkpoint, for a second host to keep."""
     trail = house.ledger.audit

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import click
 
 from stoker.cli.house import House, open_house
 from stoker.core.errors import EXIT_DONE
 from stoker.core.result import Result, envelope
+from stoker.ledger.permissions import Deed
+
+NEEDS: Final[dict[click.Command, tuple[Deed, ...]]] = {}
+"""What each command that was imported needs, as it declared it."""
 
 Body = Callable[..., Result]
 Text = Callable[[Any], str]
@@ -22,12 +27,18 @@ def _done(_: object) -> int:
 
 
 def command(
-    name: str, *, text: Text, exit_code: Callable[[Any], int] = _done
+    name: str,
+    *,
+    needs: Deed,
+    text: Text,
+    exit_code: Callable[[Any], int] = _done,
+    needs_with: Mapping[str, Deed] = MappingProxyType({}),
 ) -> Callable[[Body], click.Command]:
     """Declare a command whose body takes the House first and returns a Result.
 
-    `text` renders the result for people; `exit_code` judges it, 0 when not given. The shared options --json,
-    --home and --as are added here, so that every command has them.
+    `needs` is what the caller must be allowed to do, or what `needs_with` says for the first of its options
+    that is given; see stoker.ledger.permissions. `text` renders the result for people; `exit_code` judges
+    it, 0 when not given. The shared options --json, --home and --as are added here, for every command.
     """
 
     def declare(body: Body) -> click.Command:
@@ -39,13 +50,16 @@ def command(
         @functools.wraps(body)
         def run(as_json: bool, home: Path | None, acting: str | None, **arguments: Any) -> int:
             with open_house(home=home, acting=acting, as_json=as_json) as house:
+                house.admit(next((deed for word, deed in needs_with.items() if arguments.get(word)), needs))
                 result = body(house, **arguments)
             click.echo(envelope(result) if as_json else text(result).rstrip("\n"))
             return exit_code(result)
 
-        return click.command(name, context_settings={"help_option_names": ["-h", "--help"]})(run)
+        declared = click.command(name, context_settings={"help_option_names": ["-h", "--help"]})(run)
+        NEEDS[declared] = (needs, *needs_with.values())
+        return declared
 
     return declare
 
 
-__all__ = ["House", "command"]
+__all__ = ["NEEDS", "Deed", "House", "command"]

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import click
 
-from stoker.cli.command import House, command
+from stoker.cli.command import Deed, House, command
 from stoker.cli.main import Lazy, LazyGroup
 from stoker.cli.table import day, human_bytes, pairs, short, table
 from stoker.core.canonical import JsonValue
@@ -246,7 +246,7 @@ dataset = LazyGroup(
 )
 
 
-@command("ls", text=_list_text)
+@command("ls", needs=Deed.LOOK, text=_list_text)
 @click.option("--all", "everything", is_flag=True, help="Show collected ones too, whose objects are gone.")
 def ls(house: House, everything: bool) -> Datasets:
     """Every dataset version, newest last: state, samples, size, expiry, last use and runs."""
@@ -258,7 +258,7 @@ def ls(house: House, everything: bool) -> Datasets:
     return Datasets(tuple(taken), len(rows) - len(taken))
 
 
-@command("show", text=lineage_text)
+@command("show", needs=Deed.LOOK, text=lineage_text)
 @click.argument("name", metavar="NAME[@VERSION]")
 def show(house: House, name: str) -> DatasetLineage:
     """One dataset with its lineage: source, review and recipe, and every run and other use of it.

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import click
 
-from stoker.cli.command import House, command
+from stoker.cli.command import Deed, House, command
 from stoker.cli.table import day, human_bytes, pairs, table
 from stoker.intake.garbage import GRACE_DAYS, GarbageCollector, GarbageReport
 from stoker.intake.life import ExpireReport, expire_dataset, find_dataset
@@ -51,7 +51,7 @@ def gc_text(report: GarbageReport) -> str:
     return "\n".join(lines)
 
 
-@command("expire", text=expire_text)
+@command("expire", needs=Deed.DATASET_EXPIRE, text=expire_text)
 @click.argument("name", metavar="NAME[@VERSION]")
 @click.option("--at", "at", type=_MOMENTS, help="When, such as 2026-12-24T18:00Z; UTC unless it says so.")
 @click.option("--now", "at_once", is_flag=True, help="At once.")
@@ -78,7 +78,7 @@ def _utc(at: datetime) -> datetime:
     return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
 
 
-@command("gc", text=gc_text)
+@command("gc", needs=Deed.DATASET_COLLECT, text=gc_text)
 @click.option(
     "--older-than",
     "days",

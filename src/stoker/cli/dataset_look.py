@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from stoker.cli.command import House, command
+from stoker.cli.command import Deed, House, command
 from stoker.cli.main import printable
 from stoker.cli.table import human_bytes, pairs, short, table
 from stoker.intake.difference import Change, DifferenceReport, compare_datasets
@@ -112,7 +112,7 @@ def export_text(report: ExportReport) -> str:
     return pairs(rows)
 
 
-@command("sample", text=sample_text)
+@command("sample", needs=Deed.DATASET_SAMPLE, text=sample_text)
 @click.argument("name", metavar="NAME[@VERSION]")
 @click.option("--split", help="The split to look into; the first one when not given.")
 @click.option("--count", type=click.IntRange(1, MAX_SAMPLES), default=3, show_default=True)
@@ -153,7 +153,7 @@ def sample(
     )
 
 
-@command("diff", text=diff_text)
+@command("diff", needs=Deed.LOOK, text=diff_text)
 @click.argument("before", metavar="A[@VERSION]")
 @click.argument("after", metavar="B[@VERSION]")
 def diff(house: House, before: str, after: str) -> DifferenceReport:
@@ -173,7 +173,7 @@ def diff(house: House, before: str, after: str) -> DifferenceReport:
     )
 
 
-@command("export", text=export_text)
+@command("export", needs=Deed.DATASET_EXPORT, text=export_text)
 @click.argument("name", metavar="NAME[@VERSION]")
 @click.option("--to", "target", required=True, type=click.Path(path_type=Path), help="A folder to make.")
 @click.option("--split", "splits", multiple=True, help="A split to export; repeatable. All when not given.")

@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-import click
-
+from stoker.cli.secret_files import TokenNeeded, passphrase_source, refuse_secrets_in_sight, token_text
 from stoker.core.clock import Clock, SystemClock
 from stoker.core.errors import StokerError
 from stoker.core.home import Home
 from stoker.core.progress import Progress
-from stoker.core.settings import Settings, load_settings
+from stoker.core.settings import Settings, TokenUse, load_settings
 
 if TYPE_CHECKING:
     from stoker.keys.backend import KeyBackend
+    from stoker.ledger.access import Caller
     from stoker.ledger.ledger import Ledger
+    from stoker.ledger.permissions import Deed
     from stoker.store.cache import NodeCache
     from stoker.store.objects import ObjectStore
-
-
-MAX_PASSPHRASE_BYTES: Final = 4096
 
 
 class NoIdentity(StokerError):
     """The command acts in someone's name and was not told in whose."""
 
     exit_code = 170
+
+
+class OtherIdentity(StokerError):
+    """The command is to act as one identity, and the token is another's."""
+
+    exit_code = 174
 
 
 @dataclass
@@ -68,7 +72,7 @@ class House:
         harden_process()
         self.home.prepare()
         backend = open_backend(
-            self.settings.keys_url(self.home), clock=self.clock, passphrase=_passphrase_source()
+            self.settings.keys_url(self.home), clock=self.clock, passphrase=passphrase_source()
         )
         reconcile_tombstones(ledger=self.ledger, backend=backend)
         return backend
@@ -98,48 +102,78 @@ class House:
     @property
     def actor(self) -> str:
         """The identity in whose name the command acts; it must exist in the ledger."""
-        if self.acting is None:
+        if self.caller is None:
             raise NoIdentity(
                 "This command acts in someone's name, and no identity was given.",
                 hint="Add --as NAME or set STOKER_IDENTITY; `stoker identity create` makes one.",
             )
-        return self.ledger.catalogue.identity(self.acting).name
+        return self.caller.name
 
+    @cached_property
+    def caller(self) -> Caller | None:
+        """Who is calling: by a token, or by `--as` where that is trusted; None: whoever sits at the machine.
 
-def _passphrase_source() -> Callable[[], str] | None:
-    """A passphrase from STOKER_PASSPHRASE_FILE, or asked for on a terminal; None means the key file."""
-    named = os.environ.get("STOKER_PASSPHRASE_FILE")
-    if named:
-        return lambda: _passphrase_in(Path(named))
-    if os.environ.get("STOKER_PASSPHRASE_PROMPT"):
-        return lambda: str(click.prompt("Passphrase of the key store", hide_input=True, err=True))
-    return None
+        Raises TokenNeeded, TokenRefused, OtherIdentity, UnknownIdentity, LedgerUnusable.
+        """
+        from stoker.ledger.access import authenticate, known_caller
 
+        text = token_text()
+        if text is None and self.settings.access.tokens is TokenUse.REQUIRED:
+            raise TokenNeeded(
+                "Identities have to be proved here (access.tokens), and no token was given.",
+                hint="Let STOKER_TOKEN_FILE name a file that holds your token; an admin makes one.",
+            )
+        if text is None:
+            return None if self.acting is None else known_caller(self.ledger, self.acting)
+        caller = authenticate(text, ledger=self.ledger, clock=self.clock)
+        if self.acting not in (None, caller.name):
+            raise OtherIdentity(
+                f"The command is to act as {self.acting!a}, but the token is of {caller.name}.",
+                hint="Leave --as and STOKER_IDENTITY out, or use that identity's token.",
+            )
+        self.acting = caller.name
+        return caller
 
-def _passphrase_in(path: Path) -> str:
-    """The passphrase in a file of this user, or of root, that nobody else may touch, or in a pipe."""
-    from stoker.keys.errors import LooseKeyFile, PassphraseNeeded
+    @property
+    def proved(self) -> bool:
+        """Whether callers have to prove, or do prove, who they are."""
+        return self.settings.access.tokens is TokenUse.REQUIRED or bool(os.environ.get("STOKER_TOKEN_FILE"))
 
-    hint = "Let STOKER_PASSPHRASE_FILE name a file that holds the passphrase and nothing else."
-    try:
-        with path.open("rb") as file:
-            found = os.fstat(file.fileno())
-            loose = stat.S_IMODE(found.st_mode) & 0o077 or found.st_uid not in (0, os.geteuid())
-            if loose or not (stat.S_ISREG(found.st_mode) or stat.S_ISFIFO(found.st_mode)):
-                raise LooseKeyFile(
-                    f"The passphrase file {path} is open to others, of another user, or no file.",
-                    hint=f"Run: chmod 600 {path} — and if others may have read it, change the passphrase.",
-                )
-            data = file.read(MAX_PASSPHRASE_BYTES + 1)
-        if len(data) > MAX_PASSPHRASE_BYTES:
-            raise PassphraseNeeded(f"{path} is too long to hold a passphrase.", hint=hint)
-        return data.decode().rstrip("\n")
-    except OSError as error:
-        raise PassphraseNeeded(
-            f"The passphrase file {path} cannot be read: {error.strerror}.", hint=hint
-        ) from error
-    except UnicodeDecodeError:
-        raise PassphraseNeeded(f"The passphrase file {path} is not UTF-8.", hint=hint) from None
+    def admit(self, deed: Deed) -> None:
+        """Let the command go on when the table of permissions allows it.
+
+        Raises PermissionRefused, NoIdentity and what `caller` raises. Where `--as` is trusted, and no token
+        is given, what needs no identity is let through without opening anything.
+        """
+        from stoker.ledger import permissions
+        from stoker.ledger.errors import PermissionRefused
+
+        rule = permissions.RULES[deed]
+        if deed is permissions.Deed.WITNESS or (rule.anyone and not self.proved):
+            return
+        if deed is permissions.Deed.QUICKSTART:
+            raise PermissionRefused(
+                "The quickstart plays two people, which only works where identities are not proved.",
+                hint="Give it a home of its own: stoker quickstart --home FOLDER, without STOKER_TOKEN_FILE.",
+            )
+        if not self.proved and self.acting is None and rule.at_the_machine:
+            return
+        if self._is_first(deed):
+            return
+        self.actor  # noqa: B018 - raises when nobody is named
+        assert self.caller is not None
+        permissions.require(deed, self.caller.name, self.caller.role, self.caller.scopes)
+
+    def _is_first(self, deed: Deed) -> bool:
+        """Whether a house that asks for tokens has none yet: whoever sits at the machine makes the first."""
+        from stoker.ledger.permissions import Deed
+
+        if os.environ.get("STOKER_TOKEN_FILE") or self.settings.access.tokens is not TokenUse.REQUIRED:
+            return False
+        catalogue = self.ledger.catalogue
+        if deed is Deed.IDENTITY_CREATE:
+            return not catalogue.identities()
+        return deed is Deed.TOKEN_CREATE and not catalogue.tokens()
 
 
 @contextmanager
@@ -147,6 +181,7 @@ def open_house(*, home: Path | None, acting: str | None, as_json: bool) -> Itera
     """The house for one command. Progress bars go to stderr, and only when it is a terminal."""
     from stoker.cli.progress import progress_for_terminal
 
+    refuse_secrets_in_sight(os.environ, sys.argv)
     place = Home(home.absolute()) if home is not None else Home.locate(os.environ, Path.cwd())
     with ExitStack() as closing:
         yield House(place, acting, as_json, progress_for_terminal(), SystemClock(), closing)

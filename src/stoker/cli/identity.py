@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import click
 
-from stoker.cli.command import House, command
+from stoker.cli.command import Deed, House, command
 from stoker.cli.table import day, table
 from stoker.ledger.records import Role
 
@@ -41,7 +41,7 @@ def identity() -> None:
     """People and services that act, and their roles."""
 
 
-@command("create", text=_text)
+@command("create", needs=Deed.IDENTITY_CREATE, text=_text)
 @click.argument("name")
 @click.option("--role", type=click.Choice([role.value for role in Role]), required=True)
 def create(house: House, name: str, role: str) -> Identities:
@@ -54,7 +54,7 @@ def create(house: House, name: str, role: str) -> Identities:
     return Identities((IdentityRow(record.name, record.role, record.public_key.hex(), record.created_s),))
 
 
-@command("ls", text=_text)
+@command("ls", needs=Deed.LOOK, text=_text)
 def ls(house: House) -> Identities:
     """Every identity."""
     return Identities(

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import click
 
-from stoker.cli.command import House, command
+from stoker.cli.command import Deed, House, command
 from stoker.cli.table import day, table
 from stoker.keys.backend import KekInfo
 from stoker.keys.refs import KekRef
@@ -60,13 +60,15 @@ def key() -> None:
     """Keys and their states; destroying one takes two identities."""
 
 
-@command("ls", text=_text)
+@command("ls", needs=Deed.LOOK, text=_text)
 def ls(house: House) -> Keys:
     """Every KEK, destroyed ones too."""
     return Keys(tuple(_row(info) for info in house.backend.list_keks()))
 
 
-@command("destroy", text=_text)
+@command(
+    "destroy", needs=Deed.KEY_REQUEST_DESTROY, needs_with={"approve": Deed.KEY_APPROVE_DESTROY}, text=_text
+)
 @click.argument("kek")
 @click.option("--approve", is_flag=True, help="Carry out what another identity asked for.")
 def destroy(house: House, kek: str, approve: bool) -> Keys:

@@ -8,7 +8,7 @@ from typing import ClassVar, Final
 
 import click
 
-from stoker.cli.command import House, command
+from stoker.cli.command import Deed, House, command
 from stoker.cli.dataset import shown
 from stoker.cli.table import day, pairs
 from stoker.core.config import Layer, load, read_layer
@@ -63,7 +63,7 @@ def _text(result: PrepareReport | PrepareScript) -> str:
     return result.script if isinstance(result, PrepareScript) else prepare_text(result)
 
 
-@command("prepare", text=_text)
+@command("prepare", needs=Deed.DATASET_PREPARE, text=_text)
 @click.argument("name")
 @click.option("--source", required=True, help="The source to prepare; its newest version is taken.")
 @click.option("--purpose", required=True, help="The purpose that a review allows.")

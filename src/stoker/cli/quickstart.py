@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import click
 
-from stoker.cli.command import House, command
+from stoker.cli.command import Deed, House, command
 from stoker.cli.prepare import prepare_text
 from stoker.cli.review import scan_text
 from stoker.cli.run import require_torch
@@ -103,7 +103,12 @@ def _indented(text: str) -> str:
     return "\n".join(f"   {line}".rstrip() for line in text.splitlines())
 
 
-@command("quickstart", text=lambda report: _closing_text(report), exit_code=lambda report: _judge(report))
+@command(
+    "quickstart",
+    needs=Deed.QUICKSTART,
+    text=lambda report: _closing_text(report),
+    exit_code=lambda report: _judge(report),
+)
 @click.option(
     "--folder",
     type=click.Path(path_type=Path),

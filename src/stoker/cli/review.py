@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import click
 
-from stoker.cli.command import House, command
+from stoker.cli.command import Deed, House, command
 from stoker.cli.table import day, human_bytes, pairs, short, table
 from stoker.core.config import load, read_layer
 from stoker.core.ids import ReviewId
@@ -133,7 +133,7 @@ def review() -> None:
     """Scan a source; request, decide and revoke its use."""
 
 
-@command("scan", text=scan_text)
+@command("scan", needs=Deed.REVIEW_SCAN, text=scan_text)
 @click.argument("source")
 def scan(house: House, source: str) -> ScanReport:
     """Scan every byte of the newest version of SOURCE for personal and secret data."""
@@ -147,7 +147,7 @@ def scan(house: House, source: str) -> ScanReport:
     )
 
 
-@command("request", text=review_text)
+@command("request", needs=Deed.REVIEW_REQUEST, text=review_text)
 @click.argument("source")
 @click.option("--purpose", required=True, help="What the source is to be used for, as a name.")
 @click.option("--days", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True)
@@ -185,7 +185,7 @@ def _decide(house: House, review_id: str, reason: str, *, approve: bool) -> Revi
     return Reviews((_row(decided),))
 
 
-@command("approve", text=review_text)
+@command("approve", needs=Deed.REVIEW_DECIDE, text=review_text)
 @click.argument("review_id", metavar="REVIEW")
 @click.option("--reason", default="", help="Why, for the record.")
 def approve(house: House, review_id: str, reason: str) -> Reviews:
@@ -193,7 +193,7 @@ def approve(house: House, review_id: str, reason: str) -> Reviews:
     return _decide(house, review_id, reason, approve=True)
 
 
-@command("deny", text=review_text)
+@command("deny", needs=Deed.REVIEW_DECIDE, text=review_text)
 @click.argument("review_id", metavar="REVIEW")
 @click.option("--reason", default="", help="Why, for the record.")
 def deny(house: House, review_id: str, reason: str) -> Reviews:
@@ -201,7 +201,7 @@ def deny(house: House, review_id: str, reason: str) -> Reviews:
     return _decide(house, review_id, reason, approve=False)
 
 
-@command("revoke", text=review_text)
+@command("revoke", needs=Deed.REVIEW_REVOKE, text=review_text)
 @click.argument("review_id", metavar="REVIEW")
 @click.option("--reason", default="", help="Why, for the record.")
 def revoke(house: House, review_id: str, reason: str) -> Reviews:
@@ -217,14 +217,14 @@ def revoke(house: House, review_id: str, reason: str) -> Reviews:
     return Reviews((_row(revoked),))
 
 
-@command("show", text=review_text)
+@command("show", needs=Deed.LOOK, text=review_text)
 @click.argument("review_id", metavar="REVIEW")
 def show(house: House, review_id: str) -> Reviews:
     """One review in full."""
     return Reviews((_row(house.ledger.catalogue.review(ReviewId(review_id))),))
 
 
-@command("ls", text=_list_text)
+@command("ls", needs=Deed.LOOK, text=_list_text)
 def ls(house: House) -> Reviews:
     """Every review, oldest first."""
     return Reviews(tuple(_row(each) for each in house.ledger.catalogue.reviews()))

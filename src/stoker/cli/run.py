@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import click
 
-from stoker.cli.command import House, command
+from stoker.cli.command import Deed, House, command
 from stoker.cli.run_text import report_text, summary_text
 from stoker.cli.table import day, short, table
 from stoker.core.config import load, read_layer
@@ -90,7 +90,7 @@ def _failed(summary: RunSummary) -> int:
     return summary.error.exit_code if summary.error is not None and summary.error.exit_code else 1
 
 
-@command("train", text=summary_text, exit_code=_failed)
+@command("train", needs=Deed.RUN_START, text=summary_text, exit_code=_failed)
 @click.argument("run_file", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1)
 def train(house: House, run_file: Path, overrides: tuple[str, ...]) -> RunSummary:
@@ -117,7 +117,7 @@ def run() -> None:
     """Runs: list, show, report, resume."""
 
 
-@command("ls", text=_runs_text)
+@command("ls", needs=Deed.LOOK, text=_runs_text)
 def ls(house: House) -> Runs:
     """Every run, oldest first."""
     return Runs(
@@ -138,14 +138,14 @@ def ls(house: House) -> Runs:
     )
 
 
-@command("show", text=report_text)
+@command("show", needs=Deed.LOOK, text=report_text)
 @click.argument("run_id", metavar="RUN")
 def show(house: House, run_id: str) -> RunReport:
     """What became of RUN: losses, recoveries, time by kind, evaluations, lineage."""
     return read_run(house.home, house.ledger, RunId(run_id))
 
 
-@command("report", text=lambda page: page.path)
+@command("report", needs=Deed.LOOK, text=lambda page: page.path)
 @click.argument("run_id", metavar="RUN")
 @click.option("--out", type=click.Path(path_type=Path), help="Write here instead of the run's folder.")
 def report(house: House, run_id: str, out: Path | None) -> Page:
@@ -156,7 +156,7 @@ def report(house: House, run_id: str, out: Path | None) -> Page:
     return Page(str(path), path.stat().st_size)
 
 
-@command("resume", text=summary_text, exit_code=_failed)
+@command("resume", needs=Deed.RUN_RESUME, text=summary_text, exit_code=_failed)
 @click.argument("run_id", metavar="RUN")
 def resume(house: House, run_id: str) -> RunSummary:
     """Go on with RUN from its last checkpoint: after it was cancelled, failed or lost its supervisor."""

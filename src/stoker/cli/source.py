@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import click
 
-from stoker.cli.command import House, command
+from stoker.cli.command import Deed, House, command
 from stoker.cli.table import day, human_bytes, pairs, short, table
 from stoker.core.config import Layer, load, read_layer
 from stoker.intake.importing import ImportReport, import_source
@@ -179,7 +179,7 @@ def _one_text(result: SourceLineage) -> str:
     return text
 
 
-@command("import", text=import_text)
+@command("import", needs=Deed.SOURCE_IMPORT, text=import_text)
 @click.argument("name")
 @click.argument("place")
 @click.option("--form", type=click.Choice([form.value for form in Form]), help="How PLACE holds its data.")
@@ -218,13 +218,13 @@ def source() -> None:
     """What has been imported."""
 
 
-@command("ls", text=_sources_text)
+@command("ls", needs=Deed.LOOK, text=_sources_text)
 def ls(house: House) -> Sources:
     """Every source version, newest last."""
     return Sources(tuple(_row(record) for record in house.ledger.catalogue.sources()))
 
 
-@command("show", text=_one_text)
+@command("show", needs=Deed.LOOK, text=_one_text)
 @click.argument("name", metavar="NAME[@VERSION]")
 def show(house: House, name: str) -> SourceLineage:
     """One source: what was taken, and the reviews, datasets and runs that follow from it.

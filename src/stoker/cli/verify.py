@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stoker.cli.command import House, command
+from stoker.cli.command import Deed, House, command
 from stoker.cli.main import printable
 from stoker.cli.table import human_seconds
 from stoker.core.errors import EXIT_DONE, EXIT_FINDING
@@ -41,6 +41,7 @@ def verdict(report: VerifyReport) -> int:
 
 @command(
     "verify",
+    needs=Deed.LOOK,
     text=verify_text,
     exit_code=verdict,
 )

@@ -38,7 +38,8 @@ from stoker.ledger.records import (
     SourceRecord,
     TombstoneRecord,
 )
-from stoker.ledger.row_access import Act, RowAccess
+from stoker.ledger.row_access import Act
+from stoker.ledger.token_rows import TokenRows
 
 REVIEW_STEPS: Final[Mapping[ReviewState, frozenset[ReviewState]]] = {
     ReviewState.REQUESTED: frozenset({ReviewState.APPROVED, ReviewState.DENIED, ReviewState.REVOKED}),
@@ -69,7 +70,7 @@ _REQUEST_FIELDS: Final = (
 )
 
 
-class Catalogue(RowAccess):
+class Catalogue(TokenRows):
     """The rows of the ledger as records. Every list is in the order in which the rows were recorded."""
 
     @classmethod

@@ -68,6 +68,18 @@ class LedgerRolledBack(StokerError):
     exit_code = 29
 
 
+class PermissionRefused(StokerError):
+    """The identity's role, or the scope of its token, does not allow this."""
+
+    exit_code = 254
+
+
+class TokenRefused(StokerError):
+    """The token is none of this ledger's, was revoked, or its time is over."""
+
+    exit_code = 255
+
+
 def nearest_hint(asked: str, known: Iterable[str], listing: str) -> str:
     """A hint that offers the nearest of the `known` names, or says how to list them with `listing`."""
     names: Sequence[str] = sorted(set(known))

@@ -99,6 +99,7 @@ class AccessTokenRecord:
     identity: str
     digest: bytes
     scopes: Mapping[str, JsonValue]
+    created_by: str
     created_s: float
     expires_s: float
     revoked_s: float | None

@@ -180,6 +180,7 @@ def access_token_of(row: RowMapping) -> AccessTokenRecord:
         identity=row["identity"],
         digest=row["digest"],
         scopes=json.loads(row["scopes"]),
+        created_by=row["created_by"],
         created_s=row["created_s"],
         expires_s=row["expires_s"],
         revoked_s=row["revoked_s"],

@@ -166,6 +166,7 @@ access_token: Final = Table(
     _text("identity"),
     _bytes("digest"),
     _text("scopes"),
+    _text("created_by"),
     _seconds("created_s"),
     _seconds("expires_s"),
     _seconds("revoked_s", null=True),

@@ -27,6 +27,7 @@ def upgrade() -> None:
         sa.Column("identity", sa.Text, nullable=False),
         sa.Column("digest", sa.LargeBinary, nullable=False),
         sa.Column("scopes", sa.Text, nullable=False),
+        sa.Column("created_by", sa.Text, nullable=False),
         sa.Column("created_s", sa.Double, nullable=False),
         sa.Column("expires_s", sa.Double, nullable=False),
         sa.Column("revoked_s", sa.Double, nullable=True),
