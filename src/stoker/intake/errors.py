@@ -201,3 +201,15 @@ class RecordFault(StokerError):
     """A record of a source lacks a part or cannot be decoded, and the recipe refuses such records."""
 
     exit_code = 238
+
+
+class MediaNotStripped(StokerError):
+    """The metadata of a picture or clip cannot be taken out for certain, as its structure is not understood."""
+
+    exit_code = 233
+
+
+class NoTable(StokerError):
+    """The source holds no table with the columns that were named, or more than one kind of it."""
+
+    exit_code = 239
