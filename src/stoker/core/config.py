@@ -60,7 +60,8 @@ class Loaded(Generic[T]):
 def read_layer(path: Path) -> Layer:
     """The TOML file at `path` as a layer. Raises ConfigError when it is missing, too large or not TOML."""
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist.", hint="Give the path of a TOML file.") from error
     except OSError as error:
@@ -68,11 +69,18 @@ def read_layer(path: Path) -> Layer:
             f"{path} cannot be read: {error.strerror}.", hint="Give a readable TOML file."
         ) from error
     if len(raw) > MAX_FILE_BYTES:
-        raise ConfigError(f"{path} holds {len(raw)} bytes; a configuration has at most {MAX_FILE_BYTES}.")
+        raise ConfigError(f"{path} is too large: a configuration has at most {MAX_FILE_BYTES} bytes.")
+    if path.suffix.lower() in (".yaml", ".yml") or raw.lstrip().startswith((b"%YAML", b"---")):
+        raise ConfigError(
+            f"{path} is YAML, and no YAML is ever read: it can name code to run and grow without bound.",
+            hint="Write it as TOML.",
+        )
     try:
         return Layer(str(path), tomllib.loads(raw.decode()))
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 (byte {error.start}).", hint="Save it as UTF-8.") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path} nests too deep for a configuration.", hint="Mend the file.") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}.", hint="Mend the line named.") from error
 
@@ -196,8 +204,10 @@ def _enum(value: Any, kind: type[enum.Enum]) -> enum.Enum:
         return kind(value)
     except ValueError:
         names = [str(member.value) for member in kind]
+        explain = getattr(kind, "why_not", None)  # an enum may know words that it refuses for a reason
+        why = explain(value) if explain is not None else None
         raise ValueError(
-            f"expected one of {', '.join(names)}; found {value!r}{_nearest(str(value), names)}"
+            why or f"expected one of {', '.join(names)}; found {value!r}{_nearest(str(value), names)}"
         ) from None
 
 
@@ -223,7 +233,7 @@ def _explain(error: BaseException, path: str) -> Iterator[tuple[str, str]]:
             yield _join(path, key), f"unknown key{_nearest(key, names)}"
     elif isinstance(error, KeyError):
         yield _join(path, str(error.args[0])), "is required and missing"
-    elif isinstance(error, TypeError):
+    elif isinstance(error, TypeError | AttributeError):
         yield path, "expected a table"
     else:
         yield path, str(error)
@@ -237,6 +247,8 @@ def _step(error: BaseException, path: str) -> str:
         index = getattr(note, "index", None)  # every note is text, which has a method of that name
         if isinstance(index, int):
             return f"[{index}]"
+        if isinstance(index, str):  # the key of a table whose keys are words
+            return _join("", str(index)) if not path else f".{index}"
     return ""
 
 

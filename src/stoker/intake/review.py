@@ -43,7 +43,7 @@ from stoker.keys.backend import KeyBackend
 from stoker.keys.identities import identity_signer
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import IdentityRecord, ReviewRecord, ReviewState, SourceRecord
-from stoker.spec.recipe import PolicySpec
+from stoker.spec.policy import PolicySpec, policy_table
 
 REQUEST_FORMAT: Final = "stoker review request 1"
 DECISION_FORMAT: Final = "stoker review decision 1"
@@ -51,8 +51,8 @@ MAX_REASON_CHARACTERS: Final = 2000
 
 
 def policy_digest(policy: PolicySpec) -> str:
-    """Names a policy by what it redacts, whatever the order it is written in; 64 hex digits."""
-    return digest_of({"redact": sorted(kind.value for kind in policy.redact)})
+    """Names a policy by what it does to each kind, in whatever words it is written; 64 hex digits."""
+    return digest_of(policy_table(policy))
 
 
 def request_digest(review: ReviewRecord) -> str:

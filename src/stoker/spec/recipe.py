@@ -8,26 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from stoker.spec.kinds import DEFAULT_KINDS
 from stoker.spec.kinds import Kind as Kind
+from stoker.spec.policy import PolicySpec as PolicySpec
 from stoker.spec.quality import QualitySpec
 from stoker.spec.records import RecordsSpec
 from stoker.spec.source import ImportSpec as ImportSpec
 from stoker.spec.source import NotText as NotText
 from stoker.spec.source import OnFault as OnFault
-
-
-@dataclass(frozen=True, slots=True)
-class PolicySpec:
-    """What must be redacted for use: the reviewer's side of the recipe. Kinds not named stay as they are."""
-
-    redact: tuple[Kind, ...] = tuple(kind for kind in Kind if kind in DEFAULT_KINDS)
-
-    def problems(self) -> Iterator[str]:
-        """One sentence for each rule that is broken."""
-        twice = sorted({kind for kind in self.redact if self.redact.count(kind) > 1})
-        if twice:
-            yield f"redact names {', '.join(twice)} more than once."
 
 
 @dataclass(frozen=True, slots=True)

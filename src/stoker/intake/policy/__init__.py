@@ -1,0 +1,1 @@
+"""What becomes of findings under a policy: cut, masked, pseudonymised, generalised, quarantined."""
