@@ -15,8 +15,8 @@ from stoker.core.errors import EXIT_DONE
 from stoker.core.result import Result, envelope
 from stoker.ledger.permissions import Deed
 
-NEEDS: Final[dict[click.Command, tuple[Deed, ...]]] = {}
-"""What each command that was imported needs, as it declared it."""
+NEEDS: Final[dict[click.Command, Mapping[str | None, Deed]]] = {}
+"""What each command that was imported needs: by default (None), and with which of its options."""
 
 Body = Callable[..., Result]
 Text = Callable[[Any], str]
@@ -56,7 +56,7 @@ def command(
             return exit_code(result)
 
         declared = click.command(name, context_settings={"help_option_names": ["-h", "--help"]})(run)
-        NEEDS[declared] = (needs, *needs_with.values())
+        NEEDS[declared] = {None: needs, **needs_with}
         return declared
 
     return declare

@@ -49,6 +49,8 @@ class House:
     progress: Progress
     clock: Clock
     _closing: ExitStack
+    admitted: Caller | None = None
+    """Who the table of permissions let in; None for whoever sits at the machine, in nobody's name."""
 
     @cached_property
     def settings(self) -> Settings:
@@ -161,6 +163,7 @@ class House:
         if self._is_first(deed):
             return
         self.actor  # noqa: B018 - raises when nobody is named
+        self.admitted = self.caller
         assert self.caller is not None
         permissions.require(deed, self.caller.name, self.caller.role, self.caller.scopes)
 

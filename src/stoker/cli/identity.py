@@ -49,7 +49,12 @@ def create(house: House, name: str, role: str) -> Identities:
     from stoker.keys.identities import create_identity
 
     record = create_identity(
-        name, Role(role), actor=house.acting, ledger=house.ledger, backend=house.backend, clock=house.clock
+        name,
+        Role(role),
+        actor=None if house.admitted is None else house.admitted.name,
+        ledger=house.ledger,
+        backend=house.backend,
+        clock=house.clock,
     )
     return Identities((IdentityRow(record.name, record.role, record.public_key.hex(), record.created_s),))
 

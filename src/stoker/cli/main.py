@@ -67,6 +67,7 @@ class LazyGroup(click.Group):
 COMMANDS: Final[dict[str, Lazy]] = {
     "quickstart": Lazy("stoker.cli.quickstart:quickstart", "The whole way on this machine, on real text."),
     "identity": Lazy("stoker.cli.identity:identity", "People and services that act, and their roles."),
+    "token": Lazy("stoker.cli.token:token", "Tokens by which identities prove themselves."),
     "source": Lazy("stoker.cli.source:source", "What has been imported."),
     "import": Lazy("stoker.cli.source:import_", "Bring a folder of text into quarantine, sealed."),
     "review": Lazy("stoker.cli.review:review", "Scan a source; request, decide and revoke its use."),

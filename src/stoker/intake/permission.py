@@ -14,6 +14,7 @@ from stoker.core.errors import StokerError
 from stoker.intake.errors import DatasetEnded, NotAllowed, OtherPolicy
 from stoker.intake.review import require_review, review_in_force
 from stoker.ledger.ledger import Ledger
+from stoker.ledger.permissions import Deed, roles_for
 from stoker.ledger.records import (
     DatasetRecord,
     DatasetState,
@@ -26,12 +27,12 @@ from stoker.ledger.records import (
 EXPORT_PURPOSE: Final = "export"
 """The purpose of a review that lets one person take a dataset out in plain."""
 
-MAY_SAMPLE: Final = frozenset({Role.RESEARCHER, Role.REVIEWER, Role.ADMIN})
-MAY_EXPORT: Final = frozenset({Role.RESEARCHER, Role.ADMIN})
-MAY_EXPIRE: Final = frozenset({Role.REVIEWER, Role.ADMIN})
+MAY_SAMPLE: Final = roles_for(Deed.DATASET_SAMPLE)
+MAY_EXPORT: Final = roles_for(Deed.DATASET_EXPORT)
+MAY_EXPIRE: Final = roles_for(Deed.DATASET_EXPIRE)
 """Beside whoever prepared the dataset."""
 
-MAY_COLLECT: Final = frozenset(Role) - {Role.AUDITOR}
+MAY_COLLECT: Final = roles_for(Deed.DATASET_COLLECT)
 """Collecting removes only what nobody can open any more; an auditor changes nothing."""
 
 

@@ -12,9 +12,10 @@ from typing import Final, TypeAlias
 
 from stoker.core.clock import iso_utc
 from stoker.intake.errors import NotAReviewer, ReviewClosed, ReviewExpired, SelfReview
+from stoker.ledger.permissions import Deed, roles_for
 from stoker.ledger.records import ReviewState, Role
 
-DECIDING_ROLES: Final = frozenset({Role.REVIEWER, Role.ADMIN})
+DECIDING_ROLES: Final = roles_for(Deed.REVIEW_DECIDE)
 
 
 class Standing(enum.StrEnum):
