@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import socket
 import threading
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from stoker.core.clock import ManualClock
 from stoker.keys.agent import KeyAgent
 from stoker.keys.agent_client import AgentKeySource
+from stoker.keys.caller import Caller, key_sockets
 from stoker.keys.lease import Lease
 from stoker.keys.refs import Purpose
 from support.key_stores import PASSPHRASE, SCOPE, open_store
@@ -51,10 +51,10 @@ def test_no_secret_lies_in_any_file(tmp_path: Path, passphrase: str | None) -> N
         backend.signer(name).sign(b"x")
     canary = backend.canary("source/x")
     lease = Lease("l", "r", frozenset(keks), frozenset(keks), "a test", clock.now_s() + 9)
-    ours, theirs = socket.socketpair()
-    thread = threading.Thread(target=KeyAgent(backend, lease, clock).serve, args=(ours,))
+    (ours, theirs), caller = key_sockets(), Caller.this_process()
+    thread = threading.Thread(target=KeyAgent(backend, lease, clock).serve, args=(ours, caller))
     thread.start()
-    rank = AgentKeySource(theirs)
+    rank = AgentKeySource.of(theirs, caller)
     made = [rank.new_partition_key(each, Purpose.DATASET) for each in keks]
     (tmp_path / "wrapped").write_bytes(b"".join(wrapped for _, wrapped in made))
     rank.close()
@@ -62,7 +62,7 @@ def test_no_secret_lies_in_any_file(tmp_path: Path, passphrase: str | None) -> N
 
     root = read_root_key(folder) if passphrase is None else passphrase_root(folder, passphrase)
     secrets = live_secrets(folder, root)
-    assert len(secrets) == 1 + 5 + 5 + 3
+    assert len(secrets) == 1 + 6 + 5 + 3
     for number, (key, _) in enumerate(made):
         secrets[f"partition {number}"] = bytes(key.view())
     for name, secret in secrets.items():
@@ -86,7 +86,7 @@ def test_a_destroyed_kek_is_in_no_file_even_wrapped(tmp_path: Path) -> None:
     with open_store(folder) as backend:
         ref = backend.create_kek(SCOPE, Purpose.DATASET, expires_s=None)
         secret = live_secrets(folder, read_root_key(folder))[f"kek/{ref}"]
-        wrapped = (folder / "keystore.json").read_bytes().split(b'"wrapped":"')[1][:132]
+        wrapped = (folder / "keystore.json").read_bytes().split(b'"handle":"v2:')[1][:132]
         backend.request_destroy(ref, "alice")
         backend.destroy(ref, "bob")
         assert where(secret, tmp_path) == set()

@@ -53,7 +53,7 @@ def live_secrets(folder: Path, root: bytes) -> dict[str, bytes]:
     store = json.loads(data)
     assert canonical(store) + b"\n" == data
     store_id = bytes.fromhex(store["id"])
-    labels = ("kek-wrap", "signer-wrap", "canary", "keystore-mac", "tombstone-mac")
+    labels = ("kek-wrap", "signer-wrap", "canary", "mask", "keystore-mac", "tombstone-mac")
     secrets = {"root": root} | {label: derive(root, store_id, label) for label in labels}
     assert derive(root, store_id, "root-check")[:16].hex() == store["root_check"]
     covered = {name: value for name, value in store.items() if name not in ("entries", "mac")}
@@ -62,9 +62,11 @@ def live_secrets(folder: Path, root: bytes) -> dict[str, bytes]:
     for name, entry in store["entries"].items():
         assert hashlib.sha256(canonical([name, entry])).hexdigest() == store["index"][name]
         kind = name.split("/")[0]
-        if entry.get("wrapped") is not None:
-            bound = entry["purpose"] if kind == "kek" else entry["public_key"]
+        wrapped, bound = entry.get("wrapped"), entry.get("public_key")
+        if entry.get("handle") is not None:
+            form, wrapped = entry["handle"].rsplit(":", 1)
+            bound = {"v1": form.split(":")[-1], "v2": "kek"}[form.split(":")[0]]
+        if wrapped is not None:
             context = b"stoker/keystore/v1\0" + canonical([store["id"], name, bound])
-            wrapped = bytes.fromhex(entry["wrapped"])
-            secrets[name] = unwrap(secrets[f"{kind}-wrap"], wrapped, context)
+            secrets[name] = unwrap(secrets[f"{kind}-wrap"], bytes.fromhex(wrapped), context)
     return secrets

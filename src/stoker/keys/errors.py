@@ -147,3 +147,33 @@ class DestroyWindowRefused(StokerError):
     """A destruction's window is too short or too long, is not over yet, or is over already."""
 
     exit_code = 240
+
+
+class BadReason(StokerError):
+    """A reason that cannot stand in the record: empty, longer than a line, or with control characters."""
+
+    exit_code = 241
+
+
+class KeyInUse(StokerError):
+    """Live runs use the KEK; they are named. Ending it now takes the emergency path."""
+
+    exit_code = 245
+
+
+class DeathNotProved(StokerError):
+    """There is no death to prove: the KEK is not destroyed."""
+
+    exit_code = 246
+
+
+class RewrapRefused(StokerError):
+    """The KEK's keys cannot be moved: there is no active next epoch, or the record of a move is damaged."""
+
+    exit_code = 247
+
+
+class KeyActRefused(StokerError):
+    """The identity may not do this to a key."""
+
+    exit_code = 248

@@ -44,6 +44,16 @@ class KeystoreFolder:
     path: Path
 
     @property
+    def name(self) -> str:
+        """The path of `keystore.json`, for messages."""
+        return str(self.keystore_path)
+
+    @property
+    def tombstones_name(self) -> str:
+        """The path of `tombstones.json`, for messages."""
+        return str(self.tombstones_path)
+
+    @property
     def keystore_path(self) -> Path:
         return self.path / "keystore.json"
 
@@ -89,6 +99,25 @@ class KeystoreFolder:
         except FileNotFoundError:
             return False
         return _identity(now) == snapshot.identity
+
+    def read(self) -> Snapshot | None:
+        """`keystore.json`, or None. Raises LooseKeyFile or KeystoreDamaged."""
+        return read_private(self.keystore_path)
+
+    def read_tombstones(self) -> bytes | None:
+        """`tombstones.json`, or None. Raises LooseKeyFile or KeystoreDamaged."""
+        found = read_private(self.tombstones_path)
+        if found is None:
+            return None
+        found.close()
+        return found.data
+
+    def write(self, before: Snapshot | None, registry: bytes, tombstones: bytes | None) -> None:
+        """Put both in place, or neither. The folder's lock, which the caller holds, keeps `before` newest."""
+        contents = {self.keystore_path: registry}
+        if tombstones is not None:
+            contents = {self.tombstones_path: tombstones} | contents
+        self.replace(contents)
 
     def replace(self, contents: Mapping[Path, bytes | bytearray]) -> None:
         """Put all of `contents` in place, or nothing: all are written beside before the first is renamed.

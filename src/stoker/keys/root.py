@@ -11,6 +11,7 @@ import stat
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Final
 
 from cryptography.hazmat.primitives import hashes
@@ -156,6 +157,7 @@ class RootKeys:
             self.kek_wrap = _derive(root, store_id, b"kek-wrap")
             self.signer_wrap = _derive(root, store_id, b"signer-wrap")
             self.canary = _derive(root, store_id, b"canary")
+            self.mask = _derive(root, store_id, b"mask")
             self.keystore_mac = _derive(root, store_id, b"keystore-mac")
             self.tombstone_mac = _derive(root, store_id, b"tombstone-mac")
             with _derive(root, store_id, b"root-check") as check:
@@ -163,8 +165,23 @@ class RootKeys:
 
     def wipe(self) -> None:
         """Overwrite every derived key."""
-        for key in (self.kek_wrap, self.signer_wrap, self.canary, self.keystore_mac, self.tombstone_mac):
+        for key in (
+            self.kek_wrap,
+            self.signer_wrap,
+            self.canary,
+            self.mask,
+            self.keystore_mac,
+            self.tombstone_mac,
+        ):
             key.wipe()
+
+    def __enter__(self) -> RootKeys:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.wipe()
 
 
 def _derive(root: SecretKey, store_id: bytes, label: bytes) -> SecretKey:
