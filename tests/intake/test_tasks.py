@@ -31,6 +31,7 @@ from stoker.intake.workplace import Workplace
 from stoker.keys.partition import BackendKeySource
 from stoker.keys.states import KekState
 from stoker.spec.quality import QualitySpec
+from stoker.spec.recipe import Kind, PolicySpec
 from stoker.store.errors import CommitmentMismatch, CorruptStream, ObjectDiffers, SwappedStream
 from support.intake_home import IntakeHome, Interfering, in_child, intake_home
 from support.letters import (
@@ -124,7 +125,10 @@ def test_one_plan_gives_one_dataset_when_tasks_are_done_twice_and_in_any_order(
 
 @pytest.mark.parametrize(
     ("label", "after"),
-    [("judge", 1), ("judge", 3), ("compare", 1), ("train", 1), ("prepare", 2), ("lay out", 1), ("pack", 2)],
+    [
+        *(("judge", 1), ("judge", 3), ("compare", 1), ("treat", 2), ("hold", 1), ("train", 1)),
+        *(("prepare", 2), ("lay out", 1), ("pack", 2)),
+    ],
 )
 def test_killed_in_any_phase_it_is_gone_on_with_and_gives_the_same_dataset(
     place: Path, expected: tuple[str, dict[str, bytes]], label: str, after: int
@@ -285,8 +289,15 @@ def test_what_quality_steps_dropped_is_counted_and_not_in_the_dataset(planned: P
     assert record.recipe["quality"]["min_words"] == 10
 
 
-def test_a_recipe_without_quality_has_the_digest_it_had_before_there_was_such_a_section() -> None:
-    before = dataclasses.replace(LETTERS, samples_per_shard=512)
+def test_a_recipe_without_newer_sections_has_the_digest_it_had_before_there_were_any(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the patterns of that time, and a policy that says nothing but what to redact."""
+    patterns = "dd210c0d5ad33943f3634334c010f6108d84ab9d87bda1e72c62b29bf3614570"
+    monkeypatch.setattr(prepare, "PATTERNS_DIGEST", patterns)
+    words = ("email", "phone", "ipv4", "ipv6", "card", "iban", "secret", "url_credentials")
+    policy = PolicySpec(tuple(Kind(word) for word in words))
+    before = dataclasses.replace(LETTERS, samples_per_shard=512, policy=policy)
     assert recipe_digest(before)[:16] == "2b7792cd02aa5cee"
     assert recipe_digest(DROPPING) != recipe_digest(LETTERS)
 
@@ -334,6 +345,6 @@ def test_a_plan_of_another_format_is_refused(place: Path, monkeypatch: pytest.Mo
 
 
 def test_phases_are_those_the_recipe_needs() -> None:
-    assert building.text_phases(LETTERS) == ("tokenizer", "encode", "layout", "pack")
+    assert building.text_phases(LETTERS) == ("treat", "hold", "tokenizer", "encode", "layout", "pack")
     assert building.text_phases(DROPPING)[:2] == ("judge", "select")
     assert plan_key("datasets/mail/v") == "datasets/mail/v/work/plan.stk"

@@ -1,4 +1,4 @@
-"""Text into a dataset: the phases judge, select, tokenizer, encode, layout and pack, and the commit.
+"""Text into a dataset: its phases from judging documents to packing shards, and the commit.
 
 See docs/design/intake.md, "Prepare" and "Tasks and executors".
 """
@@ -13,6 +13,14 @@ from stoker.core.signing import Signer
 from stoker.intake.dataset_writer import DatasetCommit
 from stoker.intake.errors import TooLittleText
 from stoker.intake.plan import PreparationPlan
+from stoker.intake.policy.pages import (
+    HOLD,
+    TREAT,
+    hold_phase,
+    open_page,
+    redactions_of,
+    treat_phase,
+)
 from stoker.intake.quality.judge import DocumentFacts, Selection
 from stoker.intake.quality_facts import decode_facts, encode_facts, reason_number
 from stoker.intake.sharding import Sharding, SplitLayout, entries_of, lay_out, sample_schema
@@ -22,7 +30,6 @@ from stoker.intake.text_source import SELECT, TextSource
 from stoker.intake.tokenising import (
     EncodedPage,
     EncodingSettings,
-    TrainingSettings,
     start_encoding,
     start_judging,
     start_selecting,
@@ -30,7 +37,7 @@ from stoker.intake.tokenising import (
 )
 from stoker.intake.tokenizer import vocabulary_size
 from stoker.intake.workplace import Workplace
-from stoker.spec.recipe import Kind, RecipeSpec
+from stoker.spec.recipe import RecipeSpec
 from stoker.store.superblock import Superblock
 
 TRAIN_SPLIT: Final = "train"
@@ -50,15 +57,14 @@ _COUNTS: Final = ("documents", "source_bytes", "text_bytes")
 def text_phases(recipe: RecipeSpec) -> tuple[str, ...]:
     """The phases that a recipe takes, in order."""
     judging = (JUDGE, SELECT) if recipe.quality.judges_documents else ()
-    return (*judging, TOKENIZER, ENCODE, LAYOUT, PACK)
+    return (*judging, TREAT, HOLD, TOKENIZER, ENCODE, LAYOUT, PACK)
 
 
 def tokenizer_phase(
     work: Workplace, files: Sequence[SourceFile], read: Callable[[], Sequence[bytes]]
 ) -> Phase:
-    """The one task that trains the recipe's tokenizer on `files`, whose texts `read` gives."""
-    plan, recipe = work.plan, work.plan.recipe
-    settings = TrainingSettings(frozenset(recipe.policy.redact), recipe.quality.normalise, recipe.vocabulary)
+    """The one task that trains the recipe's tokenizer on `files`, whose treated texts `read` gives."""
+    plan, vocabulary = work.plan, work.plan.recipe.vocabulary
 
     def store(_: int, tokenizer_json: str) -> None:
         work.put(TOKENIZER, 0, {"files": len(files)}, tokenizer_json.encode())
@@ -69,7 +75,7 @@ def tokenizer_phase(
         "bytes",
         [float(sum(file.size_bytes for file in files))],
         lambda _: read(),
-        Making(start_training, lambda: settings),
+        Making(start_training, lambda: vocabulary),
         store,
     )
 
@@ -81,7 +87,6 @@ class TextForm:
         self._work = work
         self._plan: PreparationPlan = work.plan
         self._recipe = work.plan.recipe
-        self._kinds = frozenset(self._recipe.policy.redact)
         self._source = TextSource(work)
 
     def phase(self, name: str) -> Phase:
@@ -89,6 +94,8 @@ class TextForm:
         makers = {
             JUDGE: self._judge,
             SELECT: self._select,
+            TREAT: self._treat,
+            HOLD: self._hold,
             TOKENIZER: self._tokenizer,
             ENCODE: self._encode,
             LAYOUT: self._layout,
@@ -124,28 +131,27 @@ class TextForm:
             SELECT, f"compare the documents of {self._plan.name}", "steps", [1.0], load, making, store
         )
 
+    def _treat(self) -> Phase:
+        return treat_phase(self._work, self._pages(), self._source.to_treat)
+
+    def _hold(self) -> Phase:
+        return hold_phase(self._work, self._source.treatable, len(self._source.files))
+
     def _tokenizer(self) -> Phase:
         files = self._source.tokenizer_files()
 
-        return tokenizer_phase(self._work, files, lambda: self._source.read(files))
+        return tokenizer_phase(self._work, files, lambda: self._source.treated(files))
 
     def _tokenizer_json(self) -> str:
         return self._work.get(TOKENIZER, 0).read_all().decode()
 
     def _encode(self) -> Phase:
         def settings() -> EncodingSettings:
-            form = self._recipe.quality.normalise
-            return EncodingSettings(self._kinds, form, self._tokenizer_json(), self._recipe.token_bytes)
+            return EncodingSettings(self._tokenizer_json(), self._recipe.token_bytes)
 
         def store(page: int, encoded: EncodedPage) -> None:
             train = encoded.train.tokens + encoded.canary
-            facts: dict[str, JsonValue] = {
-                "redactions": {
-                    kind.value: encoded.train.redactions.get(kind, 0)
-                    + encoded.heldout.redactions.get(kind, 0)
-                    for kind in Kind
-                }
-            }
+            facts: dict[str, JsonValue] = {}
             for name, part, tokens in (
                 (TRAIN_SPLIT, encoded.train, train),
                 (HELDOUT_SPLIT, encoded.heldout, encoded.heldout.tokens),
@@ -161,15 +167,14 @@ class TextForm:
     def _layout(self) -> Phase:
         """One task: what all pages hold, side by side, so that nobody else has to open them all."""
 
-        def load(_: int) -> list[Mapping[str, Any]]:
-            return [self._work.get(ENCODE, page).facts for page in range(self._plan.pages)]
+        def load(_: int) -> tuple[list[Mapping[str, Any]], dict[str, int]]:
+            pages = range(self._plan.pages)
+            treated = redactions_of(open_page(self._work, page) for page in pages)
+            return [self._work.get(ENCODE, page).facts for page in pages], treated
 
-        def store(_: int, pages: list[Mapping[str, Any]]) -> None:
-            facts: dict[str, JsonValue] = {
-                "redactions": {
-                    kind.value: sum(page["redactions"][kind.value] for page in pages) for kind in Kind
-                }
-            }
+        def store(_: int, found: tuple[list[Mapping[str, Any]], dict[str, int]]) -> None:
+            pages, treated = found
+            facts: dict[str, JsonValue] = {"redactions": treated}
             for name in SPLITS:
                 totals = {count: sum(page[name][count] for page in pages) for count in _COUNTS}
                 facts[name] = {**totals, "tokens": [page[name]["tokens"] for page in pages]}
@@ -240,6 +245,8 @@ class TextForm:
             "token_bytes": self._recipe.token_bytes,
             "redactions": facts["redactions"],
         }
+        if held := self._work.get(HOLD, 0).facts["held"]:
+            figures["quarantined"] = held
         if others := len(self._work.source.files) - len(self._source.files):
             figures["not_documents"] = others
         if SELECT in self._plan.phases:

@@ -46,6 +46,7 @@ class PreparationPlan:
     `phases` run one after the other. Page n holds the source's documents (or records) `page_starts[n]` up
     to `page_starts[n + 1]`, the last one up to the end. `shard_keys` seal the dataset's shards and artefacts,
     `work_keys[i]` the intermediates of phase i: one wrapped partition key for each 4,096 objects.
+    `pseudonym_key` is one more, which seals nothing: pseudonyms are made under it, where the policy has any.
     """
 
     format: int
@@ -64,6 +65,7 @@ class PreparationPlan:
     shards_per_task: int
     shard_keys: tuple[str, ...]
     work_keys: tuple[tuple[str, ...], ...]
+    pseudonym_key: str = ""
 
     @property
     def place(self) -> DatasetPlace:

@@ -30,8 +30,8 @@ from stoker.spec.recipe import RecipeSpec
 from stoker.store.errors import ObjectMissing, SwappedStream
 from stoker.store.objects import ObjectStore
 
-_GROWTH: Final = 4
-"""How many times longer a text may become by redaction: a label such as <IPV4> replaces what it names."""
+_GROWTH: Final = 16
+"""How many times longer a text may become by its policy: a pseudonym of 23 bytes replaces a name of two."""
 
 _COMPATIBILITY_GROWTH: Final = 12
 """And by NFKC: U+FDFA becomes 33 bytes of 3."""
@@ -84,6 +84,7 @@ def make_plan(
         shards_per_task=per_task,
         shard_keys=wrapped_keys(keys, place.kek, shards),
         work_keys=tuple(wrapped_keys(keys, place.kek, streams) for _ in phases),
+        pseudonym_key=wrapped_keys(keys, place.kek, 1)[0] if recipe.policy.makes_pseudonyms else "",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -50,6 +50,7 @@ from stoker.keys.refs import KekRef, Purpose
 from stoker.keys.states import KekState
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import DatasetRecord, DatasetState, ReviewRecord, SourceRecord
+from stoker.spec.policy import PolicySpec, policy_table
 from stoker.spec.quality import QualitySpec
 from stoker.spec.recipe import RecipeSpec
 from stoker.spec.records import RecordsSpec
@@ -98,8 +99,10 @@ def recipe_digest(recipe: RecipeSpec, lender_root: str = "") -> str:
 
     `lender_root` is the root of the dataset that lends its tokenizer.
     """
-    policy = replace(recipe.policy, redact=tuple(sorted(recipe.policy.redact)))
-    table = dict(_table(plain(replace(recipe, policy=policy))))
+    table = dict(_table(plain(recipe)))
+    limits = {"document_s": recipe.policy.document_s, "worker_bytes": recipe.policy.worker_bytes}
+    usual = {"document_s": PolicySpec().document_s, "worker_bytes": PolicySpec().worker_bytes}
+    table["policy"] = {**policy_table(recipe.policy), **({} if limits == usual else limits)}
     if recipe.quality == QualitySpec():
         del table["quality"]  # as before there were quality steps
     if recipe.records == RecordsSpec():

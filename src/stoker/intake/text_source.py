@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import bisect
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Final
 
 from stoker.intake.errors import BrokenRecord, TooLittleText
 from stoker.intake.packing import heldout_digests, tokenizer_sample
+from stoker.intake.policy.pages import HOLD, TreatedPage, open_page
 from stoker.intake.source_index import SourceFile
 from stoker.intake.tokenising import Documents
 from stoker.intake.workplace import Workplace
@@ -35,18 +37,28 @@ class TextSource:
         return bytes(self._work.get(SELECT, 0).read_all())
 
     @cached_property
+    def _held(self) -> bytes:
+        """A byte for each document, 1 where the policy holds it back."""
+        return bytes(self._work.get(HOLD, 0).read_all())
+
+    @cached_property
     def _heldout(self) -> frozenset[bytes]:
         kept = [file for number, file in enumerate(self.files) if self._stays(number)]
         digests = heldout_digests(kept, self._plan.recipe.heldout_fraction, self._plan.recipe.seed)
         if not digests:
             raise TooLittleText(
                 f"Source {self._plan.source.name} has too few different files for a held-out split.",
-                hint="Import at least two files that differ, or let the recipe's quality steps keep more.",
+                hint="Import at least two files that differ, or let quality steps and policy keep more.",
             )
         return digests
 
-    def _stays(self, number: int) -> bool:
+    def _is_kept(self, number: int) -> bool:
+        """Whether the quality steps keep a document."""
         return self._dropped is None or self._dropped[number] == 0
+
+    def _stays(self, number: int) -> bool:
+        """Whether a document goes into the dataset: it is kept, and no policy holds it back."""
+        return self._is_kept(number) and not self._held[number]
 
     def page(self, page: int) -> range:
         """The numbers of the documents of a page."""
@@ -60,16 +72,27 @@ class TextSource:
         """Every document of a page, dropped or not."""
         return [bytes(self._work.source.read(self.files[number])) for number in self.page(page)]
 
+    def treatable(self, page: int) -> list[int]:
+        """The numbers of the documents of a page that are treated: those that the quality steps keep."""
+        return [number for number in self.page(page) if self._is_kept(number)]
+
+    def to_treat(self, page: int) -> list[bytes]:
+        """The documents that are treated, as the source holds them."""
+        return [bytes(self._work.source.read(self.files[number])) for number in self.treatable(page)]
+
     def kept_of(self, page: int) -> Documents:
-        """The documents of a page that stay, by split; the last page ends with the source's canary."""
-        train: list[bytes] = []
-        heldout: list[bytes] = []
-        for number in self.page(page):
+        """The treated documents of a page by split; the last page ends with the source's canary."""
+        sides: tuple[list[bytes], list[bytes]] = ([], [])
+        source_bytes = [0, 0]
+        treated = open_page(self._work, page)
+        for place, number in enumerate(self.treatable(page)):
             if self._stays(number):
                 file = self.files[number]
-                side = heldout if file.sha256 in self._heldout else train
-                side.append(bytes(self._work.source.read(file)))
-        return Documents(train, heldout, self._canary() if page + 1 == self._plan.pages else None)
+                side = int(file.sha256 in self._heldout)
+                sides[side].append(treated.text(place))
+                source_bytes[side] += file.size_bytes
+        canary = self._canary() if page + 1 == self._plan.pages else None
+        return Documents(sides[0], sides[1], source_bytes[0], source_bytes[1], canary)
 
     def _canary(self) -> bytes:
         canary = self._work.source.canary
@@ -88,6 +111,16 @@ class TextSource:
             if self._stays(number) and file.sha256 not in self._heldout:
                 yield file
 
-    def read(self, files: list[SourceFile]) -> list[bytes]:
-        """The contents of some documents."""
-        return [bytes(self._work.source.read(file)) for file in files]
+    def treated(self, files: Iterable[SourceFile]) -> list[bytes]:
+        """The treated texts of some documents, in their order."""
+        numbers = {file.path: number for number, file in enumerate(self.files)}
+        found: list[bytes] = []
+        opened: tuple[int, TreatedPage, dict[int, int]] | None = None
+        for file in files:
+            number = numbers[file.path]
+            page = bisect.bisect_right(self._plan.page_starts, number) - 1
+            if opened is None or opened[0] != page:
+                places = {each: place for place, each in enumerate(self.treatable(page))}
+                opened = (page, open_page(self._work, page), places)
+            found.append(opened[1].text(opened[2][number]))
+        return found

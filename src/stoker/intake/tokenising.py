@@ -8,51 +8,41 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from stoker.intake.detect.scan import redact
 from stoker.intake.quality.judge import DocumentFacts, Selection, facts_of, select
-from stoker.intake.quality.normalise import normalised
 from stoker.intake.tokenizer import END_OF_TEXT_ID, WordEncoder, train_tokenizer
-from stoker.spec.quality import Normalisation, QualitySpec
-from stoker.spec.recipe import Kind
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingSettings:
-    """What a training worker needs to know."""
-
-    redact: frozenset[Kind]
-    normalise: Normalisation
-    vocabulary: int
+from stoker.spec.quality import QualitySpec
 
 
 @dataclass(frozen=True, slots=True)
 class EncodingSettings:
     """What an encoding worker needs to know."""
 
-    redact: frozenset[Kind]
-    normalise: Normalisation
     tokenizer_json: str
     token_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """The documents of one page by split, in order; `canary` ends the training split on the last page."""
+    """The treated documents of one page by split, in order, and how many bytes they had in the source.
+
+    `canary` ends the training split on the last page; no policy touches it.
+    """
 
     train: Sequence[bytes]
     heldout: Sequence[bytes]
+    train_source_bytes: int
+    heldout_source_bytes: int
     canary: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Some documents: their tokens, each document followed by end of text, and what was cut."""
+    """Some documents: their tokens, each document followed by end of text."""
 
     tokens: bytes
     documents: int
     source_bytes: int
     text_bytes: int
-    redactions: dict[Kind, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +64,9 @@ def start_selecting(spec: QualitySpec) -> Callable[[Sequence[DocumentFacts]], Se
     return lambda facts: select(facts, spec)
 
 
-def start_training(settings: TrainingSettings) -> Callable[[Sequence[bytes]], str]:
-    """A function from documents to a tokenizer's JSON."""
-
-    def train(documents: Sequence[bytes]) -> str:
-        forms = (normalised(document, settings.normalise) for document in documents)
-        texts = (redact(form, settings.redact)[0].decode() for form in forms)
-        return train_tokenizer(texts, settings.vocabulary)
-
-    return train
+def start_training(vocabulary: int) -> Callable[[Sequence[bytes]], str]:
+    """A function from treated documents to the JSON of a tokenizer of at most `vocabulary` tokens."""
+    return lambda documents: train_tokenizer((each.decode() for each in documents), vocabulary)
 
 
 def start_encoding(settings: EncodingSettings) -> Callable[[Documents], EncodedPage]:
@@ -90,21 +74,19 @@ def start_encoding(settings: EncodingSettings) -> Callable[[Documents], EncodedP
     encoder = WordEncoder(settings.tokenizer_json, settings.token_bytes)
     end = END_OF_TEXT_ID.to_bytes(settings.token_bytes, "little")
 
-    def encode(documents: Sequence[bytes]) -> Encoded:
+    def encode(documents: Sequence[bytes], source_bytes: int) -> Encoded:
         pieces: list[bytes] = []
-        redactions: dict[Kind, int] = {}
-        text_bytes = 0
         for document in documents:
-            text, counts = redact(normalised(document, settings.normalise), settings.redact)
-            pieces += (encoder.encode(text.decode()), end)
-            text_bytes += len(text)
-            for kind, count in counts.items():
-                redactions[kind] = redactions.get(kind, 0) + count
-        source_bytes = sum(len(document) for document in documents)
-        return Encoded(b"".join(pieces), len(documents), source_bytes, text_bytes, redactions)
+            pieces += (encoder.encode(document.decode()), end)
+        text_bytes = sum(len(document) for document in documents)
+        return Encoded(b"".join(pieces), len(documents), source_bytes, text_bytes)
 
     def encode_page(page: Documents) -> EncodedPage:
-        canary = b"" if page.canary is None else encode([page.canary]).tokens
-        return EncodedPage(encode(page.train), encode(page.heldout), canary)
+        canary = b"" if page.canary is None else encode([page.canary], 0).tokens
+        return EncodedPage(
+            encode(page.train, page.train_source_bytes),
+            encode(page.heldout, page.heldout_source_bytes),
+            canary,
+        )
 
     return encode_page

@@ -20,6 +20,8 @@ from stoker.intake.source_reader import SourceReader
 from stoker.intake.task_errors import BrokenPlan
 from stoker.keys.partition import KeySource
 from stoker.keys.refs import Purpose
+from stoker.keys.secret import SecretKey
+from stoker.store.errors import ObjectDiffers
 from stoker.store.header import StreamKind, StreamLabel
 from stoker.store.objects import ObjectStore, StoredObject
 from stoker.store.opened import OpenedKeys
@@ -81,10 +83,19 @@ class Workplace:
         """Seals the dataset's shards and artefacts by number."""
         return self._seal("", self.plan.shard_keys, 0)
 
-    def put(self, phase: str, task: int, facts: Mapping[str, JsonValue], body: BytesLike = b"") -> None:
+    def put(
+        self,
+        phase: str,
+        task: int,
+        facts: Mapping[str, JsonValue],
+        body: BytesLike = b"",
+        *,
+        first_stands: bool = False,
+    ) -> None:
         """Seal and store a task's intermediate; finds it when the same was stored before.
 
-        Raises ObjectDiffers, DiskFull, and what the key source raises.
+        `first_stands`: a task whose result hangs on time or memory keeps what was stored first. Otherwise
+        raises ObjectDiffers; also DiskFull, and what the key source raises.
         """
         encoded = canonical_json(facts)
         label = self._label(phase, task)
@@ -92,7 +103,12 @@ class Workplace:
         seal = self._seal(phase, self.plan.work_keys[self.plan.phases.index(phase)], first)
         content = b"".join((_LENGTH.pack(len(encoded)), encoded, body))
         sealed = seal.seal(label, content, chunk_log2=_CHUNK_LOG2)
-        create_same(self.store, self.key(phase, task), sealed.data)
+        try:
+            create_same(self.store, self.key(phase, task), sealed.data)
+        except ObjectDiffers:
+            if not first_stands:
+                raise
+            self.get(phase, task)  # what stands there must be a result of this very task
 
     def get(self, phase: str, task: int) -> Intermediate:
         """A task's intermediate. Raises ObjectMissing, BrokenPlan and what opening a sealed stream raises."""
@@ -136,6 +152,13 @@ class Workplace:
     def _label(self, phase: str, task: int) -> StreamLabel:
         number = (self.plan.phases.index(phase) + 1 << _PHASE_SHIFT) + task
         return self.plan.place.label(StreamKind.WORK, number, WORK_SCHEMA)
+
+    def pseudonym_key(self) -> SecretKey | None:
+        """The key that pseudonyms are made under, where the recipe makes any. The caller wipes it."""
+        if not self.plan.pseudonym_key:
+            return None
+        wrapped = bytes.fromhex(self.plan.pseudonym_key)
+        return self._keys.open_partition_key(self.plan.place.kek, wrapped, Purpose.DATASET)
 
     def _seal(self, name: str, wrapped: tuple[str, ...], first: int) -> RepeatableSeal:
         if name not in self._seals:

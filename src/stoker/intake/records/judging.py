@@ -7,27 +7,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Final
 
 from stoker.core.canonical import JsonValue, canonical_json
-from stoker.intake.detect.scan import redact
-from stoker.intake.quality.normalise import normalised
 from stoker.intake.records.decoding import Decoder
 from stoker.intake.tokenizer import END_OF_TEXT_ID, WordEncoder
-from stoker.spec.quality import Normalisation
-from stoker.spec.recipe import Kind
 from stoker.spec.records import RecordPart, RecordsSpec
 
-_MAX_LABEL: int = (1 << 63) - 1
+QUARANTINED: Final = "quarantined: "
+"""How the fault of a record begins that its policy holds back; the reason follows."""
+
+_MAX_LABEL: Final = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class RecordBytes:
-    """A record as the source holds it. `named_label` says that its label is a class name, not a number."""
+    """A record as the source holds it, but for its text, which was treated.
+
+    `named_label` says that its label is a class name, not a number; `held` why its policy holds it back.
+    """
 
     parts: Mapping[RecordPart, bytes]
     twice: frozenset[RecordPart]
     named_label: bool
+    held: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +39,6 @@ class JudgingSettings:
     """What a worker needs to know; `tokenizer_json` is empty where no tokens are made."""
 
     spec: RecordsSpec
-    redact: frozenset[Kind]
-    normalise: Normalisation
     tokenizer_json: str
     token_bytes: int
 
@@ -52,11 +54,10 @@ class JudgedRecord:
 
 @dataclass(frozen=True, slots=True)
 class JudgedPage:
-    """The records of a page in order, their texts as kept one after the other, and what was redacted."""
+    """The records of a page in order, and their texts as kept one after the other."""
 
     records: tuple[JudgedRecord, ...]
     texts: bytes
-    redactions: Mapping[str, int] = field(default_factory=dict)
 
     def encode_records(self) -> bytes:
         """The records as JSON."""
@@ -74,14 +75,12 @@ def start_judging_records(settings: JudgingSettings) -> Callable[[Sequence[Recor
     encoder = WordEncoder(settings.tokenizer_json, settings.token_bytes) if settings.tokenizer_json else None
     end = END_OF_TEXT_ID.to_bytes(settings.token_bytes, "little")
 
-    def text_of(document: bytes) -> tuple[bytes, Mapping[Kind, int]]:
-        text, counts = redact(normalised(document, settings.normalise), settings.redact)
-        return (text if encoder is None else encoder.encode(text.decode()) + end), counts
+    def text_of(document: bytes) -> bytes:
+        return document if encoder is None else encoder.encode(document.decode()) + end
 
     def judge(page: Sequence[RecordBytes]) -> JudgedPage:
         texts: list[bytes] = []
         records: list[JudgedRecord] = []
-        redactions: dict[str, int] = {}
         with Decoder(settings.spec) as decoder:
             for record in page:
                 if fault := fault_of(record, settings.spec, decoder):
@@ -89,26 +88,26 @@ def start_judging_records(settings: JudgingSettings) -> Callable[[Sequence[Recor
                     continue
                 text = b""
                 if RecordPart.TEXT in settings.spec.parts:
-                    text, counts = text_of(record.parts[RecordPart.TEXT])
-                    for kind, count in counts.items():
-                        redactions[kind.value] = redactions.get(kind.value, 0) + count
+                    text = text_of(record.parts[RecordPart.TEXT])
                 label = record.parts.get(RecordPart.LABEL, b"").decode().strip()
                 records.append(JudgedRecord("", label, len(text)))
                 texts.append(text)
-        return JudgedPage(tuple(records), b"".join(texts), redactions)
+        return JudgedPage(tuple(records), b"".join(texts))
 
     return judge
 
 
 def fault_of(record: RecordBytes, spec: RecordsSpec, decoder: Decoder) -> str:
     """Why a record cannot stay; empty when it can. Names no content."""
+    if record.held:
+        return QUARANTINED + record.held
     for part in spec.parts:
         if part not in record.parts:
             return f"no {part}"
         if part in record.twice:
             return f"more than one {part}"
     for part in (RecordPart.TEXT, RecordPart.LABEL):
-        if part in spec.parts and not _is_text(record.parts[part]):
+        if part in spec.parts and not is_text(record.parts[part]):
             return f"{part} is not UTF-8"
     if RecordPart.LABEL in spec.parts:
         label = record.parts[RecordPart.LABEL].decode().strip()
@@ -124,7 +123,8 @@ def fault_of(record: RecordBytes, spec: RecordsSpec, decoder: Decoder) -> str:
     return ""
 
 
-def _is_text(data: bytes) -> bool:
+def is_text(data: bytes) -> bool:
+    """Whether bytes are UTF-8."""
     try:
         data.decode()
     except UnicodeDecodeError:

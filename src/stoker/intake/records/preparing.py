@@ -1,4 +1,4 @@
-"""Records into a dataset: the phases tokenizer, judge, layout and pack, and the commit.
+"""Records into a dataset: the phases treat, tokenizer, judge, layout and pack, and the commit.
 
 See docs/design/intake.md, "Records" and "Tasks and executors".
 """
@@ -27,13 +27,16 @@ from stoker.intake.building import (
 from stoker.intake.dataset_writer import DatasetCommit
 from stoker.intake.errors import LabelMismatch, RecordFault, TooLittleText
 from stoker.intake.packing import heldout_digests, tokenizer_sample
+from stoker.intake.policy.pages import TREAT, TreatedPage, open_page, treat_phase
 from stoker.intake.records.grouping import Record, group, in_no_record
 from stoker.intake.records.judging import (
+    QUARANTINED,
     JudgedPage,
     JudgedRecord,
     JudgingSettings,
     RecordBytes,
     decode_records,
+    is_text,
     start_judging_records,
 )
 from stoker.intake.sharding import entries_of, entry_facts
@@ -60,7 +63,9 @@ _OPEN_PAGES: Final = 4
 
 def record_phases(recipe: RecipeSpec) -> tuple[str, ...]:
     """The phases that a recipe of records takes, in order."""
-    return (*((TOKENIZER,) if recipe.records.makes_tokens else ()), JUDGE, LAYOUT, PACK)
+    treating = (TREAT,) if RecordPart.TEXT in recipe.records.parts else ()
+    tokenizing = (TOKENIZER,) if recipe.records.makes_tokens else ()
+    return (*treating, *tokenizing, JUDGE, LAYOUT, PACK)
 
 
 def record_schema(recipe: RecipeSpec) -> RecordSchema:
@@ -96,6 +101,7 @@ class RecordsForm:
         self._recipe = work.plan.recipe
         self._spec = work.plan.recipe.records
         self._judged: dict[int, _Judged] = {}
+        self._treated: dict[int, TreatedPage] = {}
 
     @cached_property
     def _records(self) -> tuple[Record, ...]:
@@ -103,57 +109,81 @@ class RecordsForm:
 
     def phase(self, name: str) -> Phase:
         """The phase of this name; those before it have been done. Raises TooLittleText, RecordFault."""
-        makers = {TOKENIZER: self._tokenizer, JUDGE: self._judge, LAYOUT: self._layout, PACK: self._pack}
+        makers = {
+            TREAT: self._treat,
+            TOKENIZER: self._tokenizer,
+            JUDGE: self._judge,
+            LAYOUT: self._layout,
+            PACK: self._pack,
+        }
         return makers[name]()
 
     def _page(self, page: int) -> range:
         return self._plan.page(page, len(self._records))
 
+    def _treat(self) -> Phase:
+        return treat_phase(self._work, self._amounts(), self._texts)
+
+    def _amounts(self) -> list[float]:
+        return [
+            float(sum(self._records[number].size_bytes for number in self._page(page)))
+            for page in range(self._plan.pages)
+        ]
+
+    def _texts(self, page: int) -> list[bytes]:
+        """The texts of a page's records; nothing for a record without one or whose text is not UTF-8."""
+        found: list[bytes] = []
+        for number in self._page(page):
+            file = self._records[number].parts.get(RecordPart.TEXT)
+            text = b"" if file is None else bytes(self._work.source.read(file))
+            found.append(text if is_text(text) else b"")
+        return found
+
     def _tokenizer(self) -> Phase:
-        texts = [each.parts[RecordPart.TEXT] for each in self._records if RecordPart.TEXT in each.parts]
+        texts = {
+            each.parts[RecordPart.TEXT]: number
+            for number, each in enumerate(self._records)
+            if RecordPart.TEXT in each.parts
+        }
         if not texts:
             raise TooLittleText(
                 f"No record of source {self._plan.source.name} has a text.",
                 hint="Import texts as .txt files beside the others, or take text out of records.parts.",
             )
-        files = tokenizer_sample(texts, self._recipe.tokenizer_sample_bytes, self._recipe.seed)
-        source = self._work.source
-        return tokenizer_phase(
-            self._work, files, lambda: [_if_text(bytes(source.read(file))) for file in files]
-        )
+        files = tokenizer_sample(list(texts), self._recipe.tokenizer_sample_bytes, self._recipe.seed)
+        return tokenizer_phase(self._work, files, lambda: [self._treated_text(texts[file]) for file in files])
+
+    def _treated_text(self, number: int) -> bytes:
+        page = bisect.bisect_right(self._plan.page_starts, number) - 1
+        return self._treated_page(page).text(number - self._plan.page_starts[page])
+
+    def _treated_page(self, page: int) -> TreatedPage:
+        if page not in self._treated:
+            while len(self._treated) >= _OPEN_PAGES:
+                del self._treated[next(iter(self._treated))]
+            self._treated[page] = open_page(self._work, page)
+        return self._treated[page]
 
     def _tokenizer_json(self) -> str:
         return self._work.get(TOKENIZER, 0).read_all().decode() if self._spec.makes_tokens else ""
 
     def _judge(self) -> Phase:
         def load(page: int) -> list[RecordBytes]:
-            return [self._bytes_of(self._records[number]) for number in self._page(page)]
+            return [self._bytes_of(page, number) for number in self._page(page)]
 
         def store(page: int, judged: JudgedPage) -> None:
             records = judged.encode_records()
-            facts: dict[str, JsonValue] = {
-                "records_bytes": len(records),
-                "redactions": dict(judged.redactions),
-            }
-            self._work.put(JUDGE, page, facts, records + judged.texts)
+            self._work.put(JUDGE, page, {"records_bytes": len(records)}, records + judged.texts)
 
         def settings() -> JudgingSettings:
-            return JudgingSettings(
-                self._spec,
-                frozenset(self._recipe.policy.redact),
-                self._recipe.quality.normalise,
-                self._tokenizer_json(),
-                self._recipe.token_bytes,
-            )
+            return JudgingSettings(self._spec, self._tokenizer_json(), self._recipe.token_bytes)
 
-        amounts = [
-            float(sum(self._records[number].size_bytes for number in self._page(page)))
-            for page in range(self._plan.pages)
-        ]
         making = Making(start_judging_records, settings)
-        return Phase(JUDGE, f"judge the records of {self._plan.name}", "bytes", amounts, load, making, store)
+        label = f"judge the records of {self._plan.name}"
+        return Phase(JUDGE, label, "bytes", self._amounts(), load, making, store)
 
-    def _bytes_of(self, record: Record) -> RecordBytes:
+    def _bytes_of(self, page: int, number: int) -> RecordBytes:
+        record = self._records[number]
         parts = {
             part: bytes(self._work.source.read(file))
             for part, file in record.parts.items()
@@ -161,7 +191,12 @@ class RecordsForm:
         }
         label = record.parts.get(RecordPart.LABEL)
         named = label is not None and extension_of(label.path) == LABEL_EXTENSION
-        return RecordBytes(parts, record.twice, named)
+        held = ""
+        if is_text(parts.get(RecordPart.TEXT, b"\xff")):
+            treated = self._treated_page(page)
+            at = number - self._plan.page_starts[page]
+            parts[RecordPart.TEXT], held = treated.text(at), treated.held[at]
+        return RecordBytes(parts, record.twice, named, held)
 
     def _judged_page(self, page: int) -> _Judged:
         if page not in self._judged:
@@ -186,15 +221,15 @@ class RecordsForm:
             numbers: set[int] = set()
             for page in range(self._plan.pages):
                 opened = self._judged_page(page)
-                counts: Any = opened.body.facts["redactions"]
-                for kind, count in counts.items():
-                    redactions[kind] += count
-                for number, judged in zip(self._page(page), opened.records, strict=True):
+                counts = self._treated_page(page).counts if TREAT in self._plan.phases else None
+                for at, (number, judged) in enumerate(zip(self._page(page), opened.records, strict=True)):
                     if judged.fault:
                         self._allow(number, judged.fault)
                         left_out[judged.fault] = left_out.get(judged.fault, 0) + 1
                         continue
                     stays.append(number)
+                    for kind, count in (counts[at] if counts is not None else {}).items():
+                        redactions[kind] += count
                     if RecordPart.LABEL in self._spec.parts:
                         named = self._named(number)
                         names.update([judged.label] if named else [])
@@ -228,7 +263,7 @@ class RecordsForm:
         return Phase(LAYOUT, f"lay out {self._plan.name}", "steps", [1.0], load, None, store, here=True)
 
     def _allow(self, number: int, fault: str) -> None:
-        if self._spec.on_fault is OnFault.REFUSE:
+        if self._spec.on_fault is OnFault.REFUSE and not fault.startswith(QUARANTINED):
             raise RecordFault(
                 f"Record {printable(self._records[number].key)} of source {self._plan.source.name}: {fault}.",
                 hint='Mend the source and import it again, or set records.on_fault = "leave_out".',
@@ -360,12 +395,3 @@ class RecordsForm:
 def _classes(facts: Mapping[str, Any]) -> list[str]:
     found: list[str] = facts["classes"]
     return found
-
-
-def _if_text(data: bytes) -> bytes:
-    """The text; nothing for one that is not UTF-8, whose record will be a fault."""
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return b""
-    return data
