@@ -8,12 +8,13 @@ TORCH ?= cpu
 STOKER_HOME ?= $(CURDIR)/.stoker
 BIN := .venv/bin
 
-.PHONY: help run test check bench peers setup clean
+.PHONY: help run test check fuzz bench peers setup clean
 
 help:
 	@echo "make run        private text becomes a trained model, the whole way, on this machine"
 	@echo "make test       every check and every test"
 	@echo "make check      ruff, mypy --strict, import-linter"
+	@echo "make fuzz       every parser of untrusted bytes, FUZZ_SECONDS (60) each, guided by coverage"
 	@echo "make bench      the benchmarks, as tables"
 	@echo "make peers      the loaders that benchmarks compare with, in ./.venv-peers"
 	@echo "make run TORCH=cuda   the same with PyTorch's CUDA build"
@@ -38,6 +39,14 @@ test: check
 	@bash scripts/test_services.sh
 	@echo "== pytest on both cores"
 	@$(BIN)/pytest -n 2 --dist worksteal
+
+FUZZ_SECONDS ?= 60
+FUZZ_CORPUS ?= tests/fuzz/corpus
+
+fuzz: setup
+	@PYTHONPATH=tests $(BIN)/python -c "from support.fuzz_targets import TARGETS; print(*TARGETS, sep='\n')" | \
+	    xargs -P 2 -I{} bash -c 'out=$$($(BIN)/python tests/fuzz/run.py {} $(FUZZ_SECONDS) $(FUZZ_CORPUS) 2>&1) && \
+	    echo "{}: $$(grep -o "number_of_executed_units: .*" <<<"$$out")" || { echo "$$out"; exit 255; }'
 
 bench: setup
 	@for bench in bench/*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
