@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stoker.promises import search as search_module
-from stoker.promises.search import Matcher, forms_of, search
+from stoker.promises.search import Matcher, Remembered, forms_of, search
 
 SECRET = b"stoker-canary-0123456789abcdef0123456789abcdef"
 
@@ -141,3 +141,56 @@ def test_a_path_too_long_for_one_call_is_searched_all_the_same(tmp_path: Path) -
     assert [hit.path.name for hit in found.hits] == ["leak"]
     assert len(str(found.hits[0].path)) > 4096
     assert found.unreadable == ()
+
+
+# -- searching again
+
+
+def test_a_file_that_was_searched_is_not_read_again_until_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = tmp_path / "file", tmp_path / "other"
+    path.write_bytes(b"x" * 100)
+    other.write_bytes(b"y" * 50)
+    needles, remembered = {"canary": forms_of(SECRET)}, Remembered()
+    read: list[bytes] = []
+    monkeypatch.setattr(
+        search_module.Matcher,
+        "find",
+        lambda self, content, find=Matcher.find: (read.append(content), find(self, content))[1],
+    )
+
+    def again() -> tuple[int, int, list[str], list[bytes]]:
+        read.clear()
+        found = search([tmp_path], needles, remembered=remembered)
+        contents = [content for content in read if len(content) > 10]
+        return found.files, found.content_bytes, [hit.path.name for hit in found.hits], contents
+
+    assert again() == (2, 150, [], [b"x" * 100, b"y" * 50])
+    assert again() == (2, 150, [], [])
+    path.write_bytes(SECRET.ljust(100, b"x"))
+    os.utime(path, ns=(0, 0))  # the time of writing set back; the time of change is not
+    for _ in range(2):  # what held something is read each time
+        files, size, hits, contents = again()
+        assert (files, size, hits, len(contents)) == (2, 150, ["file"], 1)
+    remembered.forget()
+    assert len(again()[3]) == 2
+
+
+def test_what_was_searched_for_other_needles_does_not_count(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(SECRET)
+    remembered = Remembered()
+    assert not search([tmp_path], {"other": forms_of(SECRET[::-1])}, remembered=remembered).hits
+    assert search([tmp_path], {"canary": forms_of(SECRET)}, remembered=remembered).hits
+
+
+def test_a_file_with_another_in_its_place_is_read(tmp_path: Path) -> None:
+    path, beside = tmp_path / "file", tmp_path / "beside"
+    path.write_bytes(b"x" * len(SECRET))
+    remembered, needles = Remembered(), {"canary": forms_of(SECRET)}
+    assert not search([tmp_path], needles, remembered=remembered).hits
+    times = path.stat().st_mtime_ns
+    beside.write_bytes(SECRET)
+    os.utime(beside, ns=(times, times))
+    beside.replace(path)
+    assert search([tmp_path], needles, remembered=remembered).hits

@@ -10,7 +10,7 @@ from pathlib import Path
 from stoker.promises.canaries import Canaries, find_canaries
 from stoker.promises.house import OpenHouse
 from stoker.promises.promise import Check, PromiseReport, judged
-from stoker.promises.search import Matcher, Needles, Searched, search, search_store
+from stoker.promises.search import Matcher, Needles, Remembered, Searched, search, search_store
 
 _PROCESSES = Path("/proc")
 
@@ -20,10 +20,13 @@ def shared_folders() -> tuple[Path, ...]:
     return (Path("/dev/shm"), Path(tempfile.gettempdir()))  # noqa: S108 - searched, not written
 
 
-def check_plaintext(house: OpenHouse, outside: Sequence[Path], since_s: float) -> PromiseReport:
+def check_plaintext(
+    house: OpenHouse, outside: Sequence[Path], since_s: float, remembered: Remembered | None = None
+) -> PromiseReport:
     """Prove that the canaries are inside, then look for them outside: files, shared memory, processes.
 
-    Of the folders `outside` of STOKER_HOME, files that changed since `since_s` are read.
+    Of the folders `outside` of STOKER_HOME, files that changed since `since_s` are read, but not those that
+    `remembered` knows.
     """
     canaries = find_canaries(house)
     if not canaries.needles:
@@ -31,7 +34,7 @@ def check_plaintext(house: OpenHouse, outside: Sequence[Path], since_s: float) -
     checks = [*canaries.checks, _home(house, canaries)]
     if not Path(house.store.place).is_relative_to(house.home.root.resolve()):
         checks.append(_store_elsewhere(house, canaries))
-    found = search(outside, canaries.needles, newer_s=since_s)
+    found = search(outside, canaries.needles, newer_s=since_s, remembered=remembered)
     checks.append(
         _judged("shared memory and the temporary folder, files since this house was made", found, canaries)
     )

@@ -124,12 +124,51 @@ class Matcher:
                         yield stem, offset
 
 
-def search(folders: Iterable[Path], needles: Needles, *, newer_s: float = 0.0) -> Searched:
+class Remembered:
+    """Files that an earlier search read to their end and found nothing in; for checks that repeat.
+
+    A file is the same while its inode, size and times of writing and of change are. Writing through shared
+    memory may move these late, so a caller forgets everything from time to time.
+    """
+
+    def __init__(self) -> None:
+        self._needles: Needles = {}
+        self._files: dict[tuple[int, int], tuple[int, int, int]] = {}
+
+    def forget(self) -> None:
+        """The next search reads everything again."""
+        self._files.clear()
+
+    def begin(self, needles: Needles) -> None:
+        """A search for `needles` begins: what was searched for others does not count."""
+        if needles != self._needles:
+            self._needles = needles
+            self.forget()
+
+    def knows(self, status: os.stat_result) -> bool:
+        """Whether this very file was searched as it now is."""
+        return self._files.get((status.st_dev, status.st_ino)) == _state(status)
+
+    def add(self, status: os.stat_result) -> None:
+        """The file that was `status` before it was read held nothing."""
+        self._files[status.st_dev, status.st_ino] = _state(status)
+
+
+def _state(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def search(
+    folders: Iterable[Path], needles: Needles, *, newer_s: float = 0.0, remembered: Remembered | None = None
+) -> Searched:
     """Every file below `folders` changed since `newer_s`, every name and every link's target, for every form.
 
-    Symbolic links are not followed. What vanishes meanwhile is skipped; what cannot be read is named.
+    Symbolic links are not followed. What vanishes meanwhile is skipped; what cannot be read is named. A file
+    that `remembered` knows counts, and is not read again.
     """
-    task = _Search(Matcher(needles), newer_s)
+    if remembered is not None:
+        remembered.begin(needles)
+    task = _Search(Matcher(needles), newer_s, remembered)
     for folder in folders:
         task.walk(folder)
     return task.found()
@@ -137,7 +176,7 @@ def search(folders: Iterable[Path], needles: Needles, *, newer_s: float = 0.0) -
 
 def search_store(store: ObjectStore, needles: Needles) -> Searched:
     """Every object of a store that is reached over a network, and its name."""
-    task = _Search(Matcher(needles), 0.0)
+    task = _Search(Matcher(needles), 0.0, None)
     for key in store.list():
         path = Path(key)
         task.name(path, key.encode(), "name")
@@ -155,6 +194,7 @@ class _Search:
 
     matcher: Matcher
     newer_s: float
+    remembered: Remembered | None
     files: int = 0
     content_bytes: int = 0
     hits: dict[tuple[Path, str, str], Hit] = field(default_factory=dict)
@@ -211,8 +251,17 @@ class _Search:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         descriptor = os.open(name, flags, dir_fd=parent)
         try:
-            size = os.fstat(descriptor).st_size
-            self.content(path, lambda start, length: os.pread(descriptor, length, start), size, descriptor)
+            status = os.fstat(descriptor)
+            if self.remembered is not None and self.remembered.knows(status):
+                self.files += 1
+                self.content_bytes += status.st_size
+                return
+            hits = len(self.hits)
+            self.content(
+                path, lambda start, length: os.pread(descriptor, length, start), status.st_size, descriptor
+            )
+            if self.remembered is not None and len(self.hits) == hits:
+                self.remembered.add(status)
         finally:
             os.close(descriptor)
 

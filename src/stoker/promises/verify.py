@@ -25,6 +25,7 @@ from stoker.promises.log import check_log
 from stoker.promises.plaintext import check_plaintext, shared_folders
 from stoker.promises.promise import PROMISES, Check, PromiseReport, VerifyReport, judged
 from stoker.promises.runs import ToldRun, told_runs
+from stoker.promises.search import Remembered
 from stoker.store.cache import NodeCache
 from stoker.store.objects import ObjectStore
 
@@ -55,11 +56,13 @@ def verify_promises(
     progress: Progress,
     outside: Sequence[Path] | None = None,
     numbers: Collection[int] = tuple(PROMISES),
+    remembered: Remembered | None = None,
 ) -> VerifyReport:
     """Check the promises with these `numbers` now. A check that ends in an error does not hold.
 
     `outside` are the folders that are searched for plaintext besides STOKER_HOME and the store; when None,
-    those that every process of the machine may write to.
+    those that every process of the machine may write to. `remembered` spares who verifies again and again
+    the files there that have not changed.
     """
     began_s = clock.monotonic_s()
     house = OpenHouse(home, ledger, backend, store, cache, clock)
@@ -67,7 +70,7 @@ def verify_promises(
     folders = shared_folders() if outside is None else outside
     checks: dict[int, Callable[[], PromiseReport]] = {
         1: lambda: check_decisions(house, known.acts),
-        2: lambda: check_plaintext(house, folders, known.acts.began_s),
+        2: lambda: check_plaintext(house, folders, known.acts.began_s, remembered),
         3: lambda: check_destruction(house),
         4: lambda: check_integrity(house, known.runs, known.acts, progress),
         5: lambda: check_isolation(known.runs, known.acts, probe_now()),
