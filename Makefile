@@ -21,7 +21,7 @@ help:
 
 setup: .venv/ready-$(TORCH)
 
-.venv/ready-$(TORCH): pyproject.toml constraints.txt scripts/setup.sh
+.venv/ready-$(TORCH): pyproject.toml constraints.txt requirements.lock scripts/setup.sh
 	@bash scripts/setup.sh "$(PYTHON)" "$(TORCH)"
 	@rm -f .venv/ready-* && touch $@
 

@@ -29,11 +29,13 @@ fi
 [ -x .venv/bin/python ] || { say "making .venv with $("$python" --version)"; "$python" -m venv .venv; }
 pip() { .venv/bin/python -m pip --disable-pip-version-check --quiet "$@" 2> >(grep -v '^WARNING: Location' >&2 || true); }
 
+# Every file by its hash and none that would have to run code to be built; torch comes in no other way than below.
+say "installing Stoker's packages (each file checked against requirements.lock)"
+pip install --require-hashes --no-deps --only-binary :all: --requirement requirements.lock
 say "installing PyTorch 2.13.0 ($torch build)"
-pip install --constraint constraints.txt "$want"
+pip install --constraint constraints.txt --only-binary :all: "$want"
 if [ "$torch" = cpu ] && .venv/bin/python -m pip --disable-pip-version-check list 2>/dev/null | grep -q '^nvidia-'; then
     say "note: this package index served PyTorch's CUDA build; it works on a CPU too, but takes several GB"
 fi
-say "installing Stoker and its tools (versions pinned in constraints.txt)"
-pip install --constraint constraints.txt --editable '.[train,data,ray,kms,names,faces,web,dev]'
+pip install --no-deps --no-build-isolation --editable .
 say "ready: $(.venv/bin/stoker --version)"
