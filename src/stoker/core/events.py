@@ -30,6 +30,8 @@ class EventKind(enum.StrEnum):
     RUN_STARTED = "run_started"
     ATTEMPT_STARTED = "attempt_started"
     ISOLATION_PROBED = "isolation_probed"
+    CALLER_REFUSED = "caller_refused"
+    LEASE_ENDED = "lease_ended"
     RANK_SPAWNED = "rank_spawned"
     RANK_STARTED = "rank_started"
     RANK_READY = "rank_ready"
@@ -65,6 +67,8 @@ REQUIRED_FIELDS: Final[Mapping[EventKind, Mapping[str, type | tuple[type, ...]]]
     EventKind.RUN_STARTED: {"steps": int, "world_size": int},
     EventKind.ATTEMPT_STARTED: {"world_size": int, "resume_step": int},
     EventKind.ISOLATION_PROBED: {"state": str, "reason": str},
+    EventKind.CALLER_REFUSED: {"count": int},
+    EventKind.LEASE_ENDED: {"reason": str},
     EventKind.RANK_SPAWNED: {"pid": int},
     EventKind.RANK_STARTED: {"pid": int},
     EventKind.RANK_READY: {"resume_step": int, "parameters": int},
@@ -165,7 +169,7 @@ def decode_event(line: bytes, place: str) -> Event:
             kind=EventKind(head["kind"]),
             fields=body,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BadEvent(f"{place}: missing or wrong envelope ({error!r}).") from error
     if not (math.isfinite(event.ts) and math.isfinite(event.mono_s)):
         raise BadEvent(f"{place}: 'ts' and 'mono_s' must be finite numbers of seconds.")
