@@ -139,7 +139,7 @@ def test_files_larger_than_a_shard_and_many_shards(home: IntakeHome, folder: Pat
     assert found["large.txt"] == b"line\n" * 1_000_000
 
 
-def test_strange_names_are_kept_and_never_printed_raw(home: IntakeHome, folder: Path) -> None:
+def test_atk_059_strange_names_are_kept_and_never_printed_raw(home: IntakeHome, folder: Path) -> None:
     names = ["new\nline", "\x1b[31mred", "ünï ☃", "-rf", "a" * 255, "…", "'\"`$(x)"]
     deep = "/".join(["d" * 250] * 17) + "/leaf"
     for name in names:

@@ -201,7 +201,7 @@ def test_the_signature_comes_last_and_only_once(tmp_path: Path) -> None:
         _open(store, root)
 
 
-def test_a_header_that_comes_twice_is_refused() -> None:
+def test_atk_016_a_header_that_comes_twice_is_refused() -> None:
     writer = ManifestWriter()
     writer.add(_entry(0))
     writer.add(_entry(1))

@@ -210,7 +210,7 @@ def test_every_truncation_is_refused() -> None:
             _open(data + extra, keys)
 
 
-def test_a_cut_at_a_chunks_border_is_called_a_cut() -> None:
+def test_atk_002_a_cut_at_a_chunks_border_is_called_a_cut() -> None:
     keys = MemoryKeys()
     sealed = _seal(keys)
     data = bytes(sealed.data)
@@ -225,7 +225,7 @@ def test_a_cut_at_a_chunks_border_is_called_a_cut() -> None:
             _open(cut, keys, object_bytes=len(data))
 
 
-def test_swapped_and_repeated_chunks_are_refused() -> None:
+def test_atk_004_swapped_and_repeated_chunks_are_refused() -> None:
     keys = MemoryKeys()
     data = bytes(_seal(keys).data)
     start = len(parse_header(data, len(data), PLACE).encoded)
@@ -241,7 +241,7 @@ def test_swapped_and_repeated_chunks_are_refused() -> None:
         _open_and_read(data[:start] + b"".join([chunks[0], *chunks[2:]]), keys)
 
 
-def test_a_chunk_from_another_shard_of_the_same_partition_key_is_refused() -> None:
+def test_atk_006_a_chunk_from_another_shard_of_the_same_partition_key_is_refused() -> None:
     keys = MemoryKeys()
     with PartitionSeal(keys, KEK, Purpose.DATASET) as seal:
         one = bytearray(seal.seal(LABEL, PLAIN, chunk_log2=LOG2).data)
@@ -257,6 +257,25 @@ def test_a_chunk_from_another_shard_of_the_same_partition_key_is_refused() -> No
                 _open_and_read(bytes(mixed), keys)
 
 
+def test_atk_016_random_numbers_that_repeat_never_give_two_shards_one_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in a machine that was copied while it ran: every salt and nonce comes twice."""
+    monkeypatch.setattr(secrets, "token_bytes", lambda size=32: b"\x07" * size)
+    keys = MemoryKeys()
+    with PartitionSeal(keys, KEK, Purpose.DATASET) as seal:
+        sealed = [
+            bytes(seal.seal(label, PLAIN, chunk_log2=LOG2).data)
+            for label in (LABEL, relabel(shard=8), relabel(version="f" * 32), LABEL)
+        ]
+    headers = [parse_header(data, len(data), PLACE) for data in sealed]
+    assert len({header.salt for header in headers}) == 1
+    with keys.open_partition_key(KEK, headers[0].wrapped_key, Purpose.DATASET) as key:
+        stream_keys = [header.stream_key(key, PLACE) for header in headers]
+    assert len(set(stream_keys[:3])) == 3, "the key depends on what the stream is, not on the salt alone"
+    assert stream_keys[3] == stream_keys[0], "the very same shard again is what the manifest refuses"
+
+
 @pytest.mark.parametrize(
     ("field", "label"),
     [
@@ -268,13 +287,13 @@ def test_a_chunk_from_another_shard_of_the_same_partition_key_is_refused() -> No
         ("review digest", relabel(review_digest=bytes(32))),
     ],
 )
-def test_a_valid_stream_in_anothers_place_is_refused(field: str, label) -> None:
+def test_atk_008_a_valid_stream_in_anothers_place_is_refused(field: str, label) -> None:
     keys = MemoryKeys()
     with pytest.raises(SwappedStream, match=f"{PLACE} is another stream than expected: its {field} is"):
         _open(_seal(keys, label).data, keys)
 
 
-def test_a_rollback_to_an_older_valid_stream_is_refused() -> None:
+def test_atk_010_a_rollback_to_an_older_valid_stream_is_refused() -> None:
     keys = MemoryKeys()
     older, newer = _seal(keys), _seal(keys)
     for recorded in (newer.facts.header_digest, newer.facts.header_digest[:16]):
@@ -371,7 +390,7 @@ def _salamander(keys: list[bytes], nonce: bytes, blocks: int) -> bytes:
     return b"".join(block.to_bytes(16) for block in cipher) + tag(0).to_bytes(16)
 
 
-def test_an_invisible_salamander_opens_under_one_key_only() -> None:
+def test_atk_014_an_invisible_salamander_opens_under_one_key_only() -> None:
     """One ciphertext that GCM opens under two keys: the payload lets it through, the commitment does not."""
     kms = MemoryKeys()
     first, wrapped = kms.new_partition_key(KEK, Purpose.DATASET)
@@ -415,7 +434,7 @@ class _Counted(BytesSource):
         return super().read(start, length)
 
 
-def test_lengths_are_capped_before_anything_is_allocated() -> None:
+def test_atk_012_lengths_are_capped_before_anything_is_allocated() -> None:
     keys = MemoryKeys()
     data = bytes(_seal(keys).data)
     source = _Counted(data, 1 << 60)
@@ -487,7 +506,7 @@ def test_an_abandoned_writer_leaves_nothing_that_opens() -> None:
         _open(written.getvalue(), keys)
 
 
-def test_a_partition_key_seals_4096_streams_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_atk_018_a_partition_key_seals_4096_streams_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = MemoryKeys()
     with PartitionSeal(keys, KEK, Purpose.DATASET) as seal:
         for _ in range(4096):

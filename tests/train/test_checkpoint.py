@@ -111,7 +111,7 @@ def test_a_checkpoint_loads_exactly_on_another_world_size(
             assert resumed_losses == pytest.approx(losses, rel=1e-5)
 
 
-def test_parts_and_records_hold_no_pickle_and_are_read_by_name(runs: SavedRuns, tmp_path: Path) -> None:
+def test_atk_049_parts_and_records_hold_no_pickle_and_are_read_by_name(runs: SavedRuns, tmp_path: Path) -> None:
     reference, state, _ = runs.copy(tmp_path, 2)
     keys = runs.keys
     with open_objects(tmp_path, keys) as objects:
@@ -311,7 +311,7 @@ def test_a_record_under_another_runs_key_is_refused_though_this_reader_could_ope
     assert log.state.next_sequence == 1
 
 
-def test_an_item_that_would_be_pickled_is_refused(tmp_path: Path) -> None:
+def test_atk_049_an_item_that_would_be_pickled_is_refused(tmp_path: Path) -> None:
     with open_objects(tmp_path, small_keys()) as objects:
         writer = CheckpointWriter(objects, 0)
         item = WriteItem(MetadataIndex("optimizer/lr"), WriteItemType.BYTE_IO)

@@ -117,7 +117,7 @@ STRANGE: list[tuple[str, bytes, str]] = [
 
 
 @pytest.mark.parametrize(("data", "message"), [row[1:] for row in STRANGE], ids=[row[0] for row in STRANGE])
-def test_a_strange_header_is_refused_and_named(data: bytes, message: str) -> None:
+def test_atk_051_a_strange_header_is_refused_and_named(data: bytes, message: str) -> None:
     with pytest.raises(BadCheckpointPart, match=message) as caught:
         parse_header(data, "part 3")
     assert "part 3" in caught.value.message

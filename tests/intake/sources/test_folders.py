@@ -281,7 +281,7 @@ def lying(what: str) -> bytes:
 
 
 @pytest.mark.parametrize("what", CLAIMS)
-def test_a_picture_or_clip_that_claims_too_much_is_named_without_decoding_it(
+def test_atk_061_a_picture_or_clip_that_claims_too_much_is_named_without_decoding_it(
     home: IntakeHome, folder: Path, what: str
 ) -> None:
     name, _, reason, says = CLAIMS[what]

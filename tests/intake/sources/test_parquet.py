@@ -194,7 +194,9 @@ def break_header(data: bytes) -> bytes:
         lambda _: b"PAR1 no table PAR1",
     ],
 )
-def test_a_broken_file_is_named_and_the_next_one_taken(home: IntakeHome, folder: Path, breaks: Any) -> None:
+def test_atk_055_a_broken_file_is_named_and_the_next_one_taken(
+    home: IntakeHome, folder: Path, breaks: Any
+) -> None:
     parquet.write_table(
         table(),
         folder / "a.parquet",
@@ -490,7 +492,7 @@ def reads_outside(side: WorkerSide) -> None:
         (reads_outside, "its parser answered nonsense"),
     ],
 )
-def test_a_worker_that_misbehaves_is_ended_and_named(parser: Any, says: str) -> None:
+def test_atk_055_a_worker_that_misbehaves_is_ended_and_named(parser: Any, says: str) -> None:
     with pytest.raises(StreamFault, match=says):
         list(
             parse_confined(

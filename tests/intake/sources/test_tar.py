@@ -104,6 +104,11 @@ ODD: dict[str, tuple[tuple[str, bytes, dict[str, object]], str]] = {
     "fifo": (("x", b"", {"type": tarfile.FIFOTYPE}), "special_file"),
     "absolute": (("/etc/x.txt", b"x", {}), "unsafe_name"),
     "dots": (("a/../../x.txt", b"x", {}), "unsafe_name"),
+    "drive": (("C:\\x.txt", b"x", {}), "unsafe_name"),
+    "drive and slash": (("c:/x.txt", b"x", {}), "unsafe_name"),
+    "share": (("\\\\host\\x.txt", b"x", {}), "unsafe_name"),
+    "dots and backslash": (("a\\..\\..\\x.txt", b"x", {}), "unsafe_name"),
+    "may run as root": (("x.exe", b"\xff\xfe", {"mode": 0o4755}), "not_utf8"),
     "deep": (("a/" * 250 + "x.txt", b"x", {}), "unsafe_name"),
     "empty": (("x.txt", b"", {}), "empty"),
     "large": (("x.txt", b"x" * 101, {}), "too_large"),
@@ -117,7 +122,7 @@ ODD: dict[str, tuple[tuple[str, bytes, dict[str, object]], str]] = {
 
 
 @pytest.mark.parametrize("what", ODD)
-def test_a_member_that_cannot_be_taken_is_counted_and_the_others_are_taken(
+def test_atk_057_a_member_that_cannot_be_taken_is_counted_and_the_others_are_taken(
     home: IntakeHome, folder: Path, what: str
 ) -> None:
     member, reason = ODD[what]
@@ -137,7 +142,7 @@ def test_a_member_that_cannot_be_taken_is_counted_and_the_others_are_taken(
     ("what", "error"),
     [("absolute", BrokenSource), ("dots", BrokenSource), ("twice", DuplicateName)],
 )
-def test_what_leads_elsewhere_or_is_there_twice_stops_the_import_by_default(
+def test_atk_057_what_leads_elsewhere_or_is_there_twice_stops_the_import_by_default(
     home: IntakeHome, folder: Path, what: str, error: type[Exception]
 ) -> None:
     (folder / "a.tar").write_bytes(tar_with(("good.txt", b"good", {}), ODD[what][0]))
@@ -147,7 +152,7 @@ def test_what_leads_elsewhere_or_is_there_twice_stops_the_import_by_default(
     assert not Path("/etc/x.txt").exists()
 
 
-def test_names_that_differ_only_in_case_are_taken_and_told_or_left_out_or_refused(
+def test_atk_059_names_that_differ_only_in_case_are_taken_and_told_or_left_out_or_refused(
     home: IntakeHome, folder: Path
 ) -> None:
     (folder / "a.tar").write_bytes(tar_of({"x.txt": b"1", "X.txt": b"2", "ß.txt": b"3", "SS.txt": b"4"}))

@@ -7,6 +7,7 @@ truncated. See docs/design/intake.md, "Sources".
 
 from __future__ import annotations
 
+import re
 import tarfile
 from collections.abc import Generator, Iterator
 from typing import Final
@@ -65,6 +66,10 @@ def read_tar(intake: Intake, candidate: Candidate, stream: Stream) -> Iterator[I
             intake.judge.settle(not_taken)
 
 
+_ON_WINDOWS: Final = re.compile(r"^(?:[A-Za-z]:|\\\\)|(?:^|[\\/])\.\.(?:[\\/]|$)")
+"""A drive, a share, or the way up with a backslash: plain names here, a way out on another system."""
+
+
 def _name(intake: Intake, candidate: Candidate, member: tarfile.TarInfo) -> str | None:
     """The member's name as a plain relative path; None for a folder. Raises NotTaken."""
     place = f"{candidate.path}/{member.name}"
@@ -79,7 +84,8 @@ def _name(intake: Intake, candidate: Candidate, member: tarfile.TarInfo) -> str 
     except UnicodeEncodeError as error:
         raise NotTaken(Reason.NAME_NOT_UTF8, place) from error
     parts = [part for part in member.name.split("/") if part not in ("", ".")]
-    if member.name.startswith("/") or ".." in parts or not parts or len(parts) > MAX_DEPTH:
+    elsewhere = member.name.startswith("/") or ".." in parts or _ON_WINDOWS.search(member.name)
+    if elsewhere or not parts or len(parts) > MAX_DEPTH:
         text = (
             f"{printable(candidate.path)} holds a member named {member.name[:100]!a}, which leads elsewhere."
         )
