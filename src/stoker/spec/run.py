@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from stoker.spec.mixture import MixturePartSpec, weights_problem
 from stoker.spec.model import ModelSpec
+from stoker.spec.terms import Protection
 
 
 class Precision(enum.StrEnum):
@@ -64,9 +65,32 @@ class IsolationPolicy(enum.StrEnum):
     REQUIRED = "required"
 
 
+class IsolationMeans(enum.StrEnum):
+    """What closes the network of a run's processes."""
+
+    AUTO = "auto"
+    NAMESPACE = "namespace"
+    BUBBLEWRAP = "bubblewrap"
+
+
+@dataclass(frozen=True, slots=True)
+class LinksSpec:
+    """How links are protected that Stoker cannot look into; absent: what it sees for itself.
+
+    `ranks`: between the ranks of the run. `store`: to the store. See docs/design/fleet.md, "Links".
+    """
+
+    ranks: Protection | None = None
+    store: Protection | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class LaunchSpec:
-    """Where and how the ranks run. `isolation` required: no key is leased to ranks that reach a network."""
+    """Where and how the ranks run. `isolation` required: no key is leased to ranks that reach a network.
+
+    Without its supervisor a lease lasts `lease_s`; a way out of the network is looked for every
+    `isolation_probe_every_s`, and one that is found ends the lease at once.
+    """
 
     ranks: int = 2
     threads_per_rank: int = 1
@@ -74,6 +98,10 @@ class LaunchSpec:
     hang_after_s: float = 60.0
     start_within_s: float = 180.0
     isolation: IsolationPolicy = IsolationPolicy.WHEN_POSSIBLE
+    isolate_by: IsolationMeans = IsolationMeans.AUTO
+    isolation_probe_every_s: float = 10.0
+    lease_s: float = 300.0
+    links: LinksSpec = field(default_factory=LinksSpec)
 
     def problems(self) -> Iterator[str]:
         """One sentence for each rule that is broken, naming the key and its value."""
@@ -85,16 +113,35 @@ class LaunchSpec:
         for name in ("hang_after_s", "start_within_s"):
             if not 1.0 <= getattr(self, name) <= 86_400.0:
                 yield f"{name} is {getattr(self, name)}; it must be 1 to 86400 seconds."
+        if not 0.1 <= self.isolation_probe_every_s <= 3_600.0:
+            yield (
+                f"isolation_probe_every_s is {self.isolation_probe_every_s}; it must be 0.1 to 3600 seconds."
+            )
+        if not 2.0 <= self.lease_s <= 3_600.0:
+            yield f"lease_s is {self.lease_s}; it must be 2 to 3600 seconds."
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluateSpec:
-    """What is measured at the end of a run."""
+    """What is measured at the end of a run.
+
+    `exposure_candidates`: how many texts the canary of each dataset is compared with, 0 for none. A model
+    whose exposure is above `exposure_limit_bits` knows its training data by heart and is not to be released.
+    """
 
     heldout: bool = True
     baselines: bool = True
+    exposure_candidates: int = 512
+    exposure_limit_bits: float = 20.0
     sample_tokens: int = 96
     sample_prompt: str = "def "
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each rule that is broken, naming the key and its value."""
+        if self.exposure_candidates and not 2 <= self.exposure_candidates <= 1_000_000:
+            yield f"exposure_candidates is {self.exposure_candidates}; it must be 0 or 2 to 1000000."
+        if not 0.0 < self.exposure_limit_bits <= 128.0:
+            yield f"exposure_limit_bits is {self.exposure_limit_bits}; it must be above 0, at most 128."
 
 
 @dataclass(frozen=True, slots=True)

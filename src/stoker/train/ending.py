@@ -20,6 +20,7 @@ from stoker.spec.recipe import Kind
 from stoker.spec.run import RunSpec
 from stoker.train.baselines import BigramModel, evaluate_compressors
 from stoker.train.evaluate import Evaluation, evaluate_model
+from stoker.train.exposure import Exposure, find_canary, measure_exposure
 from stoker.train.generate import generate
 from stoker.train.telemetry import Telemetry
 from stoker.train.token_bytes import TokenBytes
@@ -56,6 +57,17 @@ def end_run(
         heldout.wipe()
         if leads:
             _tell(replace(found, name=f"model on {name}"), telemetry)
+    if spec.evaluate.exposure_candidates > 0:
+        for name, each in {spec.datasets[0]: dataset, **others}.items():
+            exposure = _exposure(model, each, tokenizer, token_bytes, spec, telemetry)
+            if exposure is not None and leads:
+                telemetry.emit(
+                    EventKind.EXPOSURE,
+                    dataset=name,
+                    bits=round(exposure.bits, 3),
+                    rank_among=exposure.rank,
+                    candidates=exposure.candidates,
+                )
     if spec.evaluate.sample_tokens > 0:
         text = _sample(model, dataset, tokenizer, token_bytes, spec, telemetry)
         if leads:
@@ -92,6 +104,30 @@ def _tell(evaluation: Evaluation, telemetry: Telemetry) -> None:
         bytes=evaluation.bytes,
         tokens=evaluation.tokens,
         seconds=round(evaluation.seconds, 6),
+    )
+
+
+def _exposure(
+    model: nn.Module,
+    dataset: FeedDataset,
+    tokenizer: bytearray,
+    token_bytes: TokenBytes,
+    spec: RunSpec,
+    telemetry: Telemetry,
+) -> Exposure | None:
+    """How well the model knows the dataset's canary; None where the dataset holds none."""
+    split = cast("SampleSplit", dataset.split("train"))
+    canary = find_canary(split, token_bytes)
+    split.wipe()
+    if canary is None:
+        return None
+    return measure_exposure(
+        model,
+        canary,
+        lambda text: encode(tokenizer, text),
+        context_tokens=split.sample_tokens - 1,
+        candidates=spec.evaluate.exposure_candidates,
+        section=telemetry.enter,
     )
 
 

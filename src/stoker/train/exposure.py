@@ -45,7 +45,6 @@ class Exposure:
     bits: float
     rank: int
     candidates: int
-    seconds: float = 0.0
 
 
 def find_canary(split: SampleSplit, token_bytes: TokenBytes) -> bytes | None:
