@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from stoker.feed.feed import Feed
 from stoker.feed.open_shards import KEYS_KEPT_S, MAX_OPEN_SHARDS
 from stoker.keys.agent import KeyAgent
 from stoker.keys.agent_client import AgentKeySource
+from stoker.keys.caller import Caller, key_sockets
 from stoker.keys.errors import KeyDestroyed, LeaseExpired
 from stoker.keys.lease import Lease
 from stoker.keys.partition import BackendKeySource
@@ -202,11 +202,11 @@ def test_an_expired_lease_of_the_key_agent_passes_through(tmp_path: Path) -> Non
     sealed = sealed_dataset(tmp_path / "store", BackendKeySource(backend), kek=kek)
     lease = Lease("lease-1", "run/r-1", frozenset({kek}), frozenset(), "train", clock.now_s() + 100)
     agent = KeyAgent(backend, lease, clock)
-    ours, theirs = socket.socketpair()
-    serving = threading.Thread(target=agent.serve, args=(theirs,))
+    (theirs, ours), caller = key_sockets(), Caller.this_process()
+    serving = threading.Thread(target=agent.serve, args=(theirs, caller))
     serving.start()
     try:
-        dataset = sealed.open(keys=AgentKeySource(ours), clock=clock)
+        dataset = sealed.open(keys=AgentKeySource.of(ours, caller), clock=clock)
         with Feed(dataset, global_batch=8, seed=3) as feed:
             feed.next_array()
         clock.advance(200)

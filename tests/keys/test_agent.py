@@ -26,6 +26,7 @@ from stoker.keys.agent_protocol import (
     encode_key,
     encode_request,
 )
+from stoker.keys.caller import Caller, key_sockets
 from stoker.keys.errors import AgentLost, KeyDestroyed, LeaseExpired, LeaseRefused, WrongContext
 from stoker.keys.file_backend import FileBackend
 from stoker.keys.lease import Lease, Use
@@ -50,16 +51,17 @@ class House:
         expires_s = self.clock.now_s() + 60
         self.lease = Lease("l-1", "r-1", may_open, frozenset({self.run}), "train own-text", expires_s)
         self.agent = KeyAgent(self.backend, self.lease, self.clock)
+        self.caller = Caller.this_process()
         self.threads: list[threading.Thread] = []
         self.sockets: list[socket.socket] = []
         self.endings: dict[int, Ending] = {}
 
     def connect(self) -> socket.socket:
-        ours, theirs = socket.socketpair()
+        ours, theirs = key_sockets()
         number = len(self.threads)
 
         def serve() -> None:
-            self.endings[number] = self.agent.serve(ours)
+            self.endings[number] = self.agent.serve(ours, self.caller)
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -87,7 +89,7 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 
 def test_a_lease_covers_opening_and_sealing_apart(house: House) -> None:
-    rank = AgentKeySource(house.connect())
+    rank = AgentKeySource.of(house.connect(), house.caller)
     _, wrapped = rank.new_partition_key(house.run, CHECKPOINT)
     rank.open_partition_key(house.run, wrapped, CHECKPOINT).wipe()
     with pytest.raises(LeaseRefused, match="seal under KEK dataset/"):
@@ -102,7 +104,7 @@ def test_a_lease_covers_opening_and_sealing_apart(house: House) -> None:
 
 
 def test_an_expired_lease_gives_no_key_until_it_is_renewed(house: House) -> None:
-    rank = AgentKeySource(house.connect())
+    rank = AgentKeySource.of(house.connect(), house.caller)
     house.clock.advance(60)
     with pytest.raises(LeaseExpired, match="l-1"):
         rank.new_partition_key(house.run, CHECKPOINT)
@@ -114,7 +116,7 @@ def test_an_expired_lease_gives_no_key_until_it_is_renewed(house: House) -> None
 
 
 def test_a_revoked_lease_is_over_for_every_rank_and_for_good(house: House) -> None:
-    ranks = [AgentKeySource(house.connect()) for _ in range(3)]
+    ranks = [AgentKeySource.of(house.connect(), house.caller) for _ in range(3)]
     house.agent.revoke()
     for rank in ranks:
         with pytest.raises(LeaseRefused, match="revoked"):
@@ -124,7 +126,7 @@ def test_a_revoked_lease_is_over_for_every_rank_and_for_good(house: House) -> No
 
 
 def test_a_closed_agent_ends_every_connection(house: House) -> None:
-    ranks = [AgentKeySource(house.connect()) for _ in range(3)]
+    ranks = [AgentKeySource.of(house.connect(), house.caller) for _ in range(3)]
     ranks[0].new_partition_key(house.run, CHECKPOINT)[0].wipe()
     house.agent.close()
     assert {house.ending(number) for number in range(3)} == {Ending.CLOSED}
@@ -160,7 +162,7 @@ MALFORMED = {
 
 @pytest.mark.parametrize("message", MALFORMED.values(), ids=MALFORMED.keys())
 def test_a_malformed_message_closes_only_its_connection(house: House, message: bytes) -> None:
-    good, bad = AgentKeySource(house.connect()), house.connect()
+    good, bad = AgentKeySource.of(house.connect(), house.caller), house.connect()
     bad.settimeout(30)  # an agent that waits for more fails the test instead of hanging it
     bad.sendall(message)
     with contextlib.suppress(ConnectionResetError):  # what the agent had not read is thrown away
@@ -170,7 +172,7 @@ def test_a_malformed_message_closes_only_its_connection(house: House, message: b
 
 
 def test_a_rank_that_dies_in_the_middle_of_a_message_harms_nobody(house: House) -> None:
-    good, bad = AgentKeySource(house.connect()), house.connect()
+    good, bad = AgentKeySource.of(house.connect(), house.caller), house.connect()
     bad.sendall(struct.pack(">I", 40) + b"\x01")
     bad.close()
     assert house.ending(1) is Ending.MALFORMED
@@ -178,7 +180,7 @@ def test_a_rank_that_dies_in_the_middle_of_a_message_harms_nobody(house: House) 
 
 
 def test_a_rank_that_closes_before_the_answer_harms_nobody(house: House) -> None:
-    good, bad = AgentKeySource(house.connect()), house.connect()
+    good, bad = AgentKeySource.of(house.connect(), house.caller), house.connect()
     bad.sendall(frame(bytes(encode_request(Request(Use.SEAL, house.run, CHECKPOINT)))) * 50)
     bad.close()
     assert house.ending(1) in (Ending.CLOSED, Ending.MALFORMED)
@@ -186,7 +188,7 @@ def test_a_rank_that_closes_before_the_answer_harms_nobody(house: House) -> None
 
 
 def test_many_ranks_and_threads_at_once_each_get_their_own_keys(house: House) -> None:
-    ranks = [AgentKeySource(house.connect()) for _ in range(4)]
+    ranks = [AgentKeySource.of(house.connect(), house.caller) for _ in range(4)]
     seen: list[bytes] = []
     failed: list[int] = []
 
@@ -225,9 +227,9 @@ def test_keys_never_cross_a_network_socket(house: House, kind: socket.SocketKind
             continue
         with socket.socket(family, kind) as sock:
             with pytest.raises(AgentLost, match="AF_UNIX"):
-                AgentKeySource(sock)
+                AgentKeySource.of(sock, house.caller)
             with pytest.raises(AgentLost, match="AF_UNIX"):
-                house.agent.serve(sock)
+                house.agent.serve(sock, house.caller)
 
 
 def answering(raw: bytes) -> AgentKeySource:
@@ -242,7 +244,7 @@ def answering(raw: bytes) -> AgentKeySource:
                 pass
 
     threading.Thread(target=drain, daemon=True).start()
-    return AgentKeySource(theirs)
+    return AgentKeySource.of(theirs, Caller.this_process())
 
 
 @pytest.mark.parametrize(

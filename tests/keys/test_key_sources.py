@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import pytest
 from stoker.core.clock import ManualClock
 from stoker.keys.agent import KeyAgent
 from stoker.keys.agent_client import AgentKeySource
+from stoker.keys.caller import Caller, key_sockets
 from stoker.keys.errors import KeyDestroyed, KeyExpired, KeyNotActive, WrongContext
 from stoker.keys.file_backend import FileBackend
 from stoker.keys.lease import Lease
@@ -42,10 +42,10 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
         "l-1", "r-1", frozenset({one, other}), frozenset({one, other}), "a test", clock.now_s() + 1e6
     )
     agent = KeyAgent(backend, lease, clock)
-    ours, theirs = socket.socketpair()
-    thread = threading.Thread(target=agent.serve, args=(ours,))
+    (ours, theirs), caller = key_sockets(), Caller.this_process()
+    thread = threading.Thread(target=agent.serve, args=(ours, caller))
     thread.start()
-    source = AgentKeySource(theirs)
+    source = AgentKeySource.of(theirs, caller)
     yield Bench(backend, clock, (one, other), source)
     source.close()
     thread.join()

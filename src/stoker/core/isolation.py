@@ -1,4 +1,4 @@
-"""A network where processes reach one another and nothing else: promise 5. See docs/design/fleet.md, "Isolation".
+"""A network where processes reach one another and nothing else: promise 5. See docs/design/fleet.md.
 
 A process moves into a fresh network namespace that has only a loopback device, tries to get out in every way
 it knows, and tells the result as an event. Where the platform refuses the namespace, that is the result.
@@ -16,10 +16,13 @@ import secrets
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from stoker.core.seccomp import refuse_ways_out
 
 _CLONE_NEWUSER: Final = 0x1000_0000
 _CLONE_NEWNET: Final = 0x4000_0000
@@ -36,6 +39,9 @@ shows as a packet that is accepted for sending; without one the kernel answers "
 _NO_WAY: Final = frozenset(
     {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ECONNREFUSED}
 )
+
+_DISCARD: Final = 9
+_NO_HYPERVISOR: Final = _NO_WAY | {errno.EPERM, errno.ENODEV, errno.EACCES, errno.EPROTONOSUPPORT}
 
 
 class IsolationState(enum.StrEnum):
@@ -59,20 +65,34 @@ class Isolation:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Listeners that an isolated process must not reach: a TCP port of the machine's loopback, an abstract
+    name, and a socket file; no path where there is none."""
+
+    port: int
+    name: str
+    path: str = ""
+
+
 class NamespaceRefused(OSError):
     """The kernel, or a policy of this machine, does not allow a network namespace."""
 
 
-def isolate() -> Isolation:
+def isolate(*, loopback: bool = True) -> Isolation:
     """Move this process into a network of its own, if the platform lets it; the caller probes afterwards.
 
-    The process must have a single thread. Root does it directly, others through a user namespace.
+    The process must have a single thread. Root does it directly, others through a user namespace. Without
+    `loopback` it reaches not even itself. Calls that would lead around the namespace are refused from then on
+    (core/seccomp.py).
     """
     if not sys.platform.startswith("linux"):
         return Isolation(IsolationState.REFUSED, f"{sys.platform} has no network namespaces")
     try:
         _enter_namespace()
-        _bring_loopback_up()
+        if loopback:
+            _bring_loopback_up()
+        refuse_ways_out()
     except OSError as error:
         return Isolation(IsolationState.REFUSED, f"a network namespace was refused: {error.strerror}")
     return Isolation(IsolationState.ISOLATED, "only a loopback device")
@@ -107,10 +127,11 @@ def _bring_loopback_up() -> None:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | _IFF_UP))
 
 
-def probe(outside_port: int, outside_name: str) -> Isolation:
-    """Try to get out in each way; `outside_port` and `outside_name` are listeners of the supervisor.
+def probe(outside: Outside | None, *, loopback: bool = True, processes: Iterable[int] = ()) -> Isolation:
+    """Try to get out in each way; `outside` are listeners of the supervisor, or of another parent.
 
-    ISOLATED only when loopback works and everything else failed; otherwise OPEN with the ways that lead out.
+    `processes` are looked at as well: they must be in this process's network. ISOLATED only when everything
+    failed and, with `loopback`, loopback works; otherwise OPEN with the ways that lead out.
     """
     ways = [
         *_devices(),
@@ -118,15 +139,48 @@ def probe(outside_port: int, outside_name: str) -> Isolation:
         *_sends("UDP over IPv6", socket.AF_INET6, socket.SOCK_DGRAM, _OUTSIDE_V6),
         *_sends("TCP over IPv4", socket.AF_INET, socket.SOCK_STREAM, _OUTSIDE_V4),
         *_sends("TCP over IPv6", socket.AF_INET6, socket.SOCK_STREAM, _OUTSIDE_V6),
-        *_connects("the machine's loopback", socket.AF_INET, ("127.0.0.1", outside_port)),
-        *_connects("an abstract socket", socket.AF_UNIX, b"\0" + outside_name.encode()),
+        *(_listeners(outside) if outside is not None else ()),
         *_resolves(),
+        *_hypervisor(),
+        *_strays(processes),
     ]
     if ways:
         return Isolation(IsolationState.OPEN, "reached: " + ", ".join(ways))
+    if not loopback:
+        return Isolation(IsolationState.ISOLATED, "no network at all; no way out was found")
     if not _loopback_works():
         return Isolation(IsolationState.OPEN, "ranks could not reach one another either")
     return Isolation(IsolationState.ISOLATED, "only peers on this node are reached; no way out was found")
+
+
+def _listeners(outside: Outside) -> Iterator[str]:
+    yield from _connects("the machine's loopback", socket.AF_INET, ("127.0.0.1", outside.port))
+    yield from _connects("an abstract socket", socket.AF_UNIX, b"\0" + outside.name.encode())
+    if outside.path:
+        yield from _connects("a socket file", socket.AF_UNIX, outside.path.encode())
+
+
+def _hypervisor() -> Iterator[str]:
+    """Sockets to the hypervisor, which no namespace closes; any answer of it, or silence, is a way out."""
+    family = getattr(socket, "AF_VSOCK", None)
+    if family is None:
+        return
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.settimeout(_PROBE_TIMEOUT_S)
+            sock.connect((socket.VMADDR_CID_HOST, _DISCARD))
+    except OSError as error:
+        if not isinstance(error, TimeoutError) and error.errno in _NO_HYPERVISOR:
+            return
+    yield "the hypervisor"
+
+
+def _strays(processes: Iterable[int]) -> Iterator[str]:
+    """Processes in another network; those that may not be looked at, or have ended, are passed over."""
+    for pid in processes:
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/ns/net").readlink() != Path("/proc/self/ns/net").readlink():
+                yield f"process {pid} is in another network"
 
 
 def _devices() -> Iterator[str]:
@@ -195,13 +249,16 @@ def _loopback_works() -> bool:
 
 
 @contextlib.contextmanager
-def listening_outside() -> Iterator[tuple[int, str]]:
-    """Listeners in the supervisor's network that an isolated agent must not reach: a TCP port, a name."""
+def listening_outside() -> Iterator[Outside]:
+    """Listeners in this network that an isolated process must not reach: a TCP port, a name, a file."""
     name = f"stoker-probe-{secrets.token_hex(8)}"
     with contextlib.ExitStack() as stack:
         tcp = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        path = ""
         if sys.platform.startswith("linux"):
-            abstract = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            abstract.bind(b"\0" + name.encode())
-            abstract.listen(1)
-        yield int(tcp.getsockname()[1]), name
+            path = f"{stack.enter_context(tempfile.TemporaryDirectory(prefix=name))}/s"
+            for place in (b"\0" + name.encode(), path.encode()):
+                listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                listener.bind(place)
+                listener.listen(1)
+        yield Outside(int(tcp.getsockname()[1]), name, path)

@@ -9,7 +9,7 @@ It stands between the dataset and the feed, so order, state and reading ahead ar
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -132,6 +132,11 @@ class DecodedSplit:
     def shard_chunks(self) -> int:
         """The blocks of each shard but the last."""
         return self._split.shard_chunks
+
+    @property
+    def require_lease(self) -> Callable[[], None]:
+        """Raises LeaseExpired or LeaseRefused when called, unless the lease it is read under is good."""
+        return self._split.require_lease
 
     def shard_access(self) -> ShardAccess | None:
         """The shards for who brings them into the node's cache before they are read; None without one."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from stoker.core.clock import Clock, SystemClock
 from stoker.feed.errors import EmptySplit
+from stoker.feed.lease import lease_of_splits
 from stoker.feed.order import Order
 from stoker.feed.shard_prefetch import DEFAULT_SHARDS_AHEAD_S, prefetch_of
 from stoker.feed.source import INT64, FeedDataset, FeedSplit
@@ -66,7 +67,8 @@ class Feed(BatchStream):
         batches = reader.batches(self._order, rank * rows, rows, reading)
         clock = clock or SystemClock()
         prefetch = prefetch_of([reader], [self._order], rank * rows, rows, shards_ahead_s, clock)
-        super().__init__(batches, global_batch, prefetch_batches, clock, prefetch)
+        lease = lease_of_splits([reader])
+        super().__init__(batches, global_batch, prefetch_batches, clock, prefetch, lease)
 
     @property
     def samples_per_epoch(self) -> int:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from stoker.core.clock import Clock, SystemClock
 from stoker.feed.errors import BadMixture
 from stoker.feed.feed import filled_split
+from stoker.feed.lease import lease_of_splits
 from stoker.feed.mixture_pattern import Turns, pattern_of_turns, turns_of_parts, turns_of_weights
 from stoker.feed.mixture_reader import MixtureReader
 from stoker.feed.mixture_state import MixtureState, PartState
@@ -99,7 +100,8 @@ class Mixture(BatchStream):
         self._reader = MixtureReader(splits, self._orders, pattern, rank * rows, rows, reading)
         prefetch = prefetch_of(splits, self._orders, rank * rows, rows, shards_ahead_s, clock, pattern)
         self._last_step: int | None = None
-        super().__init__(self._reader, global_batch, prefetch_batches, clock, prefetch)
+        lease = lease_of_splits(splits)
+        super().__init__(self._reader, global_batch, prefetch_batches, clock, prefetch, lease)
 
     @property
     def drawn(self) -> tuple[int, ...]:

@@ -10,8 +10,9 @@ from typing import Final, Generic, Protocol, TypeVar
 from stoker.core.clock import Clock
 from stoker.core.errors import StokerError
 from stoker.feed.errors import NotSamples
+from stoker.feed.lease import LEASE_OVER
 from stoker.feed.shard_needs import CachedShards
-from stoker.keys.partition import KeySource
+from stoker.keys.partition import KeySource, lease_of
 from stoker.store.cache import NodeCache
 from stoker.store.errors import (
     CommitmentMismatch,
@@ -93,6 +94,8 @@ class OpenShards(Generic[S]):
         self._store = store
         self._cache = cache
         self._keys = OpenedKeys(keys)
+        self.require_lease: Final = lease_of(keys)
+        """Raises LeaseExpired or LeaseRefused unless the lease that the keys are under is good now."""
         self._clock = clock
         self._wait = True
         self._shards: OrderedDict[int, S] = OrderedDict()
@@ -103,9 +106,16 @@ class OpenShards(Generic[S]):
     def read(self, shard: int, read: Callable[[S], T]) -> T:
         """What `read` makes of the open shard. Raises what opening and reading it raises.
 
+        First it is asked whether the lease is good: when it is over every shard is closed and the keys are
+        wiped, and LeaseExpired or LeaseRefused is raised.
         A copy in the node's cache that turns out bad is replaced once by the store's object; when that is bad
         as well, the first error, which names shard and chunk, is raised.
         """
+        try:
+            self.require_lease()
+        except LEASE_OVER:
+            self.wipe()
+            raise
         now_s = self._clock.monotonic_s()
         if now_s - self._opened_s > KEYS_KEPT_S:
             self.wipe()

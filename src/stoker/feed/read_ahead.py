@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 from stoker.core.errors import StokerError
+from stoker.feed.lease import LEASE_OVER
 from stoker.feed.shard_prefetch import ShardPrefetch
 from stoker.feed.source import BatchSource, RunSource
 
@@ -94,6 +95,12 @@ class ReadAhead:
     def _read_run(self, steps: range) -> Run:
         if self._prefetch is not None:
             self._prefetch.advance(steps.start, steps.stop)
+        batches, error = self._read_steps(steps)
+        if isinstance(error, LEASE_OVER):
+            self._end_prefetch()  # nothing that it brings in can be opened
+        return batches, error
+
+    def _read_steps(self, steps: range) -> Run:
         if isinstance(self._batches, RunSource):
             return self._batches.read_run(steps)
         batches: list[Any] = []

@@ -58,6 +58,11 @@ class RecordSplitReader:
         )
 
     @property
+    def require_lease(self) -> Callable[[], None]:
+        """Raises LeaseExpired or LeaseRefused when called, unless the lease it is read under is good."""
+        return self._shards.require_lease
+
+    @property
     def name(self) -> str:
         """The split's name."""
         return self._split.name

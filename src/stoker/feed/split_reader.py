@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,11 @@ class SplitReader:
             keys=keys,
             clock=clock,
         )
+
+    @property
+    def require_lease(self) -> Callable[[], None]:
+        """Raises LeaseExpired or LeaseRefused when called, unless the lease it is read under is good."""
+        return self._shards.require_lease
 
     @property
     def name(self) -> str:

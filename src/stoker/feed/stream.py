@@ -10,16 +10,18 @@ import abc
 import math
 import os
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
 from stoker.core.clock import Clock, SystemClock
 from stoker.feed.errors import BadFeedSetting, BadRank, BadWorldSize, FeedStopped
+from stoker.feed.lease import LEASE_OVER
 from stoker.feed.order import MAX_SHAPE
 from stoker.feed.read_ahead import ReadAhead
 from stoker.feed.shard_prefetch import ShardPrefetch
 from stoker.feed.source import INT64, STORED, BatchSource, ReadSettings
+from stoker.keys.partition import require_nothing
 
 DEFAULT_WINDOW_CHUNKS: Final = 4
 DEFAULT_PREFETCH_BATCHES: Final = 4
@@ -40,7 +42,9 @@ class BatchStream(abc.ABC):
         prefetch_batches: int | None,
         clock: Clock | None,
         prefetch: ShardPrefetch | None = None,
+        require_lease: Callable[[], None] = require_nothing,
     ) -> None:
+        self._require_lease = require_lease
         self._batches = batches
         self._global_batch = global_batch
         self._clock = clock or SystemClock()
@@ -84,7 +88,16 @@ class BatchStream(abc.ABC):
         return self._batches.as_tensors(self.next_array())
 
     def next_array(self) -> Any:
-        """The next share as it was read, for use without torch; of token samples one numpy array."""
+        """The next share as it was read, for use without torch; of token samples one numpy array.
+
+        When the lease is over no batch is handed out any more, also none that was read ahead: all are
+        overwritten, and LeaseExpired or LeaseRefused is raised.
+        """
+        try:
+            self._require_lease()
+        except LEASE_OVER:
+            self._stop(f"lost its lease at step {self._step}")
+            raise
         ready = self._ahead.ready
         if ready:
             self._last_wait_s = 0.0

@@ -23,7 +23,8 @@ from stoker.core.clock import Clock, SystemClock
 from stoker.core.errors import BadEvent, StokerError
 from stoker.core.events import MAX_LINE_BYTES, Event, EventKind, EventLog, Section, decode_event, encode_event
 from stoker.core.ids import RunId
-from stoker.core.isolation import Isolation, IsolationState, isolate, probe
+from stoker.core.isolation import Isolation, IsolationState, probe
+from stoker.core.landlock import writing_only_in
 from stoker.fleet.agent_plan import (
     MAX_PLAN_BYTES,
     AgentPlan,
@@ -34,8 +35,11 @@ from stoker.fleet.agent_plan import (
     decode_order,
     decode_plan,
 )
+from stoker.fleet.container import contained, read_plan
 from stoker.fleet.errors import AgentFailed
 from stoker.fleet.rank_process import (
+    EVENT_FD_NAME,
+    KEY_FD_NAME,
     RankProcess,
     adopt_orphans,
     ended_ranks,
@@ -44,8 +48,9 @@ from stoker.fleet.rank_process import (
     spawn_rank,
 )
 from stoker.fleet.signals import signals_as_bytes
+from stoker.keys.caller import SECRET_FD_NAME
+from stoker.keys.lease_page import LEASE_FD_NAME
 from stoker.keys.memory import harden_process
-from stoker.spec.run import IsolationPolicy
 
 RANK_KINDS: Final = frozenset(
     {
@@ -83,7 +88,15 @@ class _Ear:
 class Agent:
     """One attempt's ranks on this node, from spawn to the last one reaped."""
 
-    def __init__(self, control: socket.socket, plan: AgentPlan, log: EventLog, clock: Clock) -> None:
+    def __init__(
+        self,
+        control: socket.socket,
+        plan: AgentPlan,
+        log: EventLog,
+        clock: Clock,
+        contained: Isolation | None = None,
+    ) -> None:
+        """`contained` says how this process was isolated already; None: it was not asked for."""
         self._control = control
         self._plan = plan
         self._log = log
@@ -98,6 +111,8 @@ class Agent:
         self._kill_at_s: float | None = None
         self._supervised = True
         self._isolated = False
+        self._probe_at_s: float | None = None
+        self._contained = contained
 
     def run(self) -> None:
         """Serve until every rank is gone and there is nothing more to do. Kills all ranks on any way out."""
@@ -135,14 +150,16 @@ class Agent:
                 self._take_signals(os.read(wake_fd, 4096))
             elif any(ear is key.data for ear in self._ears.values()):
                 self._hear(key.data)
-        if self._kill_at_s is not None and self._clock.monotonic_s() >= self._kill_at_s:
+        now_s = self._clock.monotonic_s()
+        if self._kill_at_s is not None and now_s >= self._kill_at_s:
             self._kill_all()
+        if self._probe_at_s is not None and now_s >= self._probe_at_s:
+            self._probe_again()
         self._reap()
 
     def _patience_s(self) -> float | None:
-        if self._kill_at_s is None:
-            return None
-        return max(self._kill_at_s - self._clock.monotonic_s(), 0.0)
+        awaited = [each for each in (self._kill_at_s, self._probe_at_s) if each is not None]
+        return max(min(awaited) - self._clock.monotonic_s(), 0.0) if awaited else None
 
     # -- the supervisor
 
@@ -177,8 +194,9 @@ class Agent:
             self._kill_all()
             return
         self._kill_at_s = self._clock.monotonic_s() + order.grace_s
-        for rank in self._ranks.values():
-            rank.ask_to_end()
+        if not order.quiet:
+            for rank in self._ranks.values():
+                rank.ask_to_end()
 
     def _kill_all(self) -> None:
         self._kill_at_s = None
@@ -218,42 +236,58 @@ class Agent:
     # -- the ranks
 
     def _probe_isolation(self) -> None:
-        plan = self._plan
-        if plan.isolation is IsolationPolicy.OFF:
-            found = Isolation(IsolationState.OPEN, "isolation was not asked for")
-        else:
-            found = isolate()
-            if found.state is IsolationState.ISOLATED:
-                found = probe(plan.outside_port, plan.outside_name)
+        found = self._contained or Isolation(IsolationState.OPEN, "isolation was not asked for")
+        if found.state is IsolationState.ISOLATED:
+            found = probe(self._plan.outside)
         self._isolated = found.state is IsolationState.ISOLATED
         # Until a rank is started its key socket is ours, and no other process may take it out of our hands.
         # Not before the namespace: a process that cannot be looked into may not write its own maps of users.
         harden_process()
         self._tell(EventKind.ISOLATION_PROBED, state=found.state.value, reason=found.reason)
 
+    def _probe_again(self) -> None:
+        """Where ranks were isolated it is tried again and again whether they still are."""
+        found = probe(self._plan.outside, processes=[each.pid for each in self._ranks.values()])
+        self._tell(EventKind.ISOLATION_PROBED, state=found.state.value, reason=found.reason)
+        closed = found.state is IsolationState.ISOLATED
+        self._probe_at_s = self._clock.monotonic_s() + self._plan.probe_every_s if closed else None
+
     def _spawn_all(self) -> None:
         if self._spawned or self._stopping:
             return
         self._spawned = True
-        for rank, command in enumerate(self._plan.commands):
+        if self._isolated:
+            self._probe_at_s = self._clock.monotonic_s() + self._plan.probe_every_s
+        writable = self._plan.writable
+        ruleset = None if writable is None else writing_only_in([Path(each) for each in writable])
+        try:
+            self._spawn_each(ruleset)
+        finally:
+            if ruleset is not None:
+                os.close(ruleset)
+
+    def _spawn_each(self, ruleset: int | None) -> None:
+        plan = self._plan
+        for rank, command in enumerate(plan.commands):
             reader, writer = os.pipe()
             os.set_blocking(reader, False)
             ear = _Ear(reader)
             self._selector.register(reader, selectors.EVENT_READ, ear)
-            key_fd = self._plan.key_fds[rank] if self._plan.key_fds else None
-            log_path = Path(self._plan.log_folder) / f"rank-{rank}.log"
+            own = {EVENT_FD_NAME: writer}
+            if plan.key_fds:
+                own |= {KEY_FD_NAME: plan.key_fds[rank], SECRET_FD_NAME: plan.secret_fds[rank]}
+            shared = {LEASE_FD_NAME: plan.lease_fd} if plan.lease_fd >= 0 else {}
             process = spawn_rank(
                 command,
-                environment=self._plan.environment,
-                event_fd=writer,
-                key_fd=key_fd,
-                lock_fd=self._plan.lock_fd,
-                log_path=log_path,
+                environment=plan.environment,
+                named_fds={**own, **shared},
+                lock_fd=plan.lock_fd,
+                log_path=Path(plan.log_folder) / f"rank-{rank}.log",
                 powerless=self._isolated,
+                ruleset=ruleset,
             )
-            os.close(writer)
-            if key_fd is not None:
-                os.close(key_fd)
+            for descriptor in own.values():
+                os.close(descriptor)
             self._ranks[rank], self._ears[rank] = process, ear
             self._tell(EventKind.RANK_SPAWNED, rank=rank, pid=process.pid)
 
@@ -351,16 +385,20 @@ def main(arguments: list[str]) -> int:
     """Take the plan from the control socket and serve it. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m stoker.fleet.agent")
     parser.add_argument("--control", type=int, required=True, help="descriptor of the control socket")
-    control = socket.socket(fileno=parser.parse_args(arguments).control)
-    os.set_inheritable(control.fileno(), False)
+    parser.add_argument("--plan", type=int, default=-1, help="descriptor of the plan, in a container")
+    words = parser.parse_args(arguments)
+    control = socket.socket(fileno=words.control)
     refuse_core_files()
     adopt_orphans()
     try:
-        plan = decode_plan(_first_line(control))
+        begun = words.plan >= 0
+        plan = decode_plan(read_plan(words.plan) if begun else _first_line(control))
+        os.set_inheritable(control.fileno(), False)
         control.setblocking(False)
+        found = contained(plan, control, begun)
         log = EventLog(Path(plan.events_path))
         try:
-            Agent(control, plan, log, SystemClock()).run()
+            Agent(control, plan, log, SystemClock(), found).run()
         finally:
             log.close()
     except StokerError as error:

@@ -12,18 +12,20 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from stoker.core.config import from_plain
+from stoker.core.isolation import Outside
 from stoker.core.result import plain
-from stoker.spec.run import IsolationPolicy
+from stoker.spec.run import IsolationMeans, IsolationPolicy
 
 MAX_PLAN_BYTES: Final = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class AgentPlan:
-    """One attempt on one node. `key_fds` has one descriptor a rank; empty where ranks need no keys.
+    """One attempt on one node. `key_fds` and `secret_fds` have one descriptor a rank, or none where ranks
+    need no keys; `lease_fd` is -1 where there is no page of the lease.
 
-    `outside_port` and `outside_name` are a TCP port and an abstract socket on which the supervisor listens:
-    the isolation probe must not reach them.
+    `outside` is where the supervisor listens: the isolation probe, repeated every `probe_every_s`, must not
+    reach it. Ranks write only in `writable` where the kernel can see to it; None: nobody sees to it.
     """
 
     run: str
@@ -32,12 +34,16 @@ class AgentPlan:
     commands: tuple[tuple[str, ...], ...]
     environment: Mapping[str, str]
     key_fds: tuple[int, ...]
+    secret_fds: tuple[int, ...]
+    lease_fd: int
     lock_fd: int
     events_path: str
     log_folder: str
     isolation: IsolationPolicy
-    outside_port: int
-    outside_name: str
+    isolate_by: IsolationMeans
+    probe_every_s: float
+    outside: Outside
+    writable: tuple[str, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +60,13 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End every rank: SIGTERM first when `grace_s` is more than zero, SIGKILL after it; then end."""
+    """End every rank: SIGTERM first when `grace_s` is more than zero, SIGKILL after it; then end.
+
+    `quiet`: no SIGTERM; ranks know from their lease that they are to end, and wipe what they hold before.
+    """
 
     grace_s: float
+    quiet: bool = False
 
 
 Order: TypeAlias = Spawn | Kill | Stop
@@ -87,7 +97,7 @@ def decode_order(line: bytes) -> Order:
     if name == "kill":
         return Kill(int(body["rank"]))
     if name == "stop":
-        return Stop(float(body["grace_s"]))
+        return Stop(float(body["grace_s"]), body["quiet"] is True)
     raise ValueError(f"unknown order {name!a}")
 
 

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,6 +21,7 @@ from stoker.core.atomic import naming_full_disk
 from stoker.core.clock import Clock
 from stoker.core.errors import Busy
 from stoker.core.events import MAX_LINE_BYTES, Event, decode_event
+from stoker.core.isolation import Outside
 from stoker.fleet.agent_plan import (
     AgentPlan,
     Kill,
@@ -33,7 +34,10 @@ from stoker.fleet.agent_plan import (
 from stoker.fleet.errors import AgentFailed
 from stoker.fleet.rank_process import kill_group
 from stoker.fleet.run_folder import RunFolder
-from stoker.spec.run import IsolationPolicy
+from stoker.keys.agent import KeyAgent
+from stoker.keys.caller import Caller, key_sockets
+from stoker.keys.lease_page import LeasePage
+from stoker.spec.run import IsolationMeans, IsolationPolicy
 from stoker.store.remote_environment import store_environment
 
 _PATIENCE_S: Final = 5.0
@@ -83,8 +87,10 @@ class AttemptOrder:
     commands: tuple[tuple[str, ...], ...]
     environment: Mapping[str, str]
     isolation: IsolationPolicy
-    outside_port: int
-    outside_name: str
+    outside: Outside
+    isolate_by: IsolationMeans = IsolationMeans.AUTO
+    probe_every_s: float = 10.0
+    writable: tuple[str, ...] | None = None
 
 
 class Attempt:
@@ -95,12 +101,16 @@ class Attempt:
         agent: subprocess.Popen[bytes],
         control: socket.socket,
         key_ends: Sequence[socket.socket],
+        callers: Sequence[Caller],
+        page: LeasePage | None,
         folder: RunFolder,
         number: int,
     ) -> None:
         self._agent = agent
         self._control = control
         self._key_ends = list(key_ends)
+        self._callers = tuple(callers)
+        self._page = page
         self._key_threads: list[threading.Thread] = []
         self._folder = folder
         self._groups: list[int] = []
@@ -122,13 +132,22 @@ class Attempt:
             control, agent_control = socket.socketpair()
             ours.callback(control.close)
             theirs.callback(agent_control.close)
-            key_ends, rank_ends = [], []
+            key_ends, rank_ends, callers, secret_fds = [], [], [], []
             for _ in order.commands if with_keys else ():
-                key_end, rank_end = socket.socketpair()
+                key_end, rank_end = key_sockets()
                 ours.callback(key_end.close)
                 theirs.callback(rank_end.close)
+                caller = Caller()
+                ours.callback(caller.forget)
+                secret_fds.append(caller.hand_over())
+                theirs.callback(os.close, secret_fds[-1])
                 key_ends.append(key_end)
                 rank_ends.append(rank_end)
+                callers.append(caller)
+            page = LeasePage.make() if with_keys else None
+            if page is not None:
+                ours.callback(page.close)
+            lease_fd = -1 if page is None else page.descriptor
             plan = AgentPlan(
                 run=order.run,
                 attempt=order.attempt,
@@ -136,17 +155,22 @@ class Attempt:
                 commands=order.commands,
                 environment=order.environment,
                 key_fds=tuple(each.fileno() for each in rank_ends),
+                secret_fds=tuple(secret_fds),
+                lease_fd=lease_fd,
                 lock_fd=lock_fd,
                 events_path=str(order.folder.events),
                 log_folder=str(attempt_folder),
                 isolation=order.isolation,
-                outside_port=order.outside_port,
-                outside_name=order.outside_name,
+                isolate_by=order.isolate_by,
+                probe_every_s=order.probe_every_s,
+                outside=order.outside,
+                writable=order.writable,
             )
             log_path = order.folder.agent_log(order.attempt)
-            agent = _spawn_agent(agent_control, (lock_fd, *plan.key_fds), order.environment, log_path)
+            inherited = [lock_fd, *plan.key_fds, *plan.secret_fds, *([] if page is None else [lease_fd])]
+            agent = _spawn_agent(agent_control, inherited, order.environment, log_path)
             ours.pop_all()
-        attempt = cls(agent, control, key_ends, order.folder, order.attempt)
+        attempt = cls(agent, control, key_ends, callers, page, order.folder, order.attempt)
         with contextlib.suppress(OSError):  # an agent that has died already shows as the end of the socket
             control.sendall(encode_plan(plan))
         control.setblocking(False)
@@ -156,11 +180,13 @@ class Attempt:
         """For a selector: readable when the agent has told something, or is gone."""
         return self._control.fileno()
 
-    def serve_keys(self, serve: Callable[[socket.socket], object]) -> None:
-        """Answer each rank's key requests in a thread of its own, from now on."""
+    def serve_keys(self, keys: KeyAgent) -> None:
+        """Answer each rank's key requests in a thread of its own, from now on; show the lease to all."""
+        if self._page is not None:
+            keys.show_on(self._page)
         for number, key_end in enumerate(self._key_ends):
-            name = f"keys-{self.number}-{number}"
-            thread = threading.Thread(target=serve, args=(key_end,), name=name, daemon=True)
+            name, arguments = f"keys-{self.number}-{number}", (key_end, self._callers[number])
+            thread = threading.Thread(target=keys.serve, args=arguments, name=name, daemon=True)
             thread.start()
             self._key_threads.append(thread)
         self._key_ends.clear()
@@ -171,16 +197,18 @@ class Attempt:
     def kill_rank(self, rank: int) -> None:
         self._order(Kill(rank))
 
-    def stop(self, grace_s: float) -> None:
+    def stop(self, grace_s: float, quiet: bool = False) -> None:
         """Tell the agent to end its ranks. Told so twice without grace, it is ended itself."""
-        heard = self._order(Stop(grace_s))
+        heard = self._order(Stop(grace_s, quiet))
         if grace_s <= 0 and (self._told_to_stop or not heard):
             self._agent.kill()
         self._told_to_stop = self._told_to_stop or grace_s <= 0
 
-    def note_group(self, group: int) -> None:
-        """Remember the process group of a rank, in case its agent dies before it."""
-        self._groups.append(group)
+    def note_rank(self, rank: int, pid: int) -> None:
+        """The agent has started a rank: it may ask for keys, and its group is killed if its agent dies."""
+        self._groups.append(pid)
+        if 0 <= rank < len(self._callers):
+            self._callers[rank].is_process(pid)
 
     def read(self) -> tuple[list[Event], bool]:
         """What the agent has told since the last call, and whether its socket has ended.
@@ -248,8 +276,12 @@ class Attempt:
         self._control.close()
         for key_end in self._key_ends:
             key_end.close()
+        for caller in self._callers:
+            caller.forget()
         for thread in self._key_threads:
             thread.join(_PATIENCE_S)
+        if self._page is not None:
+            self._page.close()
 
 
 def lock_is_free(path: Path) -> bool:
@@ -279,7 +311,7 @@ def _take_lock(path: Path) -> int:
 
 
 def _spawn_agent(
-    control: socket.socket, inherited: tuple[int, ...], environment: Mapping[str, str], log_path: Path
+    control: socket.socket, inherited: Sequence[int], environment: Mapping[str, str], log_path: Path
 ) -> subprocess.Popen[bytes]:
     """The agent leads a session of its own, so that Ctrl-C at the terminal reaches the supervisor alone."""
     with naming_full_disk(log_path):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from stoker.core.events import Event
 from stoker.core.ids import RunId
+from stoker.fleet.links import Link
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.run_state import Policy
 from stoker.keys.agent import KeyAgent
-from stoker.spec.run import IsolationPolicy
+from stoker.spec.run import IsolationMeans, IsolationPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,11 @@ class Charge:
     environment: Mapping[str, str]
     isolation: IsolationPolicy
     faults: Sequence[KillRank] = ()
+    isolate_by: IsolationMeans = IsolationMeans.AUTO
+    probe_every_s: float = 10.0
+    links: Sequence[Link] = ()
+    writable: Sequence[Path] | None = None
+    """Where ranks may write beside their attempt's folder; None: wherever their user may."""
 
 
 class Errands(Protocol):

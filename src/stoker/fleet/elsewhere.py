@@ -24,11 +24,13 @@ from stoker.keys.memory import harden_process
 from stoker.keys.open import open_backend
 from stoker.keys.partition import BackendKeySource
 from stoker.keys.refs import KekRef, Purpose
+from stoker.keys.rewrap import with_moves
 from stoker.keys.secret import SecretKey
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import DatasetRecord, Role
 from stoker.store.cache import NodeCache
 from stoker.store.objects import ObjectStore
+from stoker.store.rewraps import StoredRewraps
 
 MAY_OPEN: Final = frozenset({Role.RESEARCHER, Role.ADMIN})
 
@@ -70,7 +72,8 @@ def open_dataset(
         with ledger.act(actor=actor, action=OPEN_ACT, subject=f"dataset/{record.name}", detail=detail):
             pass
         store = ObjectStore.open(settings.store_url(place))
-        keys = _KeysWithLeave(BackendKeySource(backend), ledger, record, purpose, clock)
+        moved = with_moves(backend, StoredRewraps(lambda: store))
+        keys = _KeysWithLeave(BackendKeySource(moved), ledger, record, purpose, clock)
         yield Dataset.open(
             store,
             NodeCache(place.cache_dir, store, settings.cache.limit_bytes),

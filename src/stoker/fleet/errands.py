@@ -28,9 +28,6 @@ from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import CheckpointRecord, DatasetRecord, DatasetState, ReviewRecord
 from stoker.spec.job import CommitRef, Job
 
-LEASE_S: Final = 300.0
-"""A lease lasts this long without its supervisor; it is renewed when a third of it has passed."""
-
 WORKER: Final = (sys.executable, "-P", "-m", "stoker.train.worker")
 
 
@@ -121,7 +118,7 @@ class HouseErrands:
     def lease_expiry_s(self) -> float:
         """Never later than the end of a dataset or of its review. Raises as `prepare` does."""
         ends_s = [min(dataset.expires_s, review.expires_s) for dataset, review in self._permissions()]
-        return min(self.clock.now_s() + LEASE_S, *ends_s)
+        return min(self.clock.now_s() + self.job.spec.launch.lease_s, *ends_s)
 
     def committed(self, event: Event) -> None:
         """Record a checkpoint in the ledger."""

@@ -45,3 +45,15 @@ class BadRunFolder(StokerError):
     """A file in a run's folder is missing, of an unknown version, or malformed."""
 
     exit_code = 136
+
+
+class IsolationLost(StokerError):
+    """A way out of the run's network was found while it ran; its lease was ended."""
+
+    exit_code = 137
+
+
+class LinkTooWeak(StokerError):
+    """A link of the run is protected less than a review of its data asks for, or than was declared."""
+
+    exit_code = 138

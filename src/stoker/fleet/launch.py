@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
 from stoker.core.atomic import exclusive, naming_full_disk, write_atomic
 from stoker.core.canonical import JsonValue, digest_of
@@ -28,6 +29,7 @@ from stoker.fleet.attempt import lock_is_free, rank_environment
 from stoker.fleet.charge import Charge, KillRank
 from stoker.fleet.errands import WORKER, HouseErrands, require_leave, require_live
 from stoker.fleet.errors import DatasetGone, IsolationRefused, NotResumable
+from stoker.fleet.links import links_of
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.run_state import Phase, Policy
 from stoker.fleet.summary import RunSummary, read_run, summarise, supervisor_lock
@@ -315,6 +317,10 @@ def _supervise(
         environment=rank_environment(os.environ, spec.launch.threads_per_rank, house.store_url),
         isolation=isolation,
         faults=tuple(faults),
+        isolate_by=spec.launch.isolate_by,
+        probe_every_s=spec.launch.isolation_probe_every_s,
+        links=links_of(house.store_url, spec.launch.links, os.environ),
+        writable=_writable(house, spec.launch.isolation),
     )
     with _saying_how_to_go_on(run):
         _wait_for_earlier_attempt(folder.attempt_lock, house.clock)
@@ -323,6 +329,15 @@ def _supervise(
         with _recording(house, record) as verdicts:
             verdicts.append(Supervisor(charge, errands, house.progress, house.clock).run())
     return summarise(read_run(home, house.ledger, run), verdicts[-1], folder)
+
+
+def _writable(house: House, isolation: IsolationPolicy) -> tuple[Path, ...] | None:
+    """Where ranks put what they seal: the node's cache, and the store when it is a folder."""
+    if isolation is IsolationPolicy.OFF:
+        return None
+    store = urlsplit(house.store_url)
+    folders = (Path(unquote(store.path)),) if store.scheme == "file" else ()
+    return (house.home.cache_dir, *(each for each in folders if each.is_dir()))
 
 
 def _review_digest(house: House, dataset: DatasetRecord) -> str:

@@ -155,7 +155,8 @@ def _exited(policy: Policy, state: RunState, given: Input) -> Step:
 
 
 def _refused(policy: Policy, state: RunState, given: Input) -> Step:
-    return _stop(state, Cause(CauseKind.REFUSED, -1), given.now_s)
+    stopping, _ = _stop(state, Cause(CauseKind.REFUSED, -1), given.now_s)
+    return stopping, [StopAttempt(state.attempt, policy.refused_grace_s, quiet=True)]
 
 
 def _exited_while_stopping(policy: Policy, state: RunState, given: Input) -> Step:

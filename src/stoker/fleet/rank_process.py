@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from stoker.core.landlock import hold_to
+
 EVENT_FD_NAME: Final = "STOKER_EVENT_FD"
 KEY_FD_NAME: Final = "STOKER_KEY_FD"
 
@@ -54,22 +56,20 @@ def spawn_rank(
     command: Sequence[str],
     *,
     environment: Mapping[str, str],
-    event_fd: int,
-    key_fd: int | None,
+    named_fds: Mapping[str, int],
     lock_fd: int,
     log_path: Path,
     powerless: bool,
+    ruleset: int | None = None,
 ) -> RankProcess:
     """Start one rank: its own process group, no standard input, output and error into `log_path` (0600).
 
-    It inherits the event pipe, the key socket and the attempt's lock, and no other descriptor. A powerless
-    rank has none of root's capabilities, so that it cannot leave the network it was put into.
+    It inherits `named_fds`, whose numbers it is told in variables of these names, and the attempt's lock, and
+    no other descriptor. A powerless rank has none of root's capabilities, so that it cannot leave the network
+    it was put into. With `ruleset` it writes only where that allows it.
     """
-    names = {EVENT_FD_NAME: str(event_fd)}
-    inherited = [event_fd, lock_fd]
-    if key_fd is not None:
-        names[KEY_FD_NAME] = str(key_fd)
-        inherited.append(key_fd)
+    names = {name: str(descriptor) for name, descriptor in named_fds.items()}
+    inherited = [*named_fds.values(), lock_fd]
     agent = os.getpid()
     prctl = _prctl()  # looked up before the fork: the agent has one thread, and the child does the least
 
@@ -80,6 +80,8 @@ def spawn_rank(
         prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         for capability in range(_CAPABILITIES if powerless else 0):
             prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+        if ruleset is not None:
+            hold_to(ruleset)
         if os.getppid() != agent:
             os._exit(_LOST_PARENT)
 

@@ -69,7 +69,8 @@ class Policy:
     """What a run may cost before it is given up. Durations in seconds.
 
     `retry_codes` are the exit codes of known errors that a restart may mend; every other known error ends the
-    run. An attempt that is told to stop politely has `stop_grace_s` before its ranks are killed.
+    run. An attempt that is told to stop politely has `stop_grace_s` before its ranks are killed; one that may
+    not go on, so that its lease is over, has `refused_grace_s` to wipe what it holds.
     """
 
     world_size: int
@@ -78,6 +79,7 @@ class Policy:
     start_within_s: float
     retry_codes: frozenset[int] = frozenset()
     stop_grace_s: float = 15.0
+    refused_grace_s: float = 3.0
     backoff_first_s: float = 1.0
     backoff_limit_s: float = 60.0
 
@@ -201,10 +203,14 @@ class StartAttempt:
 
 @dataclass(frozen=True, slots=True)
 class StopAttempt:
-    """End every rank: politely first when `grace_s` is more than zero."""
+    """End every rank: politely first when `grace_s` is more than zero.
+
+    `quiet`: ranks are asked by nothing but the end of their lease.
+    """
 
     attempt: int
     grace_s: float
+    quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,12 @@ from stoker.core.canonical import JsonValue
 from stoker.core.clock import Clock
 from stoker.core.errors import StokerError
 from stoker.core.events import Event, EventKind, EventLog, Section
-from stoker.core.isolation import Isolation, IsolationState, listening_outside
+from stoker.core.isolation import Isolation, IsolationState, Outside, listening_outside
 from stoker.core.progress import Progress, Task
+from stoker.core.result import plain
 from stoker.fleet.attempt import Attempt, AttemptOrder
 from stoker.fleet.charge import Charge, Errands
-from stoker.fleet.errors import IsolationRefused
+from stoker.fleet.errors import IsolationLost, IsolationRefused
 from stoker.fleet.machine import transition, validate
 from stoker.fleet.run_state import (
     ENDED,
@@ -48,9 +49,12 @@ from stoker.fleet.run_state import (
 from stoker.fleet.signals import signals_as_bytes
 from stoker.fleet.verdict import RunError, Verdict, explain
 from stoker.keys.agent import KeyAgent
+from stoker.keys.lease_page import LeaseEnd
 from stoker.spec.run import IsolationPolicy
 
 _TICK_S: Final = 0.25
+_PROBES_MISSED: Final = 3
+_PROBE_LATE_S: Final = 30.0
 _LEAVING_S: Final = 0.005
 """How often the supervisor looks whether the last process of an attempt is gone."""
 
@@ -74,10 +78,12 @@ class Supervisor:
         self._errors: dict[int, RunError] = {}
         self._refusal: StokerError | None = None
         self._isolation = Isolation(IsolationState.OPEN, "no attempt was started")
+        self._probed_at_s = 0.0
+        self._strangers = 0
         self._end: EndRun | None = None
         self._selector = selectors.DefaultSelector()
         self._log = EventLog(charge.folder.events)
-        self._outside: tuple[int, str] = (0, "")
+        self._outside = Outside(0, "")
         self._task: Task | None = None
         self._shown_step = self._state.committed_step
 
@@ -119,6 +125,7 @@ class Supervisor:
             else:
                 self._listen()
         self._renew_lease()
+        self._tell_strangers()
         attempt = self._attempt
         if attempt is not None and self._ended_socket and attempt.gone():
             self._attempt_gone()
@@ -135,6 +142,8 @@ class Supervisor:
 
     def _attempt_gone(self) -> None:
         number = self._state.attempt
+        self._tell_strangers()
+        self._strangers = 0
         self._attempt, self._ended_socket = None, False
         if self._keys is not None:
             self._keys.close()
@@ -146,7 +155,7 @@ class Supervisor:
         if event.kind is EventKind.ISOLATION_PROBED:
             self._probed(Isolation(IsolationState(event.text("state")), event.text("reason")))
         elif event.kind is EventKind.RANK_SPAWNED and self._attempt is not None:
-            self._attempt.note_group(int(event.number("pid")))
+            self._attempt.note_rank(rank, int(event.number("pid")))
         elif event.kind is EventKind.HEARTBEAT:
             with contextlib.suppress(ValueError):
                 section = Section(event.text("section"))
@@ -191,8 +200,19 @@ class Supervisor:
             self._feed(Heard(now_s, event.attempt, event.rank, section, max(step, known.step), moved=True))
 
     def _probed(self, found: Isolation) -> None:
-        """The lease is given, and the ranks are spawned, only after this."""
-        self._isolation = found
+        """The lease is given, and the ranks are spawned, only after the first word; a red one ends both."""
+        before, self._isolation = self._isolation, found
+        self._probed_at_s = self._now_s()
+        if self._keys is not None:
+            if before.state is IsolationState.ISOLATED and found.state is not IsolationState.ISOLATED:
+                self._end_lease(
+                    IsolationLost(
+                        f"A way out of the run's network was found while it ran: {found.reason}.",
+                        hint="Find out what opened it. Then go on from the last checkpoint.",
+                    ),
+                    LeaseEnd.ISOLATION,
+                )
+            return
         if self._attempt is None or self._state.phase is not Phase.STARTING:
             return
         required = self._charge.isolation is IsolationPolicy.REQUIRED
@@ -207,21 +227,41 @@ class Supervisor:
             self._refuse(error)
             return
         if self._keys is not None:
-            self._attempt.serve_keys(self._keys.serve)
+            self._attempt.serve_keys(self._keys)
         self._attempt.spawn()
 
     def _renew_lease(self) -> None:
-        if self._keys is None or self._clock.now_s() < self._renew_at_s:
+        if self._keys is None or self._clock.now_s() < self._renew_at_s or self._probe_is_late():
             return
         try:
             expiry_s = self._errands.lease_expiry_s()
         except StokerError as error:
-            self._renew_at_s = math.inf
-            self._refuse(error)
+            self._end_lease(error, LeaseEnd.REVOKED)
             return
         self._keys.renew(expiry_s)
         now_s = self._clock.now_s()
         self._renew_at_s = now_s + max((expiry_s - now_s) / 3, 1.0)
+
+    def _probe_is_late(self) -> bool:
+        """A lease is renewed only while the agent goes on telling that its ranks are isolated."""
+        if self._isolation.state is not IsolationState.ISOLATED:
+            return False
+        patience_s = _PROBES_MISSED * self._charge.probe_every_s + _PROBE_LATE_S
+        return self._now_s() - self._probed_at_s > patience_s
+
+    def _end_lease(self, error: StokerError, why: LeaseEnd) -> None:
+        """Nothing is opened from this moment on; ranks see it, wipe what they hold, and end."""
+        assert self._keys is not None
+        self._keys.revoke(why)
+        self._renew_at_s = math.inf
+        self._tell(EventKind.LEASE_ENDED, reason=error.id, message=error.message)
+        self._refuse(error)
+
+    def _tell_strangers(self) -> None:
+        """Somebody who is no rank of ours asked for a key; he got none."""
+        if self._keys is not None and self._keys.strangers > self._strangers:
+            self._strangers = self._keys.strangers
+            self._tell(EventKind.CALLER_REFUSED, count=self._strangers)
 
     # -- what is to be done
 
@@ -269,6 +309,7 @@ class Supervisor:
                 EventKind.ATTEMPT_STARTED,
                 world_size=charge.policy.world_size,
                 resume_step=self._errands.resume_step(),
+                links=[plain(link) for link in charge.links],
             )
             order = AttemptOrder(
                 folder=charge.folder,
@@ -278,14 +319,21 @@ class Supervisor:
                 commands=commands,
                 environment=charge.environment,
                 isolation=charge.isolation,
-                outside_port=self._outside[0],
-                outside_name=self._outside[1],
+                outside=self._outside,
+                isolate_by=charge.isolate_by,
+                probe_every_s=charge.probe_every_s,
+                writable=self._writable(number),
             )
             self._attempt = Attempt.start(order, with_keys=True)
         except StokerError as error:
             self._refuse(error)
             return
         self._selector.register(self._attempt, selectors.EVENT_READ, "attempt")
+
+    def _writable(self, number: int) -> tuple[str, ...] | None:
+        if self._charge.writable is None:
+            return None
+        return tuple(str(each) for each in (self._charge.folder.attempt(number), *self._charge.writable))
 
     def _refuse(self, error: StokerError) -> None:
         self._refusal = error
@@ -295,10 +343,10 @@ class Supervisor:
             self._feed(Gone(self._now_s(), number))
 
     def _stop_attempt(self, instruction: StopAttempt) -> None:
-        if instruction.grace_s <= 0 and self._keys is not None:
+        if self._keys is not None and (instruction.grace_s <= 0 or instruction.quiet):
             self._keys.revoke()
         if self._attempt is not None:
-            self._attempt.stop(instruction.grace_s)
+            self._attempt.stop(instruction.grace_s, instruction.quiet)
 
     def _end_whatever_lives(self) -> None:
         """On any way out, expected or not, no process of the run stays behind."""

@@ -27,7 +27,9 @@ from stoker.keys.memory import harden_process
 from stoker.keys.open import open_backend
 from stoker.keys.partition import BackendKeySource
 from stoker.keys.refs import KekRef
+from stoker.keys.rewrap import with_moves
 from stoker.store.objects import ObjectStore
+from stoker.store.rewraps import StoredRewraps
 
 UNEXPECTED: Final = 70
 """The exit code of an error that is none of ours: EX_SOFTWARE."""
@@ -49,7 +51,8 @@ def open_job(job: TaskJob) -> Iterator[Workplace]:
         job.name, VersionId(job.version), KekRef.parse(job.kek), bytes.fromhex(job.review_digest)
     )
     public_key = backend.signer("manifest").public_key
-    with Workplace.open(place, store, BackendKeySource(backend), public_key) as work:
+    keys = BackendKeySource(with_moves(backend, StoredRewraps(lambda: store)))
+    with Workplace.open(place, store, keys, public_key) as work:
         yield work
 
 

@@ -16,16 +16,21 @@ from stoker.core.errors import StokerError
 from stoker.keys.agent_protocol import (
     Request,
     check_socket,
+    decode_hello,
     decode_request,
     encode_error,
     encode_key,
-    receive_body,
+    encode_welcome,
+    receive_from,
     send_body,
 )
 from stoker.keys.backend import KeyBackend
+from stoker.keys.caller import Caller, Sender
 from stoker.keys.errors import AgentLost, LeaseRefused
 from stoker.keys.lease import Lease, Use
+from stoker.keys.lease_page import LeaseEnd, LeasePage
 from stoker.keys.partition import BackendKeySource
+from stoker.keys.secret import SecretKey
 
 
 class Ending(enum.StrEnum):
@@ -37,6 +42,9 @@ class Ending(enum.StrEnum):
     MALFORMED = "malformed"
     """The rank sent something that is no request."""
 
+    STRANGER = "stranger"
+    """Who asked is not the process that the socket was made for."""
+
 
 class KeyAgent:
     """Serves any number of ranks under one lease."""
@@ -45,41 +53,67 @@ class KeyAgent:
         self._keys = BackendKeySource(backend)
         self._lease = lease
         self._clock = clock
-        self._revoked = False
+        self._revoked: LeaseEnd | None = None
         self._closed = False
+        self._page: LeasePage | None = None
+        self._rendezvous = SecretKey.generate()
         self._connections: set[socket.socket] = set()
         self._guard = threading.Lock()
+        self.answers = 0
+        """Requests that were answered, refusals too."""
+        self.strangers = 0
+        """Connections that were closed because somebody else asked."""
 
     @property
     def lease(self) -> Lease:
         """The lease as it stands, with its latest expiry."""
         return self._lease
 
+    def show_on(self, page: LeasePage) -> None:
+        """From now on `page`, which stays the caller's, shows the ranks until when the lease is good."""
+        with self._guard:
+            self._page = page
+            self._show()
+
     def renew(self, expires_s: float) -> Lease:
         """Let the lease end at `expires_s` instead. Raises LeaseRefused once it was revoked."""
         with self._guard:
-            if self._revoked:
+            if self._revoked is not None:
                 raise self._revocation()
             self._lease = replace(self._lease, expires_s=expires_s)
+            self._show()
             return self._lease
 
-    def revoke(self) -> None:
-        """End the lease for good: no further key is handed out; those handed out are not taken back."""
+    def revoke(self, why: LeaseEnd = LeaseEnd.REVOKED) -> None:
+        """End the lease for good: no further key is handed out, and no further chunk is opened."""
         with self._guard:
-            self._revoked = True
+            self._revoke(why)
 
     def close(self) -> None:
         """Revoke the lease and close every connection, so that all `serve` calls return."""
         with self._guard:
-            self._revoked = self._closed = True
+            self._revoke(LeaseEnd.REVOKED)
+            self._closed = True
             for connection in self._connections:
                 _shut_down(connection)
+            self._rendezvous.wipe()
 
-    def serve(self, sock: socket.socket) -> Ending:
-        """Answer one rank's requests until either side closes; `sock` is closed then.
+    def _show(self) -> None:
+        if self._page is not None:
+            self._page.show(self._lease.expires_s - self._clock.now_s())
+            if self._revoked is not None:
+                self._page.end(self._revoked)
 
-        Raises AgentLost when `sock` is not a local stream socket. A malformed message ends this connection
-        and no other.
+    def _revoke(self, why: LeaseEnd) -> None:
+        self._revoked = self._revoked or why
+        if self._page is not None:
+            self._page.end(self._revoked)
+
+    def serve(self, sock: socket.socket, caller: Caller) -> Ending:
+        """Answer `caller`'s requests until either side closes; `sock` is closed then.
+
+        Raises AgentLost when `sock` is not a local stream socket. A malformed message, or one that somebody
+        else wrote, ends this connection and no other.
         """
         with sock:
             check_socket(sock)
@@ -88,29 +122,49 @@ class KeyAgent:
                     return Ending.CLOSED
                 self._connections.add(sock)
             try:
-                return self._answer_all(sock)
+                return self._answer_all(sock, caller)
             finally:
                 with self._guard:
                     self._connections.discard(sock)
 
-    def _answer_all(self, sock: socket.socket) -> Ending:
+    def _answer_all(self, sock: socket.socket, caller: Caller) -> Ending:
+        introduced = False
         while True:
             try:
-                body = receive_body(sock)
-                if body is None:
+                message = receive_from(sock)
+                if message is None:
                     return Ending.CLOSED
-                request = decode_request(memoryview(body))
+                body, sender = message
+                if introduced:
+                    caller.require(sender)
+                    answer = self._answer(decode_request(memoryview(body)))
+                else:
+                    answer = self._welcome(body, sender, caller)
+                    introduced = True
             except AgentLost:
                 return Ending.MALFORMED
+            except LeaseRefused as stranger:
+                self.strangers += 1
+                _say(sock, encode_error(stranger))
+                return Ending.STRANGER
             except OSError:
                 return Ending.CLOSED
-            answer = self._answer(request)
-            try:
-                send_body(sock, answer)
-            except OSError:
+            if not _say(sock, answer):
                 return Ending.CLOSED
 
+    def _welcome(self, body: bytearray, sender: Sender | None, caller: Caller) -> bytearray:
+        """Raises AgentLost or LeaseRefused unless `body` proves that `caller` wrote it."""
+        try:
+            caller.require(sender, decode_hello(memoryview(body)))
+        finally:
+            body[:] = bytes(len(body))
+        with self._guard:
+            if self._rendezvous.wiped:
+                raise AgentLost("The key agent is closed.")
+            return encode_welcome(self._rendezvous)
+
     def _answer(self, request: Request) -> bytearray:
+        self.answers += 1
         try:
             self._require(request)
             if request.use is Use.SEAL:
@@ -125,7 +179,7 @@ class KeyAgent:
 
     def _require(self, request: Request) -> None:
         with self._guard:
-            if self._revoked:
+            if self._revoked is not None:
                 raise self._revocation()
             self._lease.require(request.use, request.kek, self._clock.now_s())
 
@@ -134,6 +188,15 @@ class KeyAgent:
             f"Lease {self._lease.id} of {self._lease.holder} was revoked.",
             hint="Start the run again once it may go on.",
         )
+
+
+def _say(sock: socket.socket, answer: bytearray) -> bool:
+    """Whether the answer could be sent; it is overwritten either way."""
+    try:
+        send_body(sock, answer)
+    except OSError:
+        return False
+    return True
 
 
 def _shut_down(connection: socket.socket) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from stoker.core.errors import ERROR_CLASSES, ROOM_EXIT_CODES, StokerError
+from stoker.keys.caller import CREDENTIALS_BYTES, HAS_CREDENTIALS, Sender
 from stoker.keys.errors import AgentLost, BadKekRef
 from stoker.keys.lease import Use
 from stoker.keys.refs import MAX_REF_BYTES, KekRef, Purpose
@@ -17,9 +18,9 @@ MAX_BODY_BYTES: Final = 4096
 MAX_WRAPPED_BYTES: Final = 1024
 MAX_TEXT_BYTES: Final = 1200
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _LENGTH: Final = struct.Struct(">I")
-_NEW, _OPEN, _KEY, _ERROR = 1, 2, 129, 130
+_NEW, _OPEN, _HELLO, _KEY, _ERROR, _WELCOME = 1, 2, 3, 129, 130, 131
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,51 @@ class Request:
     kek: KekRef
     purpose: Purpose
     wrapped: bytes = b""
+
+
+def encode_hello(secret: SecretKey) -> bytearray:
+    """The body of the first message on a connection: the secret that was handed to this process."""
+    return _with_key(_HELLO, secret)
+
+
+def decode_hello(body: memoryview) -> memoryview:
+    """The secret in a first message, in place. Raises AgentLost on anything that is no first message."""
+    fields = _Fields(body)
+    if fields.head() != _HELLO:
+        raise AgentLost("A connection to the key agent begins with who it is.")
+    secret = fields.raw(KEY_BYTES)
+    fields.end()
+    return secret
+
+
+def encode_welcome(rendezvous: SecretKey) -> bytearray:
+    """The answer to a process that proved who it is: the secret that the ranks of this attempt share."""
+    return _with_key(_WELCOME, rendezvous)
+
+
+def decode_welcome(body: memoryview) -> SecretKey:
+    """The ranks' shared secret. Raises the agent's error as its own class."""
+    fields = _Fields(body)
+    kind = fields.head()
+    if kind == _ERROR:
+        raise _told(fields)
+    if kind != _WELCOME:
+        raise AgentLost(f"The key agent answered with a message of kind {kind}.")
+    secret = SecretKey()
+    try:
+        secret.writable_view()[:] = fields.raw(KEY_BYTES)
+        fields.end()
+    except BaseException:
+        secret.wipe()
+        raise
+    return secret
+
+
+def _with_key(kind: int, key: SecretKey) -> bytearray:
+    body = bytearray(2 + KEY_BYTES)
+    body[0], body[1] = _VERSION, kind
+    body[2:] = key.view()
+    return body
 
 
 def encode_request(request: Request) -> bytearray:
@@ -82,9 +128,7 @@ def decode_answer(body: memoryview) -> tuple[SecretKey, bytes]:
     fields = _Fields(body)
     kind = fields.head()
     if kind == _ERROR:
-        texts = [bytes(fields.take(MAX_TEXT_BYTES)).decode(errors="replace") for _ in range(3)]
-        fields.end()
-        raise _error_class(texts[0])(texts[1], hint=texts[2])
+        raise _told(fields)
     if kind != _KEY:
         raise AgentLost(f"The key agent answered with a message of kind {kind}.")
     key = SecretKey()
@@ -96,6 +140,12 @@ def decode_answer(body: memoryview) -> tuple[SecretKey, bytes]:
         key.wipe()
         raise
     return key, wrapped
+
+
+def _told(fields: _Fields) -> StokerError:
+    texts = [bytes(fields.take(MAX_TEXT_BYTES)).decode(errors="replace") for _ in range(3)]
+    fields.end()
+    return _error_class(texts[0])(texts[1], hint=texts[2])
 
 
 def _error_class(id_: str) -> type[StokerError]:
@@ -166,23 +216,36 @@ def receive_body(sock: socket.socket) -> bytearray | None:
 
     Raises AgentLost on a length of 0 or above the cap, before anything is allocated, and on a cut message.
     """
-    head = _receive(sock, _LENGTH.size)
+    message = receive_from(sock)
+    return None if message is None else message[0]
+
+
+def receive_from(sock: socket.socket) -> tuple[bytearray, Sender | None] | None:
+    """The next message's body and who wrote it, as `receive_body`; None for a sender that nobody tells.
+
+    Raises AgentLost, too, when several processes wrote parts of one message.
+    """
+    senders: set[Sender] = set()
+    head = _receive(sock, _LENGTH.size, senders)
     if head is None:
         return None
     (length,) = _LENGTH.unpack(head)
     if not 2 <= length <= MAX_BODY_BYTES:
         raise AgentLost(f"A message of {length} bytes was announced; expected 2 to {MAX_BODY_BYTES}.")
-    body = _receive(sock, length)
+    body = _receive(sock, length, senders)
     if body is None:
         raise AgentLost("The connection closed in the middle of a message.")
-    return body
+    if len(senders) > 1:
+        body[:] = bytes(length)
+        raise AgentLost("Several processes wrote one message.")
+    return body, next(iter(senders), None)
 
 
-def _receive(sock: socket.socket, length: int) -> bytearray | None:
+def _receive(sock: socket.socket, length: int, senders: set[Sender]) -> bytearray | None:
     buffer = bytearray(length)
     received = 0
     while received < length:
-        count = sock.recv_into(memoryview(buffer)[received:])
+        count = _receive_some(sock, memoryview(buffer)[received:], senders)
         if count == 0:
             if received == 0:
                 return None
@@ -190,3 +253,13 @@ def _receive(sock: socket.socket, length: int) -> bytearray | None:
             raise AgentLost("The connection closed in the middle of a message.")
         received += count
     return buffer
+
+
+def _receive_some(sock: socket.socket, room: memoryview, senders: set[Sender]) -> int:
+    if not HAS_CREDENTIALS:
+        return sock.recv_into(room)
+    count, told, _, _ = sock.recvmsg_into([room], socket.CMSG_SPACE(CREDENTIALS_BYTES))
+    for level, kind, data in told:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS) and len(data) == CREDENTIALS_BYTES:
+            senders.add(Sender.unpack(data))
+    return count

@@ -7,7 +7,8 @@ epoch and to a purpose by the wrap context. See docs/design/keys.md, "Wrap conte
 from __future__ import annotations
 
 import struct
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final, Protocol, runtime_checkable
 
 from stoker.keys.backend import KeyBackend
 from stoker.keys.refs import KekRef, Purpose
@@ -27,6 +28,25 @@ class KeySource(Protocol):
     def open_partition_key(self, kek: KekRef, wrapped: bytes, purpose: Purpose) -> SecretKey:
         """The key inside `wrapped`. The caller wipes it. Raises what KeyBackend.unwrap raises."""
         ...
+
+
+@runtime_checkable
+class LeasedKeySource(KeySource, Protocol):
+    """A KeySource under a lease that may end at any moment; what was opened is then no more to be used."""
+
+    @property
+    def require_lease(self) -> Callable[[], None]:
+        """Raises LeaseExpired or LeaseRefused when called, unless the lease is good at that moment."""
+        ...
+
+
+def require_nothing() -> None:
+    """What `lease_of` gives where there is no lease."""
+
+
+def lease_of(keys: KeySource) -> Callable[[], None]:
+    """What to call before anything is opened with keys of this source. Raises when the lease is over."""
+    return keys.require_lease if isinstance(keys, LeasedKeySource) else require_nothing
 
 
 def partition_context(kek: KekRef, purpose: Purpose) -> bytes:

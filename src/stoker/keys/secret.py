@@ -6,6 +6,7 @@ import ctypes
 import os
 from types import TracebackType
 from typing import Final, NoReturn
+from weakref import WeakValueDictionary
 
 from stoker.keys.errors import SecretWiped
 from stoker.keys.memory import LOCKED_PAGES
@@ -13,14 +14,19 @@ from stoker.keys.memory import LOCKED_PAGES
 KEY_BYTES: Final = 32
 
 
+_LIVING: Final[WeakValueDictionary[int, _LockedBuffer]] = WeakValueDictionary()
+"""Every buffer that exists, for a forked child that is to hold none."""
+
+
 class _LockedBuffer(bytearray):
     """32 bytes that lie in a locked page and are overwritten when nobody, no view either, holds them."""
 
-    __slots__ = ("locked",)
+    __slots__ = ("__weakref__", "locked")
 
     def __init__(self) -> None:
         self.locked = False  # first, since an interrupt may end this method anywhere
         super().__init__(KEY_BYTES)
+        _LIVING[id(self)] = self
         self.locked = LOCKED_PAGES.lock(self._address(), KEY_BYTES)
 
     def _address(self) -> int:
@@ -41,6 +47,15 @@ class _LockedBuffer(bytearray):
 
     def __repr__(self) -> str:
         return "<locked buffer>"
+
+
+def forget_secrets() -> None:
+    """Overwrite every secret in this process: for a forked child that works on data and needs no key.
+
+    The parent's are untouched. What OpenSSL holds of them is out of reach.
+    """
+    for buffer in _LIVING.values():
+        buffer[:] = bytes(len(buffer))  # not unlocked: locks do not pass to a child
 
 
 class SecretKey:

@@ -7,6 +7,7 @@ The process ends at once on SIGTERM: all that matters is in the store by then. S
 from __future__ import annotations
 
 import argparse
+import hmac
 import json
 import os
 import signal
@@ -18,12 +19,13 @@ from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from stoker.keys.memory import harden_process
 
 if TYPE_CHECKING:
     from stoker.core.errors import StokerError
+    from stoker.keys.agent_client import AgentKeySource
     from stoker.spec.job import Job
     from stoker.train.telemetry import Telemetry
 
@@ -121,6 +123,8 @@ def inherited(name: str, environment: Mapping[str, str]) -> int:
 def _work(job: Job, rank: int, telemetry: Telemetry, environment: Mapping[str, str]) -> None:
     from stoker.core.clock import SystemClock
     from stoker.keys.agent_client import AgentKeySource
+    from stoker.keys.caller import SECRET_FD_NAME, take_secret
+    from stoker.keys.lease_page import LEASE_FD_NAME, LeaseView
     from stoker.train.checkpoint_errors import BadJob
 
     with ExitStack() as stack:
@@ -130,7 +134,12 @@ def _work(job: Job, rank: int, telemetry: Telemetry, environment: Mapping[str, s
             key_socket = socket.socket(fileno=descriptor)
         except OSError as error:
             raise BadJob(f"{KEY_FD} is {descriptor}, which is no socket.") from error
-        keys = AgentKeySource(stack.enter_context(key_socket))
+        stack.enter_context(key_socket)
+        secret = take_secret(inherited(SECRET_FD_NAME, environment))
+        page = LEASE_FD_NAME in environment
+        lease = LeaseView(inherited(LEASE_FD_NAME, environment)) if page else None
+        keys = AgentKeySource(key_socket, secret, lease)
+        stack.callback(keys.close)
 
         # From here on torch is loaded; that takes seconds, and the heart beats already.
         import torch.distributed as distributed
@@ -178,9 +187,7 @@ def _work(job: Job, rank: int, telemetry: Telemetry, environment: Mapping[str, s
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         distributed.init_process_group(
             "gloo",
-            store=distributed.FileStore(  # type: ignore[attr-defined]  # torch does not list it
-                job.rendezvous, job.world_size
-            ),
+            store=_meeting_place(job, keys),
             rank=rank,
             world_size=job.world_size,
             timeout=COLLECTIVE_TIMEOUT,
@@ -197,6 +204,20 @@ def _work(job: Job, rank: int, telemetry: Telemetry, environment: Mapping[str, s
         # Nobody leaves while another may still wait for him in a collective.
         distributed.barrier()
         leave_process_group()
+
+
+def _meeting_place(job: Job, keys: AgentKeySource) -> Any:
+    """Where the ranks of this attempt find one another: under a name that only they can compute.
+
+    The key agent tells the secret to the processes that were started for this attempt, so that nobody else who
+    can reach the place can answer in a rank's stead.
+    """
+    import torch.distributed as distributed
+
+    with keys.rendezvous_secret() as secret:
+        name = hmac.digest(secret.view(), b"stoker rendezvous 1", "sha256").hex()
+    place = distributed.FileStore(job.rendezvous, job.world_size)  # type: ignore[attr-defined]  # not listed
+    return distributed.PrefixStore(name, place)  # type: ignore[attr-defined]
 
 
 def _peer_lost(error: BaseException) -> StokerError | None:

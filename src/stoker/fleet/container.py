@@ -1,0 +1,76 @@
+"""How an agent comes into a network of its own: by a namespace, or by starting itself anew in bubblewrap.
+
+Whichever the platform allows: root and most users may unshare a namespace; where users may not, a bubblewrap
+that the administrator installed may. See docs/design/fleet.md, "Isolation".
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+from typing import Final, NoReturn
+
+from stoker.core.isolation import Isolation, IsolationState, isolate
+from stoker.core.seccomp import refuse_ways_out
+from stoker.fleet.agent_plan import MAX_PLAN_BYTES, AgentPlan, encode_plan
+from stoker.spec.run import IsolationMeans, IsolationPolicy
+
+_BUBBLEWRAP: Final = "bwrap"
+_TRUE: Final = "/bin/true"
+
+
+def contained(plan: AgentPlan, control: socket.socket, begun: bool) -> Isolation | None:
+    """Isolate this process as the plan asks; it may go on as another process, which calls this again.
+
+    None when isolation is off. `begun`: this process was started in bubblewrap already. A caller probes
+    afterwards: what comes back says only what was done.
+    """
+    if plan.isolation is IsolationPolicy.OFF:
+        return None
+    if begun:
+        refuse_ways_out()
+        return Isolation(IsolationState.ISOLATED, "in bubblewrap")
+    refused = Isolation(IsolationState.REFUSED, "bubblewrap was asked for")
+    if plan.isolate_by is not IsolationMeans.BUBBLEWRAP:
+        refused = isolate()
+    if refused.state is IsolationState.ISOLATED or plan.isolate_by is IsolationMeans.NAMESPACE:
+        return refused
+    wrapper = shutil.which(_BUBBLEWRAP)
+    if wrapper is not None and _works(wrapper):
+        _begin_anew(wrapper, plan, control)
+    why = "bubblewrap is not installed" if wrapper is None else "bubblewrap cannot isolate here"
+    return Isolation(IsolationState.REFUSED, f"{refused.reason}, and {why}")
+
+
+def read_plan(descriptor: int) -> bytes:
+    """The plan that the process before this one left, from its beginning; the descriptor is closed."""
+    with open(descriptor, "rb") as file:
+        file.seek(0)
+        return file.read(MAX_PLAN_BYTES)
+
+
+def _arguments(wrapper: str) -> list[str]:
+    """A network of its own and everything else as it is: what else ranks may not do is seen to elsewhere."""
+    return [wrapper, "--unshare-net", "--dev-bind", "/", "/", "--die-with-parent", "--"]
+
+
+def _works(wrapper: str) -> bool:
+    child = os.posix_spawn(
+        wrapper,
+        [*_arguments(wrapper), _TRUE],
+        os.environ,
+        file_actions=[(os.POSIX_SPAWN_OPEN, each, os.devnull, os.O_RDWR, 0) for each in (1, 2)],
+    )
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _begin_anew(wrapper: str, plan: AgentPlan, control: socket.socket) -> NoReturn:
+    """Become bubblewrap with this agent in it; every descriptor of the plan is inherited as it is."""
+    left = os.memfd_create("stoker-plan", 0)
+    with open(left, "wb", closefd=False) as file:
+        file.write(encode_plan(plan))
+    os.set_inheritable(control.fileno(), True)
+    agent = [sys.executable, "-P", "-m", "stoker.fleet.agent", "--control", str(control.fileno())]
+    os.execv(wrapper, [*_arguments(wrapper), *agent, "--plan", str(left)])
