@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +14,7 @@ from stoker.intake.life import RunStanding, Standing, Uses, expire_dataset, find
 from stoker.intake.sampling import sample_dataset
 from stoker.keys.agent import KeyAgent
 from stoker.keys.agent_client import AgentKeySource
+from stoker.keys.caller import Caller, key_sockets
 from stoker.keys.errors import KeyExpired
 from stoker.keys.lease import Lease
 from stoker.keys.partition import BackendKeySource
@@ -205,11 +205,11 @@ def test_a_rank_with_a_lease_gets_no_key_of_an_expired_dataset(home: LifeHome) -
     key.wipe()
     lease = Lease("r/1", "run/r", frozenset({kek}), frozenset(), "research", home.clock.now_s() + 300.0)
     agent = KeyAgent(home.backend, lease, home.clock)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    serving = threading.Thread(target=agent.serve, args=(ours,))
+    (ours, theirs), caller = key_sockets(), Caller.this_process()
+    serving = threading.Thread(target=agent.serve, args=(ours, caller))
     serving.start()
     try:
-        rank = AgentKeySource(theirs)
+        rank = AgentKeySource.of(theirs, caller)
         rank.open_partition_key(kek, wrapped, Purpose.DATASET).wipe()
         expire(home, record, 0.0)
         with pytest.raises(KeyExpired, match=str(kek)):

@@ -13,7 +13,12 @@ import pytest
 from stoker.core.clock import ManualClock
 from stoker.core.errors import BadName
 from stoker.keys.backend import KeyBackend
-from stoker.keys.destruction import approve_destruction, reconcile_tombstones, request_destruction
+from stoker.keys.destruction import (
+    approve_destruction,
+    destroy_in_emergency,
+    reconcile_tombstones,
+    request_destruction,
+)
 from stoker.keys.errors import DualControlRefused, KeyDestroyed, KeyUnknown
 from stoker.keys.identities import create_identity, identity_signer
 from stoker.keys.open import open_backend
@@ -23,6 +28,7 @@ from stoker.keys.states import KekState
 from stoker.ledger.errors import LedgerUnusable, UnknownIdentity
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import Role
+from support.key_death import destroy_at_once
 
 
 @pytest.fixture
@@ -83,7 +89,7 @@ def test_two_identities_destroy_a_key_and_everything_says_so(
     key.wipe()
     request_destruction(kek, actor="alice", ledger=ledger, backend=backend)
     keys.open_partition_key(kek, wrapped, Purpose.DATASET).wipe()
-    info = approve_destruction(kek, actor="bob", ledger=ledger, backend=backend)
+    info = destroy_in_emergency(kek, actor="bob", reason="a leak", ledger=ledger, backend=backend)
     assert info.state is KekState.DESTROYED
     with pytest.raises(KeyDestroyed):
         keys.open_partition_key(kek, wrapped, Purpose.DATASET)
@@ -137,8 +143,7 @@ def test_a_key_store_restored_from_a_copy_loses_the_key_again(
 ) -> None:
     kek = backend.create_kek("dataset/own-text", Purpose.DATASET, expires_s=None)
     shutil.copytree(tmp_path / "keys", tmp_path / "copy")
-    request_destruction(kek, actor="alice", ledger=ledger, backend=backend)
-    approve_destruction(kek, actor="bob", ledger=ledger, backend=backend)
+    destroy_at_once(kek, ledger=ledger, backend=backend, asker="alice", decider="bob")
     restored = open_backend((tmp_path / "copy").as_uri(), clock=clock, passphrase=None)
     assert restored.info(kek).state is KekState.ACTIVE
     reconcile_tombstones(ledger=ledger, backend=restored)

@@ -8,16 +8,11 @@ from pathlib import Path
 import pytest
 
 from stoker.core.clock import ManualClock
-from stoker.keys.destruction import approve_destruction, reconcile_tombstones, request_destruction
+from stoker.keys.destruction import reconcile_tombstones
 from stoker.keys.refs import KekRef
 from stoker.ledger.records import TombstoneRecord
 from support.ledger_samples import tamper
 from support.promise_home import DAY_S, PromiseHome, broken, failures, open_promise_home, promise
-
-
-def destroy(house: PromiseHome, kek: str) -> None:
-    request_destruction(KekRef.parse(kek), actor="asker", ledger=house.ledger, backend=house.backend)
-    approve_destruction(KekRef.parse(kek), actor="decider", ledger=house.ledger, backend=house.backend)
 
 
 def claim(house: PromiseHome, kek: str) -> None:
@@ -34,7 +29,7 @@ def test_a_key_store_restored_from_a_copy_after_a_destruction_is_noticed(place: 
     shutil.copytree(keys, copy)
     with open_promise_home(place) as house:
         kek = house.dataset.kek
-        destroy(house, kek)
+        house.destroy(kek)
         assert broken(house.verify()) == set()
     shutil.rmtree(keys)
     shutil.copytree(copy, keys)
@@ -61,8 +56,8 @@ def test_a_key_that_was_never_really_destroyed_is_noticed(whose: str, house: Pro
 
 def test_every_object_under_a_lost_key_is_tried_also_those_without_a_manifest(house: PromiseHome) -> None:
     """A source has shards, an index and a scan report; a run has checkpoints and their log."""
-    destroy(house, house.source.kek)
-    destroy(house, house.run.kek)
+    house.destroy(house.source.kek)
+    house.destroy(house.run.kek)
     report = house.verify(3)
     assert broken(report) == set()
     seen = {check.tried: check.seen for check in promise(report, 3).checks}
@@ -100,7 +95,7 @@ def test_a_key_that_outlives_its_dataset_is_noticed_before_and_after(place: Path
 
 
 def test_a_lost_dataset_whose_objects_are_gone_too_is_no_finding(house: PromiseHome) -> None:
-    destroy(house, house.dataset.kek)
+    house.destroy(house.dataset.kek)
     house.store.delete_prefix(f"datasets/text/{house.dataset.version}")
     report = house.verify(3, 4)
     assert broken(report) == set()
@@ -108,7 +103,7 @@ def test_a_lost_dataset_whose_objects_are_gone_too_is_no_finding(house: PromiseH
 
 
 def test_an_object_that_cannot_even_be_tried_is_not_taken_for_refused(house: PromiseHome) -> None:
-    destroy(house, house.dataset.kek)
+    house.destroy(house.dataset.kek)
     shard = house.home.store_dir / "datasets" / "text" / house.dataset.version / "00000000.stk"
     shard.write_bytes(b"something else")
     found = failures(house.verify(3), 3)

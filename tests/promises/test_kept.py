@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from stoker.core.clock import ManualClock
-from stoker.keys.destruction import approve_destruction, request_destruction
-from stoker.keys.refs import KekRef
 from stoker.promises.promise import Standing
 from stoker.spec.records import RecordPart, RecordsSpec
 from support.promise_home import DAY_S, RECIPE, PromiseHome, broken, open_promise_home, promise, standings
@@ -41,9 +39,7 @@ def test_a_home_without_a_run_has_untried_promises_and_no_broken_one(tmp_path: P
 
 
 def test_all_is_kept_after_the_dataset_was_destroyed_by_two_people(house: PromiseHome) -> None:
-    kek = KekRef.parse(house.dataset.kek)
-    request_destruction(kek, actor="asker", ledger=house.ledger, backend=house.backend)
-    approve_destruction(kek, actor="decider", ledger=house.ledger, backend=house.backend)
+    assert house.destroy(house.dataset.kek).holds
     report = house.verify()
     assert broken(report) == set()
     reading = [check for check in promise(report, 3).checks if "whose key is gone" in check.tried]

@@ -25,7 +25,7 @@ from stoker.keys.backend import KeyBackend
 from stoker.keys.identities import create_identity
 from stoker.keys.open import open_backend
 from stoker.keys.partition import BackendKeySource
-from stoker.keys.refs import KekRef, Purpose
+from stoker.keys.refs import Purpose
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import (
     DatasetRecord,
@@ -46,6 +46,7 @@ from stoker.store.records import RECORD_SHARD_SCHEMA, RecordShardWriter
 from stoker.store.sealed import PartitionSeal
 from stoker.store.shards import SHARD_SCHEMA, ShardWriter, shard_entry
 from stoker.store.superblock import Artefact, SampleSchema, Split, Superblock
+from support.key_death import destroy_at_once
 
 DAY_S: Final = 86_400.0
 PEOPLE: Final = {
@@ -286,11 +287,7 @@ class LifeHome:
 
     def destroy(self, record: DatasetRecord) -> None:
         """By two identities."""
-        from stoker.keys.destruction import approve_destruction, request_destruction
-
-        kek = KekRef.parse(record.kek)
-        request_destruction(kek, actor="asker", ledger=self.ledger, backend=self.backend)
-        approve_destruction(kek, actor="decider", ledger=self.ledger, backend=self.backend)
+        destroy_at_once(record.kek, ledger=self.ledger, backend=self.backend)
 
     def objects(self, record: DatasetRecord) -> list[str]:
         return sorted(self.store.list(f"datasets/{record.name}/{record.version}"))

@@ -23,16 +23,22 @@ from stoker.intake.prepare import prepare_dataset
 from stoker.intake.review import decide_review, request_review
 from stoker.intake.scan_report import scan_and_seal
 from stoker.keys.backend import KeyBackend
+from stoker.keys.death import DeathProof, prove_death
 from stoker.keys.identities import create_identity
 from stoker.keys.open import open_backend
+from stoker.keys.refs import KekRef
+from stoker.keys.rewrap import with_moves, without_moves
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import DatasetRecord, ReviewRecord, Role, RunOutcome, RunRecord, SourceRecord
 from stoker.promises.promise import PROMISES, Check, PromiseReport, Standing, VerifyReport
+from stoker.promises.replicas import replicas_of
 from stoker.promises.verify import verify_promises
 from stoker.spec.recipe import ImportSpec, RecipeSpec
 from stoker.spec.run import IsolationPolicy, LaunchSpec, RunSpec, TrainSpec
 from stoker.store.cache import NodeCache
 from stoker.store.objects import ObjectStore
+from stoker.store.rewraps import StoredRewraps
+from support.key_death import destroy_at_once
 
 DAY_S = 86_400.0
 CACHE_BYTES = 1 << 26
@@ -105,6 +111,23 @@ class PromiseHome:
             progress=SILENT,
             outside=(self.outside,),
             numbers=numbers or tuple(PROMISES),
+        )
+
+    def destroy(self, kek: str) -> DeathProof:
+        """By two identities, in an emergency; then its death is proved on the store and the node's cache."""
+        destroy_at_once(kek, ledger=self.ledger, backend=self.backend)
+        return self.prove(kek)
+
+    def prove(self, kek: str, *copies: str) -> DeathProof:
+        return prove_death(
+            KekRef.parse(kek),
+            actor="decider",
+            ledger=self.ledger,
+            backend=without_moves(self.backend),
+            replicas=replicas_of(
+                store=lambda: self.store, cache=self.cache, backend=self.backend, copies=copies
+            ),
+            clock=self.clock,
         )
 
     def found(self) -> None:
@@ -212,6 +235,7 @@ def open_promise_home(place: Path, clock: Clock | None = None) -> Iterator[Promi
     outside.mkdir(exist_ok=True)
     backend = open_backend(home.keys_dir.as_uri(), clock=clock, passphrase=None)
     store = ObjectStore.open(home.store_dir.as_uri())
+    backend = with_moves(backend, StoredRewraps(lambda: store))
     cache = NodeCache(home.cache_dir, store, CACHE_BYTES)
     with Ledger.open(f"sqlite:///{home.ledger_path}", home.ledger_key_path, clock) as ledger:
         yield PromiseHome(home, ledger, backend, store, cache, clock, outside)

@@ -27,14 +27,17 @@ from stoker.intake.importing import import_source
 from stoker.intake.prepare import prepare_dataset
 from stoker.intake.review import decide_review, request_review
 from stoker.intake.scan_report import scan_and_seal
-from stoker.keys.destruction import approve_destruction, request_destruction
+from stoker.keys.death import prove_death
+from stoker.keys.destruction import destroy_in_emergency, request_destruction
 from stoker.keys.identities import create_identity
 from stoker.keys.refs import KekRef
+from stoker.keys.rewrap import without_moves
 from stoker.ledger.errors import UnknownIdentity
 from stoker.ledger.records import DatasetRecord, ReviewRecord, Role, RunOutcome, SourceRecord
 from stoker.promises.destruction import try_reading
 from stoker.promises.house import OpenHouse
 from stoker.promises.promise import Check, VerifyReport
+from stoker.promises.replicas import replicas_of
 from stoker.promises.verify import verify_promises
 from stoker.spec.recipe import ImportSpec, OnFault, RecipeSpec
 from stoker.spec.run import RunSpec
@@ -333,13 +336,25 @@ def _expire(tour: _Tour, dataset: DatasetRecord) -> tuple[Check, ...]:
     request_destruction(kek, actor=RESEARCHER, ledger=house.ledger, backend=house.backend)
     lines = [f"{RESEARCHER} asks that {kek} be destroyed"]
     try:
-        approve_destruction(kek, actor=RESEARCHER, ledger=house.ledger, backend=house.backend)
+        destroy_in_emergency(kek, actor=RESEARCHER, reason="mine", ledger=house.ledger, backend=house.backend)
     except StokerError as refusal:
         lines.append(f"{RESEARCHER} approves it: refused ({refusal.id})")
     else:
         raise AssertionError("one identity destroyed a key")
-    approve_destruction(kek, actor=REVIEWER, ledger=house.ledger, backend=house.backend)
-    lines.append(f"{REVIEWER} approves it: destroyed")
+    lines.append("approved in the usual way it could be withdrawn for 7 days; here it is an emergency")
+    destroy_in_emergency(
+        kek, actor=REVIEWER, reason="the quickstart ends", ledger=house.ledger, backend=house.backend
+    )
+    lines.append(f"{REVIEWER} approves it, with a reason: destroyed")
+    proof = prove_death(
+        kek,
+        actor=REVIEWER,
+        ledger=house.ledger,
+        backend=without_moves(house.backend),
+        replicas=replicas_of(store=lambda: house.store, cache=house.cache, backend=house.backend),
+        clock=house.clock,
+    )
+    lines.append(f"proof of death, recorded: {'holds' if proof.holds else 'does not hold'}")
     whole = OpenHouse(house.home, house.ledger, house.backend, house.store, house.cache, house.clock)
     (thing,) = (each for each in whole.sealed_things() if each.kek == dataset.kek)
     tries = tuple(try_reading(whole, thing))

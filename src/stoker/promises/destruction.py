@@ -1,4 +1,8 @@
-"""Promise 3: what a destroyed or expired key sealed cannot be read, from the store nor from the cache."""
+"""Promise 3: what a destroyed or expired key sealed cannot be read, from the store, the cache or a copy.
+
+What was tried when a key died stands in the ledger; here that is read, and all of it is tried again. See
+docs/design/keys.md, "Proof of death".
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,22 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from stoker.core.clock import iso_utc
 from stoker.core.errors import StokerError
 from stoker.core.ids import new_version_id
-from stoker.keys.errors import KeyDestroyed, KeyExpired, KeyUnknown
+from stoker.core.settings import load_settings
+from stoker.keys.death import DeathProof, recorded_proofs, try_death
+from stoker.keys.errors import KeyDestroyed, KeyExpired, KeyNotActive, KeyUnknown
 from stoker.keys.open import open_backend
 from stoker.keys.partition import BackendKeySource
-from stoker.keys.refs import Purpose
+from stoker.keys.refs import KekRef, Purpose
+from stoker.keys.rewrap import without_moves
+from stoker.keys.rotation import epochs_of
 from stoker.keys.states import KekState
-from stoker.ledger.records import DatasetState
+from stoker.ledger.records import DatasetState, TombstoneRecord
 from stoker.promises.house import OpenHouse, SealedThing
 from stoker.promises.promise import Check, PromiseReport, judged
+from stoker.promises.replicas import replicas_of
 from stoker.store.header import StreamKind, StreamLabel
 from stoker.store.ranges import BytesSource, RangeSource
 from stoker.store.reader import StreamReader
@@ -31,11 +41,7 @@ def check_destruction(house: OpenHouse) -> PromiseReport:
         if house.is_lost(thing)
         for check in try_reading(house, thing)
     ]
-    catalogue = house.ledger.catalogue
-    for run in catalogue.runs():
-        if catalogue.is_tombstoned(run.kek):
-            tried = f"reading run {run.id}, whose key is gone, from the store"
-            checks.append(_try_all(house, tried, _streams(house, f"runs/{run.id}"), house.store.source))
+    checks += check_deaths(house)
     checks += _agreement(house)
     checks += _scratch(house)
     return judged(3, checks)
@@ -57,6 +63,47 @@ def try_reading(house: OpenHouse, thing: SealedThing) -> list[Check]:
     ]
 
 
+def check_deaths(house: OpenHouse) -> list[Check]:
+    """Every death: what the ledger holds of its proof, and what is seen when everything is tried again now.
+
+    A KEK whose survivors were moved is tried as well: it must open nothing itself.
+    """
+    catalogue = house.ledger.catalogue
+    proofs = recorded_proofs(house.ledger)
+    checks = []
+    replicas = replicas_of(
+        store=lambda: house.store, cache=house.cache, backend=house.backend, copies=_copies(house)
+    )
+    for stone in catalogue.tombstones():
+        checks.append(_recorded(stone, proofs.get(stone.kek)))
+        again = try_death(
+            KekRef.parse(stone.kek),
+            ledger=house.ledger,
+            backend=without_moves(house.backend),
+            replicas=replicas,
+            clock=house.clock,
+        )
+        seen = "; ".join(f"{trial.replica}: {trial.seen}" for trial in again.trials)
+        checks.append(Check(f"what {stone.kek} sealed, on {len(again.trials)} replicas", again.holds, seen))
+    return checks
+
+
+def _recorded(stone: TombstoneRecord, proof: DeathProof | None) -> Check:
+    tried = f"the recorded proof of the death of {stone.kek}"
+    prove = f"run: stoker key prove {stone.kek}"
+    if proof is None:
+        return Check(tried, False, f"there is none; {prove}")
+    if proof.proved_s < stone.destroyed_s:
+        return Check(tried, False, f"it is older than the death at {iso_utc(stone.destroyed_s)}; {prove}")
+    where = ", ".join(trial.replica for trial in proof.trials)
+    seen = f"of {iso_utc(proof.proved_s)}, on {where}"
+    return Check(tried, proof.holds, seen if proof.holds else f"{seen}: does not hold; {prove}")
+
+
+def _copies(house: OpenHouse) -> tuple[str, ...]:
+    return load_settings(house.home, Path.cwd()).value.store.replicas
+
+
 def _streams(house: OpenHouse, prefix: str) -> list[str]:
     """The sealed objects under a prefix, whatever a manifest says: shards, scan reports, checkpoints."""
     return sorted(key for key in house.store.list(prefix) if key.endswith(".stk"))
@@ -69,7 +116,7 @@ def _try_all(house: OpenHouse, tried: str, keys: list[str], source_of: Callable[
     for key in keys:
         try:
             StreamReader.open(source_of(key), house.keys, house.header(key).label, place=key)
-        except (KeyDestroyed, KeyExpired, KeyUnknown) as refusal:
+        except (KeyDestroyed, KeyExpired, KeyUnknown, KeyNotActive) as refusal:
             refusals[refusal.id] += 1
         except StokerError as error:
             wrong.append(f"{key} could not be tried: {error.message}")
@@ -94,13 +141,14 @@ def _agreement(house: OpenHouse) -> list[Check]:
     late = []
     datasets = catalogue.datasets()
     for record in datasets:
-        info = infos.get(record.kek)
         what = f"dataset {record.name} {record.version[:8]}"
         if record.state is DatasetState.DESTROYED and record.kek not in stones:
             late.append(f"{what} is recorded as destroyed, its key {record.kek} is not")
-        outlives = info is not None and (info.expires_s is None or info.expires_s > record.expires_s)
-        if outlives and record.kek not in dead:
-            late.append(f"{what} expires before its key {record.kek} does")
+        for ref in epochs_of(house.backend, KekRef.parse(record.kek)):
+            info = infos.get(str(ref))
+            outlives = info is not None and (info.expires_s is None or info.expires_s > record.expires_s)
+            if outlives and str(ref) not in dead:
+                late.append(f"{what} expires before its key {ref} does")
     if datasets:
         tried = f"the end of {len(datasets)} datasets against that of their keys"
         checks.append(Check(tried, not late, "; ".join(late[:5]) or "no key outlives its dataset"))
@@ -126,20 +174,19 @@ def _scratch(house: OpenHouse) -> list[Check]:
 
         checks = [Check("a scratch stream while its key lives", opens() is None, opens() or "opens")]
         backend.request_destroy(kek, "alice")
-        try:
-            backend.destroy(kek, "alice")
-        except StokerError as refusal:
-            checks.append(Check("destruction by the one who asked for it", True, f"refused ({refusal.id})"))
-        else:
-            checks.append(Check("destruction by the one who asked for it", False, "was carried out"))
-            return checks
-        backend.destroy(kek, "bob")
-        after = opens()
-        checks.append(
-            Check(
-                "the same stream after two identities destroyed it",
-                after == KeyDestroyed.id,
-                after or "it opened",
-            )
-        )
+        for by, what in (("alice", "approval by the one who asked for it"), ("bob", "destruction too early")):
+            try:
+                backend.approve_destroy(kek, by)
+                backend.destroy_due(kek)
+            except StokerError as refusal:
+                checks.append(Check(what, True, f"refused ({refusal.id})"))
+            else:
+                checks.append(Check(what, False, "was carried out"))
+                return checks
+        for what, wanted in (("while its destruction is pending", KeyNotActive.id), ("", KeyDestroyed.id)):
+            if not what:
+                backend.destroy_now(kek, "bob", reason="a check")
+                what = "after two identities destroyed its key"
+            after = opens()
+            checks.append(Check(f"the same stream {what}", after == wanted, after or "it opened"))
     return checks

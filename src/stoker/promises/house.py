@@ -10,6 +10,7 @@ from stoker.core.home import Home
 from stoker.feed.dataset import Dataset
 from stoker.intake.review import review_digest
 from stoker.keys.backend import KeyBackend
+from stoker.keys.moves import is_gone
 from stoker.keys.partition import BackendKeySource
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import DatasetRecord, DatasetState
@@ -67,7 +68,7 @@ class OpenHouse:
     def is_lost(self, thing: SealedThing) -> bool:
         """Whether the ledger says that nothing can open this any more."""
         expired = thing.expires_s is not None and self.clock.now_s() >= thing.expires_s
-        return expired or thing.destroyed or self.ledger.catalogue.is_tombstoned(thing.kek)
+        return expired or thing.destroyed or is_gone(self.ledger, thing.kek)
 
     def sealed_dataset(self, record: DatasetRecord) -> SealedThing:
         """A dataset's record as the thing that lies in the store."""
@@ -99,5 +100,10 @@ class OpenHouse:
 
     def header(self, key: str) -> StreamHeader:
         """What the stored stream says of itself, before anything of it is verified."""
-        size = self.store.size(key)
-        return parse_header(self.store.get_range(key, 0, min(size, MAX_HEADER_BYTES)), size, key)
+        return read_header(self.store, key)
+
+
+def read_header(store: ObjectStore, key: str) -> StreamHeader:
+    """What the stream stored in `store` says of itself, before anything of it is verified."""
+    size = store.size(key)
+    return parse_header(store.get_range(key, 0, min(size, MAX_HEADER_BYTES)), size, key)

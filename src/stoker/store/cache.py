@@ -81,6 +81,11 @@ class NodeCache:
         return self._room.limit_bytes
 
     @property
+    def kept_objects(self) -> Path:
+        """The folder of what is kept, laid out like a store in a folder; for whoever proves a key's death."""
+        return self._room.objects
+
+    @property
     def has_peers(self) -> bool:
         """Are other nodes asked before the store?"""
         return self._peers is not None

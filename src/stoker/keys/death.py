@@ -1,0 +1,303 @@
+"""Proof of death: what a destroyed KEK sealed is tried on every replica, and what was seen is recorded.
+
+A refusal proves something only when the same thing opened before. So a request to destroy records a canary:
+a wrapped key that just opened. After the destruction the canary, and the streams that lie on each replica,
+are tried again. See docs/design/keys.md, "Proof of death".
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Protocol
+
+from stoker.core.canonical import JsonValue
+from stoker.core.clock import Clock
+from stoker.core.errors import StokerError
+from stoker.keys.backend import KeyBackend
+from stoker.keys.errors import DeathNotProved, KeyDestroyed, KeyUnknown
+from stoker.keys.partition import BackendKeySource, partition_context
+from stoker.keys.refs import KekRef, Purpose
+from stoker.keys.states import KekState
+from stoker.ledger.ledger import Ledger
+from stoker.ledger.records import AuditEntry
+
+PROVE_ACT: Final = "key.prove"
+REQUEST_ACT: Final = "key.request_destroy"
+KEY_BACKEND: Final = "key back end"
+
+_SHOWN: Final = 5
+
+
+class Outcome(enum.StrEnum):
+    """What a replica showed."""
+
+    REFUSED = "refused"
+    """Something was there, and none of it opened, because the KEK is dead."""
+
+    ABSENT = "absent"
+    """Nothing of the KEK's is there."""
+
+    OPENED = "opened"
+    """Something opened: the KEK is not dead."""
+
+    UNTRIED = "untried"
+    """Something could not be tried, so nothing is proved here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What was tried on one replica. `refused` counts refusals by error; the rest names up to five things."""
+
+    replica: str
+    outcome: Outcome
+    tried: int
+    refused: Mapping[str, int]
+    opened: tuple[str, ...] = ()
+    untried: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, replica: str, refusals: Iterable[str], opened: Sequence[str] = (), untried: Sequence[str] = ()
+    ) -> Trial:
+        """Judge what was seen: whatever opened outweighs what could not be tried, and that a refusal."""
+        refused: dict[str, int] = {}
+        for each in refusals:
+            refused[each] = refused.get(each, 0) + 1
+        tried = sum(refused.values()) + len(opened)
+        if opened:
+            outcome = Outcome.OPENED
+        elif untried:
+            outcome = Outcome.UNTRIED
+        else:
+            outcome = Outcome.REFUSED if refused else Outcome.ABSENT
+        return cls(replica, outcome, tried, refused, tuple(opened[:_SHOWN]), tuple(untried[:_SHOWN]))
+
+    @property
+    def seen(self) -> str:
+        """For people: one line."""
+        match self.outcome:
+            case Outcome.OPENED:
+                return f"{', '.join(self.opened)} opened"
+            case Outcome.UNTRIED:
+                return "; ".join(self.untried)
+            case Outcome.ABSENT:
+                return "nothing of it is there"
+        return ", ".join(f"{count} refused ({error})" for error, count in self.refused.items())
+
+
+class Replica(Protocol):
+    """A place where sealed bytes may lie: the store, a node's cache, another store with a copy."""
+
+    @property
+    def name(self) -> str:
+        """For people, without credentials."""
+        ...
+
+    def canary(self, kek: KekRef) -> Canary | None:
+        """The wrapped key of a stream that the KEK sealed, when there is one. Raises StokerError."""
+        ...
+
+    def try_opening(self, kek: KekRef) -> Trial:
+        """Try to open what lies there under the KEK, as one would who has the replica and the key store.
+
+        What cannot be reached or read is untried, never refused.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A partition key wrapped by the KEK. It opens nothing that is not in the store under the same KEK."""
+
+    where: str
+    wrapped: bytes
+    purpose: Purpose
+
+
+@dataclass(frozen=True, slots=True)
+class DeathProof:
+    """What was tried after a KEK's death, when and where. `canary` tells what had opened before."""
+
+    kind: ClassVar[str] = "key-proof"
+    version: ClassVar[int] = 1
+
+    kek: str
+    destroyed_s: float | None
+    proved_s: float
+    canary: str | None
+    trials: tuple[Trial, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether something was refused, nothing opened and nothing is left untried."""
+        outcomes = {trial.outcome for trial in self.trials}
+        return Outcome.REFUSED in outcomes and outcomes <= {Outcome.REFUSED, Outcome.ABSENT}
+
+
+def choose_canary(ref: KekRef, *, backend: KeyBackend, replicas: Sequence[Replica] = ()) -> Canary | None:
+    """A wrapped key of `ref` that opens now; None when there is none, or it does not open any more.
+
+    It is the key of a stored stream where one lies; else, when the KEK still wraps, a fresh random key, which
+    seals nothing. A replica that cannot be reached is passed over.
+    """
+    info = backend.info(ref)
+    if info.state not in (KekState.ACTIVE, KekState.DEACTIVATED):
+        return None
+    keys = BackendKeySource(backend)
+    for replica in replicas:
+        try:
+            canary = replica.canary(ref)
+            if canary is not None:
+                keys.open_partition_key(ref, canary.wrapped, canary.purpose).wipe()
+                return canary
+        except StokerError:
+            continue
+    try:
+        fresh, wrapped = keys.new_partition_key(ref, info.purpose)
+        fresh.wipe()
+        keys.open_partition_key(ref, wrapped, info.purpose).wipe()
+    except StokerError:
+        return None
+    return Canary("a key that was wrapped for this", wrapped, info.purpose)
+
+
+def canary_detail(canary: Canary | None) -> JsonValue:
+    """What a request to destroy records of its canary. A wrapped key is public: it lies in stored headers."""
+    if canary is None:
+        return None
+    return {"where": canary.where, "wrapped": canary.wrapped.hex(), "purpose": canary.purpose.value}
+
+
+def recorded_canary(ledger: Ledger, ref: KekRef) -> Canary | None:
+    """The canary of the newest request to destroy `ref` that recorded one."""
+    for entry in reversed(ledger.audit.acts({REQUEST_ACT}, f"key/{ref}")):
+        found = entry.detail.get("canary")
+        if isinstance(found, dict):
+            where, wrapped, purpose = (found.get(name) for name in ("where", "wrapped", "purpose"))
+            try:
+                return Canary(str(where), bytes.fromhex(str(wrapped)), Purpose(str(purpose)))
+            except ValueError:
+                continue
+    return None
+
+
+def try_death(
+    ref: KekRef, *, ledger: Ledger, backend: KeyBackend, replicas: Sequence[Replica], clock: Clock
+) -> DeathProof:
+    """Try now, and record nothing: the canary against the key back end, and what lies on each replica.
+
+    Pass the back end that knows nothing of rewrapped keys, or survivors would seem to have come back.
+    Raises DeathNotProved for a KEK that is not destroyed.
+    """
+    destroyed_s = _death_of(ref, ledger, backend)
+    canary = recorded_canary(ledger, ref)
+    trials = [_try_canary(ref, canary, backend)]
+    trials += [replica.try_opening(ref) for replica in replicas]
+    return DeathProof(
+        str(ref), destroyed_s, clock.now_s(), None if canary is None else canary.where, tuple(trials)
+    )
+
+
+def prove_death(
+    ref: KekRef,
+    *,
+    actor: str,
+    ledger: Ledger,
+    backend: KeyBackend,
+    replicas: Sequence[Replica],
+    clock: Clock,
+) -> DeathProof:
+    """Try to open what the destroyed KEK `ref` sealed, everywhere, and record what was seen.
+
+    A proof that does not hold is recorded too, and returned: something is not dead, or could not be tried.
+    Raises DeathNotProved for a KEK that is not destroyed, UnknownIdentity, and what the ledger raises.
+    """
+    identity = ledger.catalogue.identity(actor)
+    proof = try_death(ref, ledger=ledger, backend=backend, replicas=replicas, clock=clock)
+    with ledger.act(actor=identity.name, action=PROVE_ACT, subject=f"key/{ref}", detail=_proof_detail(proof)):
+        pass
+    return proof
+
+
+def recorded_proofs(ledger: Ledger, ref: KekRef | None = None) -> dict[str, DeathProof]:
+    """The newest recorded proof of each KEK, or of `ref` alone, whether it holds or not."""
+    subject = None if ref is None else f"key/{ref}"
+    proofs = (_proof_of(entry) for entry in ledger.audit.acts({PROVE_ACT}, subject))
+    return {proof.kek: proof for proof in proofs if proof is not None}
+
+
+def _death_of(ref: KekRef, ledger: Ledger, backend: KeyBackend) -> float | None:
+    for stone in ledger.catalogue.tombstones():
+        if stone.kek == str(ref):
+            return stone.destroyed_s
+    try:
+        info = backend.info(ref)
+    except KeyDestroyed:
+        return None
+    if info.state is not KekState.DESTROYED:
+        raise DeathNotProved(
+            f"KEK {ref} is {info.state}, not destroyed: there is no death to prove.",
+            hint=f"Destroying takes two identities: stoker key destroy {ref}",
+        )
+    return info.destroyed_s
+
+
+def _try_canary(ref: KekRef, canary: Canary | None, backend: KeyBackend) -> Trial:
+    """The canary's unwrap against the back end itself; without a canary, an unwrap of nothing."""
+    wrapped, purpose = (b"", Purpose.DATASET) if canary is None else (canary.wrapped, canary.purpose)
+    try:
+        backend.unwrap(ref, wrapped, partition_context(ref, purpose)).wipe()
+    except (KeyDestroyed, KeyUnknown) as refusal:
+        return Trial.of(KEY_BACKEND, [refusal.id])
+    except StokerError as error:
+        return Trial.of(KEY_BACKEND, (), untried=[f"{error.id}: {error.message}"])
+    return Trial.of(KEY_BACKEND, (), opened=["the canary"])
+
+
+def _proof_detail(proof: DeathProof) -> dict[str, JsonValue]:
+    return {
+        "holds": proof.holds,
+        "destroyed_s": proof.destroyed_s,
+        "proved_s": proof.proved_s,
+        "canary": proof.canary,
+        "trials": [
+            {
+                "replica": trial.replica,
+                "outcome": trial.outcome.value,
+                "tried": trial.tried,
+                "refused": dict(trial.refused),
+                "opened": list(trial.opened),
+                "untried": list(trial.untried),
+            }
+            for trial in proof.trials
+        ],
+    }
+
+
+def _proof_of(entry: AuditEntry) -> DeathProof | None:
+    """The proof that an entry recorded; None when the entry is of another form."""
+    detail: Mapping[str, Any] = entry.detail
+    try:
+        trials = tuple(
+            Trial(
+                str(each["replica"]),
+                Outcome(each["outcome"]),
+                int(each["tried"]),
+                {str(name): int(count) for name, count in each["refused"].items()},
+                tuple(str(name) for name in each["opened"]),
+                tuple(str(name) for name in each["untried"]),
+            )
+            for each in detail["trials"]
+        )
+        destroyed_s, canary = detail["destroyed_s"], detail["canary"]
+        return DeathProof(
+            entry.subject.removeprefix("key/"),
+            None if destroyed_s is None else float(destroyed_s),
+            float(detail["proved_s"]),
+            None if canary is None else str(canary),
+            trials,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None

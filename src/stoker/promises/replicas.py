@@ -1,0 +1,122 @@
+"""The replicas on which a death is proved: the store, this node's cache, every registered copy of the store.
+
+See docs/design/keys.md, "Proof of death".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from stoker.core.errors import StokerError
+from stoker.keys.backend import KeyBackend
+from stoker.keys.death import Canary, Replica, Trial
+from stoker.keys.errors import KeyDestroyed, KeyUnknown
+from stoker.keys.partition import BackendKeySource
+from stoker.keys.refs import KekRef
+from stoker.keys.rewrap import without_moves
+from stoker.promises.house import read_header
+from stoker.store.cache import NodeCache
+from stoker.store.objects import ObjectStore
+from stoker.store.reader import StreamReader
+from stoker.store.rewraps import sealed_keys
+
+MAX_TRIED: Final = 256
+"""Streams tried on one replica. Of more, the first, the last and an even choice between: a KEK that opens one
+partition key opens all, so more of them would say no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreReplica:
+    """A store of this house, or a copy of it. `open_store` may fail: then nothing is proved there."""
+
+    name: str
+    open_store: Callable[[], ObjectStore]
+    keys: BackendKeySource
+
+    def canary(self, kek: KekRef) -> Canary | None:
+        """See Replica: of the first stream that is sealed under this very KEK."""
+        store = self.open_store()
+        for key in _some(sealed_keys(store, kek.scope)):
+            header = read_header(store, key)
+            if header.kek == kek:
+                return Canary(f"{self.name}: {key}", header.wrapped_key, header.purpose)
+        return None
+
+    def try_opening(self, kek: KekRef) -> Trial:
+        """See Replica. Opens as someone would who has the store and the key store, and no manifest."""
+        try:
+            store = self.open_store()
+            names = sealed_keys(store, kek.scope)
+        except (StokerError, OSError) as error:
+            return Trial.of(self.name, (), untried=[f"it cannot be read: {_told(error)}"])
+        return _tried(self.name, kek, store, _some(names), self.keys)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheReplica:
+    """What a node's cache keeps, read from its own files and never from the store behind it."""
+
+    name: str
+    cache: NodeCache
+    keys: BackendKeySource
+
+    def canary(self, kek: KekRef) -> Canary | None:
+        """None: what lies in a cache lies in the store as well."""
+        return None
+
+    def try_opening(self, kek: KekRef) -> Trial:
+        """See Replica."""
+        try:
+            kept = ObjectStore.open(self.cache.kept_objects.as_uri())
+            names = sealed_keys(kept, kek.scope)
+        except (StokerError, OSError) as error:
+            return Trial.of(self.name, (), untried=[f"it cannot be read: {_told(error)}"])
+        return _tried(self.name, kek, kept, _some(names), self.keys)
+
+
+def replicas_of(
+    *, store: Callable[[], ObjectStore], cache: NodeCache, backend: KeyBackend, copies: Sequence[str] = ()
+) -> tuple[Replica, ...]:
+    """The store, this node's cache, and the stores at the URLs in `copies`. What was moved counts as dead."""
+    keys = BackendKeySource(without_moves(backend))
+    registered = [
+        StoreReplica(f"copy {number}", _opener(url), keys) for number, url in enumerate(copies, start=1)
+    ]
+    return (StoreReplica("store", store, keys), CacheReplica("node cache", cache, keys), *registered)
+
+
+def _opener(url: str) -> Callable[[], ObjectStore]:
+    return lambda: ObjectStore.open(url)
+
+
+def _tried(
+    name: str, kek: KekRef, store: ObjectStore, keys: Sequence[str], source: BackendKeySource
+) -> Trial:
+    refused: list[str] = []
+    opened: list[str] = []
+    untried: list[str] = []
+    for key in keys:
+        try:
+            header = read_header(store, key)
+            if header.kek != kek:
+                continue
+            StreamReader.open(store.source(key), source, header.label, place=key)
+        except (KeyDestroyed, KeyUnknown) as refusal:
+            refused.append(refusal.id)
+        except (StokerError, OSError) as error:
+            untried.append(f"{key} could not be tried: {_told(error)}")
+        else:
+            opened.append(key)
+    return Trial.of(name, refused, opened, untried)
+
+
+def _some(keys: Sequence[str]) -> Sequence[str]:
+    if len(keys) <= MAX_TRIED:
+        return keys
+    return [keys[place * (len(keys) - 1) // (MAX_TRIED - 1)] for place in range(MAX_TRIED)]
+
+
+def _told(error: StokerError | OSError) -> str:
+    return error.message if isinstance(error, StokerError) else str(error.strerror)
