@@ -213,3 +213,27 @@ class NoTable(StokerError):
     """The source holds no table with the columns that were named, or more than one kind of it."""
 
     exit_code = 239
+
+
+class OtherRequest(StokerError):
+    """The decision is on another request than the one that was shown."""
+
+    exit_code = 230
+
+
+class OutsideTerms(StokerError):
+    """A review is in force, but its terms leave out this recipe or this run."""
+
+    exit_code = 232
+
+
+class GateShut(StokerError):
+    """The request cannot be approved: it was not scanned, or too few planted canaries were found."""
+
+    exit_code = 250
+
+
+class ChangesAsked(StokerError):
+    """The reviewer asked for changes: another request has to answer them."""
+
+    exit_code = 251

@@ -12,7 +12,7 @@ from typing import Final
 from stoker.core.clock import Clock, iso_utc
 from stoker.core.errors import StokerError
 from stoker.intake.errors import DatasetEnded, NotAllowed, OtherPolicy
-from stoker.intake.review import require_review, review_in_force
+from stoker.intake.review import Use, require_review, review_in_force
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.permissions import Deed, roles_for
 from stoker.ledger.records import (
@@ -77,20 +77,23 @@ def source_of(ledger: Ledger, dataset: DatasetRecord) -> SourceRecord | None:
     )
 
 
-def require_permission(ledger: Ledger, dataset: DatasetRecord, purpose: str, clock: Clock) -> ReviewRecord:
-    """The review that lets this dataset be used for `purpose` now.
+def require_permission(
+    ledger: Ledger, dataset: DatasetRecord, purpose: str, clock: Clock, run: str = ""
+) -> ReviewRecord:
+    """The review that lets this dataset be used for `purpose` now, by the run of that name if any.
 
-    It is the newest review in force of the very bytes that the dataset was prepared from, when it approves
-    the policy that the dataset was prepared under; else the dataset's own. Raises what intake's
-    `require_review` and `review_in_force` raise.
+    It is the newest review in force of the very bytes that the dataset was prepared from whose terms allow
+    its recipe and the run, when it approves the policy that the dataset was prepared under; else the
+    dataset's own. Raises what intake's `require_review` and `review_in_force` raise.
     """
     own = ledger.catalogue.review(dataset.review)
     source = source_of(ledger, dataset)
+    use = Use(recipe=dataset.recipe_digest, run=run)
     if source is not None:
-        newest = require_review(ledger, source, purpose, clock)
+        newest = require_review(ledger, source, purpose, clock, use)
         if newest.policy_digest == own.policy_digest:
             return newest
-    return review_in_force(ledger, dataset.review, purpose, clock)
+    return review_in_force(ledger, dataset.review, purpose, clock, use)
 
 
 def require_export(ledger: Ledger, dataset: DatasetRecord, actor: str, clock: Clock) -> ReviewRecord:

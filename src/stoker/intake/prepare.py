@@ -24,6 +24,7 @@ from stoker.intake.errors import (
     LabelMismatch,
     OtherPolicy,
     OtherPurpose,
+    OutsideTerms,
     RecordFault,
     ReviewDenied,
     ReviewExpired,
@@ -39,7 +40,7 @@ from stoker.intake.lent_tokenizer import find_lender, lent_tokenizer
 from stoker.intake.plan import PreparationPlan, plan_key, work_prefix, write_plan
 from stoker.intake.planning import find_unfinished, make_plan
 from stoker.intake.quality.judge import check_languages
-from stoker.intake.review import policy_digest, require_review, review_digest, review_in_force
+from stoker.intake.review import Use, policy_digest, require_review, review_digest, review_in_force
 from stoker.intake.task_errors import TaskFailed
 from stoker.intake.tasks import BuildResult, Phase, run_tasks
 from stoker.intake.workplace import Workplace
@@ -71,6 +72,7 @@ HOPELESS: Final = (
     ReviewExpired,
     ReviewTampered,
     OtherPurpose,
+    OutsideTerms,
 )
 """Errors after which going on with the same plan would fail again: what was done is removed."""
 
@@ -148,13 +150,15 @@ def prepare_dataset(
     if wrong := [problem for section in sections for problem in section.problems()]:
         raise ConfigError("The recipe does not hold: " + " ".join(wrong), hint="Mend what is named.")
     source = ledger.catalogue.latest_source(source_name)
-    review = require_review(ledger, source, purpose, clock)
+    require_review(ledger, source, purpose, clock)
+    lender = find_lender(recipe, purpose=purpose, ledger=ledger, clock=clock)
+    digest = recipe_digest(recipe, "" if lender is None else lender.root)
+    review = require_review(ledger, source, purpose, clock, Use(recipe=digest))
     if policy_digest(recipe.policy) != review.policy_digest:
         raise OtherPolicy(
             f"Review {review.id} approved another policy than the one in this recipe.",
             hint="Prepare with the policy that was approved, or request a review of this one.",
         )
-    lender = find_lender(recipe, purpose=purpose, ledger=ledger, clock=clock)
     preparation = _Preparation(
         name, source, review, recipe, lender, purpose, actor, ledger, backend, store, clock
     )
@@ -193,6 +197,10 @@ class _Preparation:
     def recipe_digest(self) -> str:
         """The digest of the recipe with the tokenizer that it names."""
         return recipe_digest(self.recipe, "" if self.lender is None else self.lender.root)
+
+    @property
+    def _use(self) -> Use:
+        return Use(recipe=self.recipe_digest)
 
     def existing(self) -> DatasetRecord | None:
         """The newest dataset of this name that this recipe made of these bytes and that can be used now."""
@@ -305,13 +313,13 @@ class _Preparation:
                 work.put(TOKENIZER, 0, {"lent_by": self.lender.root}, tokenizer)
             for name in plan.phases:
                 began_s = self.clock.monotonic_s()
-                review_in_force(self.ledger, self.review.id, self.purpose, self.clock)
+                review_in_force(self.ledger, self.review.id, self.purpose, self.clock, self._use)
                 _run_phase(work, form.phase(name), executor, progress)
                 seconds[name] = self.clock.monotonic_s() - began_s
             return form.commit(signer), seconds
 
     def _record(self, plan: PreparationPlan, result: BuildResult) -> DatasetRecord:
-        review_in_force(self.ledger, self.review.id, self.purpose, self.clock)
+        review_in_force(self.ledger, self.review.id, self.purpose, self.clock, self._use)
         public_key = self.backend.signer("manifest").public_key
         block = Manifest.open(self.store, plan.place.prefix, result.root, public_key).superblock
         lent: dict[str, JsonValue] = {} if self.lender is None else {"tokenizer_of": self.lender.root}

@@ -7,18 +7,21 @@ source's bytes, the scan report and the policy. See docs/design/intake.md, "Revi
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
-from stoker.core.canonical import JsonValue, canonical_json, digest_of
+from stoker.core.canonical import JsonValue
 from stoker.core.clock import Clock, iso_utc
-from stoker.core.errors import BadSignature, StokerError
+from stoker.core.errors import BadSignature, ConfigError, StokerError
 from stoker.core.ids import ReviewId, check_name, new_review_id
-from stoker.core.result import plain
 from stoker.core.signing import verify_signature
 from stoker.intake.errors import (
+    ChangesAsked,
     NotAReviewer,
     OtherPurpose,
+    OtherRequest,
+    OutsideTerms,
+    ReviewClosed,
     ReviewDenied,
     ReviewExpired,
     ReviewMissing,
@@ -29,73 +32,57 @@ from stoker.intake.errors import (
 )
 from stoker.intake.review_machine import (
     DECIDING_ROLES,
+    UNDECIDED,
     Approve,
+    AskChanges,
+    BindScan,
     Deny,
     Event,
     ReviewFacts,
     Revoke,
+    Scan,
+    SignAndRecord,
     Standing,
     problems,
     standing,
     step,
 )
+from stoker.intake.review_request import decision_message as decision_message
+from stoker.intake.review_request import policy_digest as policy_digest
+from stoker.intake.review_request import request_digest as request_digest
+from stoker.intake.review_request import request_fault, terms_in, terms_row
+from stoker.intake.review_request import review_digest as review_digest
 from stoker.keys.backend import KeyBackend
 from stoker.keys.identities import identity_signer
 from stoker.ledger.ledger import Ledger
-from stoker.ledger.records import IdentityRecord, ReviewRecord, ReviewState, SourceRecord
-from stoker.spec.policy import PolicySpec, policy_table
+from stoker.ledger.records import (
+    IdentityRecord,
+    ReviewRecord,
+    ReviewState,
+    ReviewTermsRecord,
+    SourceRecord,
+)
+from stoker.spec.policy import PolicySpec
+from stoker.spec.terms import NO_TERMS, ReviewTerms
 
-REQUEST_FORMAT: Final = "stoker review request 1"
-DECISION_FORMAT: Final = "stoker review decision 1"
 MAX_REASON_CHARACTERS: Final = 2000
 
 
-def policy_digest(policy: PolicySpec) -> str:
-    """Names a policy by what it does to each kind, in whatever words it is written; 64 hex digits."""
-    return digest_of(policy_table(policy))
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What is to be done under a review, as far as its terms bound it; empty: not a matter of this use."""
+
+    recipe: str = ""
+    """The digest of the recipe that prepares, or prepared."""
+
+    run: str = ""
+    """The name of the run that reads."""
 
 
-def request_digest(review: ReviewRecord) -> str:
-    """What the request's own fields hash to; a row whose `request_digest` differs was changed."""
-    fields = plain(
-        {
-            "format": REQUEST_FORMAT,
-            "id": review.id,
-            "source": review.source,
-            "source_version": review.source_version,
-            "manifest_root": review.manifest_root,
-            "scan_digest": review.scan_digest,
-            "policy_digest": review.policy_digest,
-            "purpose": review.purpose,
-            "requested_by": review.requested_by,
-            "requested_s": review.requested_s,
-            "expires_s": review.expires_s,
-        }
-    )
-    return digest_of(fields)
+ANY_USE: Final = Use()
 
 
-def review_digest(review: ReviewRecord) -> bytes:
-    """32 bytes for stream headers: they bind sealed data to this request, whatever becomes of it later."""
-    return bytes.fromhex(review.request_digest)
-
-
-def decision_message(review: ReviewRecord) -> bytes:
-    """What the decider signs: the request's digest and the verdict with its author, time and reason."""
-    return canonical_json(
-        {
-            "format": DECISION_FORMAT,
-            "id": review.id,
-            "request_digest": review.request_digest,
-            "verdict": review.state.value,
-            "decided_by": review.decided_by,
-            "decided_s": review.decided_s,
-            "reason": review.reason,
-        }
-    )
-
-
-def facts_of(review: ReviewRecord) -> ReviewFacts:
+def facts_of(review: ReviewRecord, terms: ReviewTerms = NO_TERMS) -> ReviewFacts:
     """The part of the record that the state machine judges."""
     return ReviewFacts(
         review.state,
@@ -104,7 +91,26 @@ def facts_of(review: ReviewRecord) -> ReviewFacts:
         review.expires_s,
         review.decided_by,
         review.decided_s,
+        scanned=bool(review.scan_digest),
+        least_recall=terms.least_recall,
     )
+
+
+def terms_of(ledger: Ledger, review: ReviewRecord) -> ReviewTerms:
+    """The terms of a review; those of before there were terms bound nothing.
+
+    Raises ReviewTampered when the row is not the one that was asked for.
+    """
+    return terms_in(_checked(review, ledger))
+
+
+def outside(terms: ReviewTerms, use: Use) -> str | None:
+    """Why a use lies outside terms, as the end of a sentence; None when it does not."""
+    if use.recipe and terms.recipes and use.recipe not in terms.recipes:
+        return f"they name {len(terms.recipes)} recipes, and {use.recipe[:12]} is none of them"
+    if use.run and terms.runs and use.run not in terms.runs:
+        return f"they name the runs {', '.join(terms.runs[:5])}, and {use.run[:80]!a} is none of them"
+    return None
 
 
 def request_review(
@@ -117,14 +123,22 @@ def request_review(
     valid_s: float,
     ledger: Ledger,
     clock: Clock,
+    terms: ReviewTerms = NO_TERMS,
+    answers: ReviewId | None = None,
 ) -> ReviewRecord:
-    """Ask for leave to use `source` for `purpose` for `valid_s` seconds from now.
+    """Ask for leave to use `source` for `purpose` for `valid_s` seconds from now, within `terms`.
 
-    `scan_digest` names the scan report that the reviewer will judge by. Raises BadName for a purpose that is
-    no name, UnknownIdentity for a requester who is none.
+    `scan_digest` names the scan report that the reviewer will judge by; empty: the scan is still to come, see
+    `bind_scan`. `answers` names the review that asked for the changes that are now made. Raises BadName for a
+    purpose that is no name, UnknownIdentity for a requester who is none, ConfigError for a policy or terms
+    that do not hold, ReviewClosed when `answers` asked for none of this source.
     """
     check_name(purpose, "purpose")
     ledger.catalogue.identity(requested_by)
+    if wrong := [*policy.problems(), *terms.problems()]:
+        raise ConfigError("The request does not hold: " + " ".join(wrong), hint="Mend what is named.")
+    if answers is not None:
+        _require_asked(ledger.catalogue.review(answers), source)
     now_s = clock.now_s()
     review = ReviewRecord(
         id=new_review_id(clock),
@@ -138,28 +152,71 @@ def request_review(
         requested_s=now_s,
         expires_s=now_s + valid_s,
         request_digest="",
-        state=ReviewState.REQUESTED,
+        state=ReviewState.SCANNED if scan_digest else ReviewState.REQUESTED,
         decided_by=None,
         decided_s=None,
         reason=None,
         decision_signature=None,
     )
-    review = replace(review, request_digest=request_digest(review))
-    wrong = problems(facts_of(review))
-    if wrong:
+    row = terms_row(review.id, terms, policy, answers)
+    review = replace(review, request_digest=request_digest(review, row))
+    if faults := problems(facts_of(review)):
         raise ReviewExpired(
-            f"The review would not be valid: {wrong[0]}.", hint="Ask for a time that is still to come."
+            f"The review would not be valid: {faults[0]}.", hint="Ask for a time that is still to come."
         )
     detail: dict[str, JsonValue] = {
         "review": review.id,
         "request_digest": review.request_digest,
         "purpose": purpose,
         "expires_s": review.expires_s,
+        **({"answers": answers} if answers else {}),
     }
     with ledger.act(
         actor=requested_by, action="review.request", subject=f"source/{source.name}", detail=detail
     ) as catalogue:
-        catalogue.put_review(review)
+        catalogue.put_review(review, row)
+    return review
+
+
+def _require_asked(review: ReviewRecord, source: SourceRecord) -> None:
+    if review.source != source.name or review.state is not ReviewState.CHANGES_ASKED:
+        raise ReviewClosed(
+            f"Review {review.id} of source {review.source} is {review.state.value.replace('_', ' ')}; a "
+            f"request for {source.name} cannot answer it.",
+            hint="Answer a review of the same source that asked for changes: stoker review ls.",
+        )
+
+
+def bind_scan(
+    review_id: ReviewId, scan_digest: str, *, source: SourceRecord, by: str, ledger: Ledger, clock: Clock
+) -> ReviewRecord:
+    """Make the scan report of `source` with this digest part of a request that waits for one.
+
+    The request's digest changes with it: what is approved is the request with its scan. Raises ReviewClosed,
+    and ReviewStale when the request is for other bytes.
+    """
+    review = ledger.catalogue.review(review_id)
+    row = _checked(review, ledger)
+    if not _covers(review, source):
+        raise ReviewStale(
+            f"Review {review.id} is for version {review.source_version[:12]} of {review.source}, not for "
+            f"{source.version[:12]}.",
+            hint="Request a review of the newest version.",
+        )
+    _, instructions = step(facts_of(review), Scan(by, clock.now_s(), scan_digest))
+    for instruction in instructions:
+        assert isinstance(instruction, BindScan)
+        review = replace(review, scan_digest=instruction.scan_digest, state=ReviewState.SCANNED)
+        review = replace(review, request_digest=request_digest(review, row))
+        detail = {
+            "review": review.id,
+            "request_digest": review.request_digest,
+            "scan_digest": scan_digest,
+        }
+        with ledger.act(
+            actor=by, action="review.scan", subject=f"source/{review.source}", detail=detail
+        ) as catalogue:
+            catalogue.put_review(review)
     return review
 
 
@@ -172,16 +229,41 @@ def decide_review(
     ledger: Ledger,
     backend: KeyBackend,
     clock: Clock,
+    shown: str | None = None,
+    recall: float | None = None,
 ) -> ReviewRecord:
     """Allow or refuse, signed by `decided_by`'s own key.
 
-    Raises SelfReview, NotAReviewer, ReviewClosed, ReviewExpired, or ReviewTampered when the request's row was
-    changed after it was made, LedgerUnusable when the audit log does not vouch for request or decider.
+    `shown` is the digest of the request that the decider was shown; every face gives it, and another request
+    is then never decided. `recall` is what `gate.worst_recall` tells of the scan report that the request
+    names; terms that ask for a recall are not approved without it. Raises SelfReview, NotAReviewer,
+    ReviewClosed, ReviewExpired, GateShut, OtherRequest, or ReviewTampered when the request's row was changed
+    after it was made, LedgerUnusable when the audit log does not vouch for request or decider.
     """
     identity = ledger.catalogue.identity(decided_by)
-    make = Approve if approve else Deny
-    event = make(decided_by, identity.role, clock.now_s(), reason[:MAX_REASON_CHARACTERS])
-    return _carry_out(review_id, event, identity, "review.decide", ledger, backend)
+    now_s, why = clock.now_s(), reason[:MAX_REASON_CHARACTERS]
+    event: Event = (
+        Approve(decided_by, identity.role, now_s, why, recall)
+        if approve
+        else Deny(decided_by, identity.role, now_s, why)
+    )
+    return _carry_out(review_id, event, identity, "review.decide", ledger, backend, shown)
+
+
+def ask_changes(
+    review_id: ReviewId,
+    *,
+    reason: str,
+    decided_by: str,
+    ledger: Ledger,
+    backend: KeyBackend,
+    clock: Clock,
+    shown: str | None = None,
+) -> ReviewRecord:
+    """Say what has to change, signed; another request may answer. Raises as decide_review does."""
+    identity = ledger.catalogue.identity(decided_by)
+    event = AskChanges(decided_by, identity.role, clock.now_s(), reason[:MAX_REASON_CHARACTERS])
+    return _carry_out(review_id, event, identity, "review.decide", ledger, backend, shown)
 
 
 def revoke_review(
@@ -200,13 +282,21 @@ def _carry_out(
     action: str,
     ledger: Ledger,
     backend: KeyBackend,
+    shown: str | None = None,
 ) -> ReviewRecord:
     review = ledger.catalogue.review(review_id)
-    _check_request(review)
-    if review.state is not ReviewState.REQUESTED:
-        _check_decision(review, ledger)
-    _, instructions = step(facts_of(review), event)
+    row = _checked(review, ledger)
+    if shown is not None and shown != review.request_digest:
+        raise OtherRequest(
+            f"Review {review.id} is not the request that was shown: its digest is "
+            f"{review.request_digest[:16]}…, not {shown[:16]!a}….",
+            hint=f"Look at it again, then decide: stoker review show {review.id}",
+        )
+    if review.state not in UNDECIDED:
+        _check_decision(review, row, ledger)
+    _, instructions = step(facts_of(review, terms_in(row)), event)
     for instruction in instructions:
+        assert isinstance(instruction, SignAndRecord)
         signer = identity_signer(backend, identity.name)
         if signer.public_key != identity.public_key:
             raise NotAReviewer(
@@ -236,12 +326,14 @@ def _carry_out(
     return review
 
 
-def verify_decision(review: ReviewRecord, identity: IdentityRecord) -> None:
-    """Raise ReviewTampered unless the row is whole and `identity` signed exactly this decision.
+def verify_decision(
+    review: ReviewRecord, identity: IdentityRecord, terms: ReviewTermsRecord | None = None
+) -> None:
+    """Raise ReviewTampered unless the rows are whole and `identity` signed exactly this decision.
 
     Raises NotAReviewer when an approval is by an identity whose role does not decide.
     """
-    _check_request(review)
+    _check_request(review, terms)
     wrong = problems(facts_of(review))
     if wrong:
         raise _tampered(review, wrong[0])
@@ -263,22 +355,21 @@ def verify_decision(review: ReviewRecord, identity: IdentityRecord) -> None:
         )
 
 
-def require_review(ledger: Ledger, source: SourceRecord, purpose: str, clock: Clock) -> ReviewRecord:
+def require_review(
+    ledger: Ledger, source: SourceRecord, purpose: str, clock: Clock, use: Use = ANY_USE
+) -> ReviewRecord:
     """The review that permits using exactly these bytes for `purpose` now; the newest when several do.
 
-    Raises ReviewMissing, ReviewUndecided, ReviewDenied, ReviewRevoked, ReviewExpired, ReviewStale (other
-    bytes), OtherPurpose, ReviewTampered, or LedgerUnusable when a row is not what the audit log says. Every
-    signature is checked each time.
+    Raises ReviewMissing, ReviewUndecided, ReviewDenied, ChangesAsked, ReviewRevoked, ReviewExpired,
+    ReviewStale (other bytes), OtherPurpose, OutsideTerms, ReviewTampered, or LedgerUnusable when a row is not
+    what the audit log says. Every signature is checked each time.
     """
     reviews = tuple(reversed(ledger.catalogue.reviews(source.name)))
-    for review in reviews:
-        _check_request(review)
+    rows = {review.id: _checked(review, ledger) for review in reviews}
     exact = [review for review in reviews if _covers(review, source) and review.purpose == purpose]
     refusals = []
     for review in exact:
-        if review.state is not ReviewState.REQUESTED:
-            _check_decision(review, ledger)
-        refusal = _refusal(review, clock.now_s())
+        refusal = _refused(review, rows[review.id], use, ledger, clock)
         if refusal is None:
             return review
         refusals.append(refusal)
@@ -287,37 +378,58 @@ def require_review(ledger: Ledger, source: SourceRecord, purpose: str, clock: Cl
     raise _uncovered(source, purpose, reviews)
 
 
-def review_in_force(ledger: Ledger, review_id: ReviewId, purpose: str, clock: Clock) -> ReviewRecord:
+def review_in_force(
+    ledger: Ledger, review_id: ReviewId, purpose: str, clock: Clock, use: Use = ANY_USE
+) -> ReviewRecord:
     """The review of that id when it is in force for `purpose` now: for what was prepared under it.
 
     Raises as require_review does, and UnknownReview.
     """
     review = ledger.catalogue.review(review_id)
-    _check_request(review)
+    row = _checked(review, ledger)
     if review.purpose != purpose:
         raise _other_purpose(review.source, purpose, [review])
-    if review.state is not ReviewState.REQUESTED:
-        _check_decision(review, ledger)
-    refusal = _refusal(review, clock.now_s())
+    refusal = _refused(review, row, use, ledger, clock)
     if refusal is not None:
         raise refusal
     return review
+
+
+def _refused(
+    review: ReviewRecord, row: ReviewTermsRecord | None, use: Use, ledger: Ledger, clock: Clock
+) -> StokerError | None:
+    if review.state not in UNDECIDED:
+        _check_decision(review, row, ledger)
+    refusal = _refusal(review, clock.now_s())
+    if refusal is None and (why := outside(terms_in(row), use)):
+        return OutsideTerms(
+            f"Review {review.id} of source {review.source} is in force, but not for this: {why}.",
+            hint="Keep to its terms (stoker review show), or request a review on other terms.",
+        )
+    return refusal
 
 
 def _covers(review: ReviewRecord, source: SourceRecord) -> bool:
     return review.source_version == source.version and review.manifest_root == source.manifest_root
 
 
-def _check_request(review: ReviewRecord) -> None:
-    if review.request_digest != request_digest(review):
-        raise _tampered(review, "its fields do not hash to its request digest")
+def _checked(review: ReviewRecord, ledger: Ledger) -> ReviewTermsRecord | None:
+    """The row of terms of a request, when both are the ones that were made."""
+    row = ledger.catalogue.review_terms(review.id)
+    _check_request(review, row)
+    return row
 
 
-def _check_decision(review: ReviewRecord, ledger: Ledger) -> None:
+def _check_request(review: ReviewRecord, row: ReviewTermsRecord | None) -> None:
+    if fault := request_fault(review, row):
+        raise _tampered(review, fault)
+
+
+def _check_decision(review: ReviewRecord, row: ReviewTermsRecord | None, ledger: Ledger) -> None:
     if review.decided_by is None:
         raise _tampered(review, "it is decided but names no decider")
     decider = ledger.catalogue.identity(review.decided_by)
-    verify_decision(review, decider)
+    verify_decision(review, decider, row)
     # A signature says that this decision was made, not that it is the last, nor that the role is real.
     ledger.vouch(review, decider)
 
@@ -337,6 +449,12 @@ def _refusal(review: ReviewRecord, now_s: float) -> StokerError | None:
             return ReviewDenied(
                 f"Review {about} was denied by {review.decided_by}: {review.reason or 'no reason given'}.",
                 hint="Mend what the reviewer named, then request a new review.",
+            )
+        case Standing.CHANGES_ASKED:
+            return ChangesAsked(
+                f"Review {about} asks for changes, says {review.decided_by}: "
+                f"{review.reason or 'no reason given'}.",
+                hint=f"Change that, then: stoker review request {review.source} --answers {review.id}",
             )
         case Standing.REVOKED:
             return ReviewRevoked(

@@ -13,14 +13,13 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from stoker.core.ids import ReviewId, RunId
+from stoker.core.ids import RunId
 from stoker.ledger import rows, schema
 from stoker.ledger.database import Database
 from stoker.ledger.errors import (
     LedgerRefused,
     UnknownDataset,
     UnknownIdentity,
-    UnknownReview,
     UnknownRun,
     UnknownSource,
     nearest_hint,
@@ -30,24 +29,15 @@ from stoker.ledger.records import (
     DatasetRecord,
     DatasetState,
     IdentityRecord,
-    ReviewRecord,
-    ReviewState,
     RunOutcome,
     RunPartRecord,
     RunRecord,
     SourceRecord,
     TombstoneRecord,
 )
+from stoker.ledger.review_rows import REVIEW_STEPS as REVIEW_STEPS
+from stoker.ledger.review_rows import ReviewRows
 from stoker.ledger.row_access import Act
-from stoker.ledger.token_rows import TokenRows
-
-REVIEW_STEPS: Final[Mapping[ReviewState, frozenset[ReviewState]]] = {
-    ReviewState.REQUESTED: frozenset({ReviewState.APPROVED, ReviewState.DENIED, ReviewState.REVOKED}),
-    ReviewState.APPROVED: frozenset({ReviewState.REVOKED}),
-    ReviewState.DENIED: frozenset(),
-    ReviewState.REVOKED: frozenset(),
-}
-"""Which state of a review may follow which; intake decides when, the catalogue refuses anything else."""
 
 DATASET_STEPS: Final[Mapping[DatasetState, frozenset[DatasetState]]] = {
     DatasetState.LIVE: frozenset({DatasetState.DESTROYED, DatasetState.COLLECTED}),
@@ -56,21 +46,8 @@ DATASET_STEPS: Final[Mapping[DatasetState, frozenset[DatasetState]]] = {
 }
 """Which state of a dataset may follow which: nothing becomes live again."""
 
-_REQUEST_FIELDS: Final = (
-    "source",
-    "source_version",
-    "manifest_root",
-    "scan_digest",
-    "policy_digest",
-    "purpose",
-    "requested_by",
-    "requested_s",
-    "expires_s",
-    "request_digest",
-)
 
-
-class Catalogue(TokenRows):
+class Catalogue(ReviewRows):
     """The rows of the ledger as records. Every list is in the order in which the rows were recorded."""
 
     @classmethod
@@ -133,48 +110,6 @@ class Catalogue(TokenRows):
                 hint=nearest_hint(name, self._column(schema.source.c.name), "stoker source ls"),
             )
         return found[-1]
-
-    # -- reviews
-
-    def put_review(self, record: ReviewRecord) -> None:
-        """Record a request, or the next state of one.
-
-        Raises LedgerRefused when the source version is not recorded, when anything but state and decision
-        would change, or when the state may not follow the recorded one.
-        """
-        table = schema.review
-        values = rows.to_row(record)
-        row = self._one(table, table.c.id == record.id)
-        if row is None:
-            self._need(schema.source, "source", name=record.source, version=record.source_version)
-            self._insert(table, values)
-            return
-        before = self._record(rows.review_of, row)
-        changed = [name for name in _REQUEST_FIELDS if getattr(before, name) != getattr(record, name)]
-        if changed:
-            raise LedgerRefused(
-                f"Review {record.id} cannot change its {', '.join(changed)}.", hint="Request a new review."
-            )
-        if record.state not in REVIEW_STEPS[before.state]:
-            raise LedgerRefused(
-                f"Review {record.id} is {before.state}; it cannot become {record.state}.",
-                hint="Request a new review.",
-            )
-        self._update(table, {"id": record.id}, values)
-
-    def review(self, id: ReviewId) -> ReviewRecord:
-        """The review of that id. Raises UnknownReview."""
-        row = self._one(schema.review, schema.review.c.id == id)
-        if row is None:
-            raise UnknownReview(
-                f"There is no review {id[:80]!a}.",
-                hint=nearest_hint(id, self._column(schema.review.c.id), "stoker review ls"),
-            )
-        return self._record(rows.review_of, row)
-
-    def reviews(self, source: str | None = None) -> tuple[ReviewRecord, ...]:
-        """Every review, or those of one source; newest last."""
-        return self._many(schema.review, rows.review_of, *_named(schema.review.c.source, source))
 
     # -- datasets
 

@@ -49,8 +49,10 @@ class ReviewState(enum.StrEnum):
     """Where a review stands; expiry is judged by the clock, not stored."""
 
     REQUESTED = "requested"
+    SCANNED = "scanned"
     APPROVED = "approved"
     DENIED = "denied"
+    CHANGES_ASKED = "changes_asked"
     REVOKED = "revoked"
 
 
@@ -82,7 +84,7 @@ class ReviewRecord:
 
 @dataclass(frozen=True, slots=True)
 class ReviewTermsRecord:
-    """What bounds an approval beyond purpose and time, as asked for; see stoker.spec.terms."""
+    """What a request says beside its own fields: `terms`, `policy`, `answers`; see intake's review_request."""
 
     review: ReviewId
     terms: Mapping[str, JsonValue]

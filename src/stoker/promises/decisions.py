@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from stoker.core.errors import StokerError
 from stoker.intake.errors import SelfReview
-from stoker.intake.review import require_review, review_digest, verify_decision
-from stoker.intake.review_machine import Approve, ReviewFacts, step
+from stoker.intake.review import Use, outside, require_review, review_digest, verify_decision
+from stoker.intake.review_machine import UNDECIDED, Approve, ReviewFacts, step
+from stoker.intake.review_request import terms_in
 from stoker.ledger.records import DatasetRecord, ReviewRecord, ReviewState, Role, RunRecord
 from stoker.ledger.verification import CLOCK_TOLERANCE_S
 from stoker.promises.acts import Acts, Verdict
@@ -20,12 +21,13 @@ _NEVER_ASKED = "purpose-nobody-asked-for"
 
 @dataclass(frozen=True, slots=True)
 class _Use:
-    """Reviewed bytes were used: by whom, when, and under one of which reviews."""
+    """Reviewed bytes were used: by whom, when, under one of which reviews, and what their terms must allow."""
 
     what: str
     at_s: float
     source_root: str
     reviews: tuple[ReviewRecord, ...]
+    allowing: Use
 
 
 def check_decisions(house: OpenHouse, acts: Acts) -> PromiseReport:
@@ -67,9 +69,8 @@ def _uses_and_bytes(house: OpenHouse, acts: Acts) -> list[Check]:
 
 def _preparation(house: OpenHouse, record: DatasetRecord) -> Iterator[_Use]:
     review = house.ledger.catalogue.review(record.review)
-    yield _Use(
-        f"dataset {record.name} {record.version[:8]}", record.prepared_s, record.source_root, (review,)
-    )
+    what = f"dataset {record.name} {record.version[:8]}"
+    yield _Use(what, record.prepared_s, record.source_root, (review,), Use(recipe=record.recipe_digest))
 
 
 def _training(house: OpenHouse, run: RunRecord, acts: Acts) -> Iterator[_Use]:
@@ -89,9 +90,11 @@ def _training(house: OpenHouse, run: RunRecord, acts: Acts) -> Iterator[_Use]:
             and each.purpose == run.spec.get("purpose")
         )
         read = f"run {run.id}" if len(roots) == 1 else f"run {run.id}, part {dataset.name}"
-        yield _Use(read, run.started_s, dataset.source_root, reviews)
+        use = Use(recipe=dataset.recipe_digest, run=run.name)
+        yield _Use(read, run.started_s, dataset.source_root, reviews, use)
         for lease in acts.leases.get(run.id, ()):
-            yield _Use(f"{read}, attempt {lease.attempt}", lease.time_s, dataset.source_root, reviews)
+            what = f"{read}, attempt {lease.attempt}"
+            yield _Use(what, lease.time_s, dataset.source_root, reviews, use)
 
 
 def _uncovered(house: OpenHouse, acts: Acts, use: _Use) -> list[str]:
@@ -107,10 +110,11 @@ def _uncovered(house: OpenHouse, acts: Acts, use: _Use) -> list[str]:
 
 def _broken(house: OpenHouse, review: ReviewRecord, use: _Use, verdicts: tuple[Verdict, ...]) -> str | None:
     """Why this review did not cover the use, by its signed row and by what the log says held then."""
-    if review.state is ReviewState.REQUESTED:
+    if review.state in UNDECIDED:
         return "nobody decided its review"
+    terms = house.ledger.catalogue.review_terms(review.id)
     try:
-        verify_decision(review, house.ledger.catalogue.identity(review.decided_by or ""))
+        verify_decision(review, house.ledger.catalogue.identity(review.decided_by or ""), terms)
     except StokerError as error:
         return error.message
     if review.manifest_root != use.source_root:
@@ -127,6 +131,8 @@ def _broken(house: OpenHouse, review: ReviewRecord, use: _Use, verdicts: tuple[V
         return f"its review was {last.word} at that time"
     if use.at_s >= review.expires_s:
         return "its review had expired at that time"
+    if why := outside(terms_in(terms), use.allowing):
+        return f"it lies outside the terms of its review: {why}"
     return None
 
 

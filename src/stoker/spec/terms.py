@@ -71,4 +71,8 @@ class ReviewTerms:
     @property
     def are_any(self) -> bool:
         """Whether anything is bounded at all."""
-        return self != ReviewTerms()
+        return self != NO_TERMS
+
+
+NO_TERMS: Final = ReviewTerms()
+"""Nothing is bounded: the terms of every request that was made before there were terms."""
