@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -13,6 +14,10 @@ from stoker.cli.command import Deed, House, command
 from stoker.cli.table import day, table
 from stoker.core.canonical import JsonValue, canonical_json
 from stoker.core.errors import EXIT_DONE, EXIT_FINDING
+from stoker.ledger.cosignatures import WitnessKey
+from stoker.ledger.errors import LedgerRefused
+from stoker.ledger.export import ExportReport, check_export, export_log
+from stoker.ledger.notes import MAX_NOTE_BYTES, MalformedNote
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,7 @@ class Head:
     version: ClassVar[int] = 1
     text: str
     public_key: str
+    verifier_key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,13 +168,15 @@ def accept(house: House, reason: str) -> Verified:
     multiple=True,
     help="A checkpoint that was kept elsewhere; the log must have grown from it.",
 )
-def verify(house: House, witness: tuple[Path, ...]) -> Verified:
-    """Recompute the whole log; exit code 1 when anything was edited, cut, reordered or forked."""
-    return _verified(house, tuple(path.read_text() for path in witness))
+@click.option("--witness-key", "keys", multiple=True, help="The key of a witness; its times are held to.")
+def verify(house: House, witness: tuple[Path, ...], keys: tuple[str, ...]) -> Verified:
+    """Recompute the whole log; exit code 1 when anything was edited, cut, reordered, forked or misdated."""
+    witnesses = tuple(_witness_key(each) for each in keys)
+    return _verified(house, tuple(note_in(path) for path in witness), witnesses)
 
 
-def _verified(house: House, witnessed: tuple[str, ...]) -> Verified:
-    report = house.ledger.audit.verify(witnessed=witnessed, progress=house.progress)
+def _verified(house: House, witnessed: tuple[str, ...], witnesses: tuple[WitnessKey, ...] = ()) -> Verified:
+    report = house.ledger.audit.verify(witnessed=witnessed, witnesses=witnesses, progress=house.progress)
     return Verified(report.size, report.checkpoints, tuple(str(each) for each in report.findings))
 
 
@@ -176,8 +184,112 @@ def _verified(house: House, witnessed: tuple[str, ...]) -> Verified:
 def checkpoint(house: House) -> Head:
     """The newest signed checkpoint, for a second host to keep."""
     trail = house.ledger.audit
-    return Head(trail.checkpoint().text, trail.public_key.hex())
+    return Head(trail.checkpoint().text, trail.public_key.hex(), trail.verifier_key)
 
 
-for each in (log, prove, verify, accept, checkpoint):
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """What a witness that saw the log at `old` entries is handed: the request of C2SP's tlog-witness."""
+
+    kind: ClassVar[str] = "audit-growth"
+    version: ClassVar[int] = 1
+    old: int
+    size: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cosigned:
+    """What a witness says of a checkpoint: `line` belongs at its end, `note` is the checkpoint with it."""
+
+    kind: ClassVar[str] = "audit-cosigned"
+    version: ClassVar[int] = 1
+    witness_key: str
+    origin: str
+    size: int
+    time_s: int
+    line: str
+    note: str
+
+
+@command("growth", needs=Deed.LOOK, text=lambda result: result.text)
+@click.option("--since", type=click.IntRange(0), default=0, show_default=True, help="What it saw last.")
+def growth(house: House, since: int) -> Growth:
+    """What a witness is handed: the newest checkpoint, and the proof that it only grew since SIZE entries."""
+    submission = house.ledger.audit.growth(since)
+    return Growth(since, house.ledger.audit.checkpoint().size, submission.text)
+
+
+@command("witness", needs=Deed.WITNESS, text=lambda result: result.note)
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("request", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
+@click.option("--name", help="The name to make a new witness under, such as its host's.")
+@click.option("--log", "log_key", help="Watch the log of this verifier key from now on.")
+def witness(house: House, folder: Path, request: Path, name: str | None, log_key: str | None) -> Cosigned:
+    """On a second host: cosign what REQUEST (`stoker audit growth`; - for stdin) shows, if the log only grew.
+
+    FOLDER keeps the witness's key, every checkpoint it cosigned, and evidence of what it refused. It needs no
+    ledger and no key of the house. A log that was forked, rewritten or turned back gets no signature.
+    """
+    from stoker.ledger.witness import Witness
+
+    found = Witness.open(folder, house.clock, name=name)
+    if log_key is not None:
+        with _naming_malformed("--log"):
+            found.trust(log_key)
+    said = found.add(note_in(request))
+    return Cosigned(str(found.key), said.origin, said.size, said.time_s, said.line, said.note)
+
+
+def _export_text(result: ExportReport) -> str:
+    head = f"{result.file}: {result.entries} entries, root {result.root}"
+    return "\n".join([head, *(f"  {each}" for each in result.findings)])
+
+
+@command("export", needs=Deed.LOOK, text=_export_text)
+@click.option("--to", "target", type=click.Path(path_type=Path), required=True, help="A file to make.")
+def export(house: House, target: Path) -> ExportReport:
+    """Write the whole log to one file that anybody can check without this house."""
+    return export_log(house.ledger.audit, target)
+
+
+@command("check", needs=Deed.WITNESS, text=_export_text, exit_code=lambda result: _found(result))
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--log", "log_key", required=True, help="The log's verifier key, from a place you trust.")
+@click.option("--witness", type=click.Path(path_type=Path, exists=True, dir_okay=False), multiple=True)
+def check(house: House, file: Path, log_key: str, witness: tuple[Path, ...]) -> ExportReport:
+    """Judge an exported log by its FILE alone, on any host; exit code 1 when it does not hold.
+
+    Each --witness is a checkpoint that was kept elsewhere.
+    """
+    return check_export(file, log_key, witnessed=[note_in(path) for path in witness])
+
+
+def _found(result: ExportReport) -> int:
+    return EXIT_FINDING if result.findings else EXIT_DONE
+
+
+def note_in(path: Path) -> str:
+    """The text in a file, or on stdin for `-`, as far as a note may be long. Raises LedgerRefused."""
+    try:
+        with click.open_file(str(path), "rb") as file:
+            return str(file.read(4 * MAX_NOTE_BYTES).decode())
+    except (OSError, UnicodeDecodeError) as error:
+        raise LedgerRefused(f"{path} cannot be read as text.", hint="Name a file with a note.") from error
+
+
+def _witness_key(text: str) -> WitnessKey:
+    with _naming_malformed("--witness-key"):
+        return WitnessKey.parse(text)
+
+
+@contextlib.contextmanager
+def _naming_malformed(option: str) -> Iterator[None]:
+    try:
+        yield
+    except MalformedNote as error:
+        raise click.UsageError(f"{option}: {error}.") from error
+
+
+for each in (log, prove, verify, accept, checkpoint, growth, witness, export, check):
     audit.add_command(each)

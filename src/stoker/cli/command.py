@@ -56,7 +56,9 @@ def command(
             return exit_code(result)
 
         declared = click.command(name, context_settings={"help_option_names": ["-h", "--help"]})(run)
-        NEEDS[declared] = {None: needs, **needs_with}
+        by_word: dict[str | None, Deed] = {None: needs}
+        by_word.update(needs_with)
+        NEEDS[declared] = by_word
         return declared
 
     return declare

@@ -70,6 +70,8 @@ class House:
         from stoker.keys.destruction import reconcile_tombstones
         from stoker.keys.memory import harden_process
         from stoker.keys.open import open_backend
+        from stoker.keys.rewrap import with_moves
+        from stoker.store.rewraps import StoredRewraps
 
         harden_process()
         self.home.prepare()
@@ -77,7 +79,7 @@ class House:
             self.settings.keys_url(self.home), clock=self.clock, passphrase=passphrase_source()
         )
         reconcile_tombstones(ledger=self.ledger, backend=backend)
-        return backend
+        return with_moves(backend, StoredRewraps(lambda: self.store))
 
     @cached_property
     def store(self) -> ObjectStore:

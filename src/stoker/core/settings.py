@@ -33,6 +33,13 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class StorePlace(Place):
+    """The store, and the URLs of stores that hold copies of it: a key's death is proved on each of them."""
+
+    replicas: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class CacheSettings:
     """The node cache of sealed shards; `limit_bytes` bounds what it keeps on disk."""
 
@@ -61,7 +68,7 @@ class Settings:
     """The merged `stoker.toml`."""
 
     ledger: Place = field(default_factory=Place)
-    store: Place = field(default_factory=Place)
+    store: StorePlace = field(default_factory=StorePlace)
     keys: Place = field(default_factory=Place)
     cache: CacheSettings = field(default_factory=CacheSettings)
     access: AccessSettings = field(default_factory=AccessSettings)
@@ -71,6 +78,8 @@ class Settings:
         for name in ("ledger", "store", "keys"):
             if _URL_PASSWORD.search(getattr(self, name).url or ""):
                 yield f"{name}.url holds a password, and this is no place for secrets"
+        if any(_URL_PASSWORD.search(url) for url in self.store.replicas):
+            yield "store.replicas holds a password, and this is no place for secrets"
 
     def ledger_url(self, home: Home) -> str:
         return self.ledger.url or f"sqlite:///{home.ledger_path}"

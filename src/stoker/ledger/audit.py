@@ -10,8 +10,10 @@ from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 
+from stoker.core.clock import Clock
 from stoker.core.progress import SILENT, Progress
 from stoker.ledger import entries, merkle, notes, schema, verification
+from stoker.ledger.cosignatures import WitnessKey
 from stoker.ledger.database import Database
 from stoker.ledger.errors import LedgerRefused, LedgerUnusable
 from stoker.ledger.head import HeadFile
@@ -20,6 +22,7 @@ from stoker.ledger.records import AuditEntry
 from stoker.ledger.rows import raw_columns
 from stoker.ledger.tree import MissingNode, newest_checkpoint, node_lookup
 from stoker.ledger.verification import AuditReport
+from stoker.ledger.witness import Submission
 
 T = TypeVar("T")
 
@@ -29,8 +32,9 @@ PAGE_ROWS: Final = 1024
 class AuditLog:
     """Who did what, in order, in a tree whose every state was signed."""
 
-    def __init__(self, database: Database, public_key: bytes, head: HeadFile) -> None:
+    def __init__(self, database: Database, public_key: bytes, head: HeadFile, clock: Clock) -> None:
         self._database = database
+        self._clock = clock
         self._head = head
         self.public_key = public_key
 
@@ -124,11 +128,26 @@ class AuditLog:
             return self._proof(new, lambda _lookup: ())
         return self._proof(new, lambda lookup: merkle.consistency_proof(old, new, lookup))
 
-    def verify(self, *, witnessed: tuple[str, ...] = (), progress: Progress = SILENT) -> AuditReport:
+    def growth(self, old: int) -> Submission:
+        """What a witness that saw `old` entries is handed: a proof of growth, and the newest checkpoint.
+
+        Raises LedgerRefused when the log never had so many entries.
+        """
+        head = self.checkpoint()
+        return Submission(old, self.consistency_proof(old, head.size), head.text)
+
+    def verify(
+        self,
+        *,
+        witnessed: tuple[str, ...] = (),
+        witnesses: tuple[WitnessKey, ...] = (),
+        progress: Progress = SILENT,
+    ) -> AuditReport:
         """Recompute every hash, signature and catalogue digest, and say what does not hold.
 
-        `witnessed` are texts of checkpoints that were kept elsewhere; each must fit the log. Never raises for
-        what it finds in the log; LedgerUnusable only when the database cannot be read at all.
+        `witnessed` are texts of checkpoints that were kept elsewhere; each must fit the log. What `witnesses`
+        cosigned in them also bounds the times of entries. Never raises for what it finds in the log;
+        LedgerUnusable only when the database cannot be read at all.
         """
         head = self._head.text()  # before the database: a head that is ahead of it then is a cut, not a race
         with self._database.read() as connection:
@@ -137,6 +156,8 @@ class AuditLog:
                 self.public_key,
                 {"ledger.head": head, **{f"witness {n}": text for n, text in enumerate(witnessed, 1)}},
                 progress,
+                witnesses=witnesses,
+                now_s=self._clock.now_s(),
             )
 
     def _proof(self, size: int, make: Callable[[merkle.NodeLookup], T]) -> T:

@@ -89,6 +89,11 @@ class Database:
             with connection.begin():
                 yield connection
 
+    def require_space(self) -> None:
+        """Raise DiskFull when the file system would not take another act."""
+        if self._without_space():
+            raise self._full()
+
     def close(self) -> None:
         """Close every connection. The object can be used again afterwards."""
         self._engine.dispose()
@@ -114,16 +119,19 @@ class Database:
         if code == sqlite3.SQLITE_FULL or (
             code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and self._without_space()
         ):
-            return DiskFull(
-                f"No space is left on the file system that holds {self.place}.",
-                hint="Nothing was recorded. Free some space, then run it again.",
-            )
+            return self._full()
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return Busy(
                 f"Another process has been writing to {self.place} for too long.",
                 hint="Nothing was recorded. Wait for it to end, or stop it, then run it again.",
             )
         return self._unusable(str(cause))
+
+    def _full(self) -> DiskFull:
+        return DiskFull(
+            f"No space is left on the file system that holds {self.place}.",
+            hint="Nothing was recorded. Free some space, then run it again.",
+        )
 
     def _unusable(self, reason: str) -> LedgerUnusable:
         return LedgerUnusable(

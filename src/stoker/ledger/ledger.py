@@ -39,7 +39,7 @@ class Ledger:
         self._turn = threading.Lock()
         self._acting: int | None = None
         self.catalogue = Catalogue(database)
-        self.audit = AuditLog(database, signer.public_key, head)
+        self.audit = AuditLog(database, signer.public_key, head, clock)
         self._voucher = Voucher(signer.public_key)
 
     @classmethod
@@ -112,6 +112,22 @@ class Ledger:
                 checkpoint = tree.append(draft, self._clock.now_s(), ())
             self._head.replace(checkpoint)
 
+    def require_writable(self) -> None:
+        """Raise unless an act could be recorded now; nothing is left behind.
+
+        For whatever must not happen unrecorded, before it happens. Inside an act it holds already. Raises
+        LedgerUnusable, LedgerRolledBack, Busy, DiskFull.
+        """
+        if self._acting == threading.get_ident():
+            return
+        with self._one_at_a_time(), contextlib.suppress(_TriedOnly), self._database.write() as connection:
+            self._database.require_space()
+            _lock_log(connection)
+            TreeWriter(connection, self._signer).check_head(self._head)
+            meta = schema.ledger_meta
+            connection.execute(sa.update(meta).values(created_s=meta.c.created_s))
+            raise _TriedOnly
+
     def vouch(self, *records: Record) -> None:
         """Raise LedgerUnusable unless the audit log says of each record's row exactly what the record says.
 
@@ -132,6 +148,10 @@ class Ledger:
                 yield
             finally:
                 self._acting = None
+
+
+class _TriedOnly(Exception):
+    """Undoes a transaction that was only tried."""
 
 
 def _lock_log(connection: Connection) -> None:

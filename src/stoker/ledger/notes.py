@@ -17,7 +17,7 @@ from stoker.ledger.merkle import HASH_BYTES
 
 MAX_NOTE_BYTES: Final = 131_072
 _ED25519: Final = b"\x01"
-_DASH: Final = "\u2014 "
+DASH: Final = "\u2014 "
 
 
 class MalformedNote(ValueError):
@@ -50,10 +50,22 @@ def verifier_key(public_key: bytes) -> str:
     return f"{name}+{key_hash(name, public_key).hex()}+{_base64(_ED25519 + public_key)}"
 
 
+def parse_verifier_key(text: str) -> tuple[str, bytes]:
+    """The name and the raw Ed25519 public key in `name+hash+base64`. Raises MalformedNote."""
+    name, _, rest = text.strip().partition("+")
+    hash_text, _, key_text = rest.partition("+")
+    data = _from_base64(key_text, "the verifier key") if key_text else b""
+    if not is_key_name(name) or data[:1] != _ED25519 or len(data) != 33:
+        raise MalformedNote("expected a verifier key, name+hash+base64, of Ed25519")
+    if key_hash(name, data[1:]).hex() != hash_text:
+        raise MalformedNote("the hash in the verifier key is not that of its name and key")
+    return name, data[1:]
+
+
 def sign_note(body: str, name: str, signer: Signer) -> str:
     """`body` (ends with LF) with the signature line of `signer` under `name`."""
     signature = key_hash(name, signer.public_key) + signer.sign(body.encode())
-    return f"{body}\n{_DASH}{name} {_base64(signature)}\n"
+    return f"{body}\n{DASH}{name} {_base64(signature)}\n"
 
 
 def sign_checkpoint(size: int, root: bytes, signer: Signer) -> SignedCheckpoint:
@@ -95,8 +107,8 @@ def split_note(text: str) -> tuple[str, list[tuple[str, bytes]]]:
         raise MalformedNote("there is no blank line before signatures")
     signatures: list[tuple[str, bytes]] = []
     for line in tail[:-1].split("\n"):
-        parts = line.removeprefix(_DASH).split(" ")
-        if not line.startswith(_DASH) or len(parts) != 2 or not _is_key_name(parts[0]):
+        parts = line.removeprefix(DASH).split(" ")
+        if not line.startswith(DASH) or len(parts) != 2 or not is_key_name(parts[0]):
             raise MalformedNote("a signature line is not '— name base64'")
         signature = _from_base64(parts[1], "a signature")
         if len(signature) < 5:
@@ -140,7 +152,7 @@ def verify_checkpoint(text: str, public_key: bytes) -> SignedCheckpoint:
     return checkpoint
 
 
-def _is_key_name(text: str) -> bool:
+def is_key_name(text: str) -> bool:
     return bool(text) and "+" not in text and not any(character.isspace() for character in text)
 
 

@@ -8,7 +8,7 @@ checkpoints anchor the length. See docs/design/ledger.md, "Verifying".
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 from stoker.core.errors import BadSignature
 from stoker.core.progress import Progress
 from stoker.ledger import entries, schema
+from stoker.ledger.cosignatures import Cosignature, WitnessKey, cosignatures
 from stoker.ledger.merkle import HASH_BYTES, Frontier, NodeName
 from stoker.ledger.notes import MalformedNote, verify_checkpoint
 from stoker.ledger.records import AuditEntry
@@ -25,6 +26,9 @@ from stoker.ledger.rows import key_of, raw_columns, row_digest
 
 CLOCK_TOLERANCE_S: Final = 1.0
 """How far a clock may step back between two acts without being a finding: time services do this."""
+
+OTHER_CLOCK_TOLERANCE_S: Final = 300.0
+"""How far the clocks of two machines may be apart without being a finding."""
 
 MAX_FINDINGS: Final = 1000
 _BLOCK_ENTRIES: Final = 2048
@@ -46,6 +50,8 @@ class FindingKind(enum.StrEnum):
     FORKED = "forked"
     HEAD_MISSING = "head_missing"
     CLOCK_BACK = "clock_back"
+    CLOCK_AHEAD = "clock_ahead"
+    CLOCK_APART = "clock_apart"
     CATALOGUE_EDITED = "catalogue_edited"
 
 
@@ -82,16 +88,34 @@ class AuditReport:
 
 
 def verify(
-    connection: Connection, public_key: bytes, kept: Mapping[str, str | None], progress: Progress
+    connection: Connection,
+    public_key: bytes,
+    kept: Mapping[str, str | None],
+    progress: Progress,
+    *,
+    witnesses: Sequence[WitnessKey] = (),
+    now_s: float | None = None,
 ) -> AuditReport:
-    """Judge the log in the one state that `connection` sees; `kept` are checkpoints from elsewhere."""
-    return _Verification(connection, public_key).run(kept, progress)
+    """Judge the log in the one state that `connection` sees; `kept` are checkpoints from elsewhere.
+
+    `now_s` is the time of this machine, which no entry can be ahead of.
+    """
+    return _Verification(connection, public_key, witnesses, now_s).run(kept, progress)
 
 
 class _Verification:
-    def __init__(self, connection: Connection, public_key: bytes) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        public_key: bytes,
+        witnesses: Sequence[WitnessKey] = (),
+        now_s: float | None = None,
+    ) -> None:
         self._connection = connection
         self._public_key = public_key
+        self._witnesses = witnesses
+        self._now_s = now_s
+        self._witnessed_s: dict[int, list[Cosignature]] = {}
         self._findings: list[AuditFinding] = []
         self._left_out = 0
         self._tree = Frontier()
@@ -138,9 +162,11 @@ class _Verification:
                 continue
             try:
                 checkpoint = verify_checkpoint(text, self._public_key)
+                times = cosignatures(text, self._witnesses)
             except (BadSignature, MalformedNote) as error:
                 self._found(FindingKind.BAD_SIGNATURE, 0, f"{place} does not hold: {error}")
                 continue
+            self._witnessed_s.setdefault(checkpoint.size, []).extend(times)
             outside.setdefault(checkpoint.size, []).append((place, checkpoint.root))
         return outside
 
@@ -182,8 +208,26 @@ class _Verification:
                 FindingKind.CLOCK_BACK, index, f"entry {index} is dated {back_s:.0f} s before an earlier one"
             )
         self._last_time_s = max(self._last_time_s, entry.time_s)
+        self._check_time(index, entry.time_s)
         self._note_rows(entry)
         return entry
+
+    def _check_time(self, index: int, time_s: float) -> None:
+        """Hold the entry's time to this machine's clock and to those of witnesses."""
+        if self._now_s is not None and time_s > self._now_s + OTHER_CLOCK_TOLERANCE_S:
+            ahead_s = time_s - self._now_s
+            text = f"entry {index} is dated {ahead_s:.0f} s after the time of this machine"
+            self._found(FindingKind.CLOCK_AHEAD, index, text)
+        for each in self._witnessed_s.get(index + 1, ()):
+            if time_s > each.time_s + OTHER_CLOCK_TOLERANCE_S:
+                late_s = time_s - each.time_s
+                text = f"entry {index} is dated {late_s:.0f} s after {each.witness} had seen it"
+                self._found(FindingKind.CLOCK_APART, index, text)
+        for each in self._witnessed_s.get(index, ()):
+            if time_s < each.time_s - OTHER_CLOCK_TOLERANCE_S:
+                early_s = each.time_s - time_s
+                text = f"entry {index} is dated {early_s:.0f} s before {each.witness} saw the log without it"
+                self._found(FindingKind.CLOCK_APART, index, text)
 
     def _note_rows(self, entry: AuditEntry) -> None:
         for row in entry.rows:
