@@ -16,9 +16,11 @@ import pytest
 
 from stoker.core.config import from_plain
 from stoker.core.events import EventKind
+from stoker.core.isolation import Outside
 from stoker.core.result import plain
 from stoker.fleet.agent_plan import (
     AgentPlan,
+    IsolationMeans,
     IsolationPolicy,
     Kill,
     Spawn,
@@ -75,13 +77,34 @@ def agent_pid(folder: RunFolder) -> int:
     return int(stat.rpartition(")")[2].split()[1])
 
 
+def small_plan(**changes: Any) -> AgentPlan:
+    """A plan of no ranks that asks for no isolation."""
+    values: dict[str, Any] = {
+        "run": "r",
+        "attempt": 3,
+        "node": "n",
+        "commands": (),
+        "environment": {},
+        "key_fds": (),
+        "secret_fds": (),
+        "lease_fd": -1,
+        "lock_fd": 0,
+        "events_path": "/e",
+        "log_folder": "/l",
+        "isolation": IsolationPolicy.OFF,
+        "isolate_by": IsolationMeans.AUTO,
+        "probe_every_s": 5.0,
+        "outside": Outside(9, "o", "/p"),
+        "writable": ("/w",),
+    }
+    return AgentPlan(**(values | changes))
+
+
 def test_a_plan_and_orders_survive_the_wire() -> None:
-    plan = AgentPlan(
-        "r", 3, "n", (("a", "b"),), {"X": "y"}, (5, 6), 7, "/e", "/l", IsolationPolicy.OFF, 9, "o"
-    )
+    plan = small_plan(commands=(("a", "b"),), environment={"X": "y"}, key_fds=(5, 6), secret_fds=(7, 8))
     assert decode_plan(encode_plan(plan)) == plan
     assert from_plain(AgentPlan, plain(plan), "here") == plan
-    for order in (Spawn(), Kill(2), Stop(0.5)):
+    for order in (Spawn(), Kill(2), Stop(0.5), Stop(1.5, quiet=True)):
         assert decode_order(encode_order(order)) == order
 
 
@@ -92,11 +115,17 @@ def test_a_rank_is_given_little(folder: RunFolder, monkeypatch: pytest.MonkeyPat
     supervise(errands)
     shown = json.loads(folder.rank_log(1, 1).read_text().splitlines()[0])
     environment = shown["environment"]
-    given = {*rank_environment({}, 1), "STOKER_EVENT_FD", "STOKER_KEY_FD"}
+    given = {
+        *rank_environment({}, 1),
+        "STOKER_EVENT_FD",
+        "STOKER_KEY_FD",
+        "STOKER_SECRET_FD",
+        "STOKER_LEASE_FD",
+    }
     assert set(environment) <= {*ENVIRONMENT_KEPT, *given}
     assert given <= set(environment)
     lock_and_listing = 2
-    assert len(shown["descriptors"]) == 3 + lock_and_listing + 2
+    assert len(shown["descriptors"]) == 3 + lock_and_listing + 4
     assert {0, 1, 2, int(environment["STOKER_EVENT_FD"])} < set(shown["descriptors"])
     assert shown["group"] == shown["pid"]
     assert shown["core"] == ["0", "0"]
@@ -225,16 +254,20 @@ def test_a_cancelled_run_goes_on_with_the_next_attempt_number(folder: RunFolder)
 def test_no_other_process_takes_a_key_socket_out_of_the_agents_hands() -> None:
     """The agent cannot be looked into when it tells that the probe is done; keys are served after that."""
     program = """
-import socket
+import socket, sys
 from stoker.fleet import agent
-from stoker.fleet.agent_plan import AgentPlan
+from stoker.fleet.agent_plan import decode_plan
 from stoker.keys.memory import memory_protection
-from stoker.spec.run import IsolationPolicy
-plan = AgentPlan("r", 1, "n", (), {}, (), 0, "/e", "/l", IsolationPolicy.OFF, 9, "o")
+plan = decode_plan(sys.argv[1].encode())
 class Watching(agent.Agent):
     def _tell(self, kind, **fields):
         print(kind.value, memory_protection().undumpable)
 Watching(socket.socketpair()[0], plan, None, None)._probe_isolation()
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, encode_plan(small_plan()).decode()],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout == "isolation_probed True\n"

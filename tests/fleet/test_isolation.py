@@ -21,15 +21,15 @@ from support.fake_house import FakeErrands, make_folder, supervise, told
 
 ISOLATE = """
 import ctypes, encodings.idna, json, os, sys
-from stoker.core.isolation import isolate, probe
+from stoker.core.isolation import Outside, isolate, probe
 from stoker.core.result import plain
-if sys.argv[3] == "nobody":
+if sys.argv[4] == "nobody":
     os.setgroups([]), os.setgid(65534), os.setuid(65534)
     ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
 made = isolate()
-print(json.dumps([plain(made), plain(probe(int(sys.argv[1]), sys.argv[2]))]))
+print(json.dumps([plain(made), plain(probe(Outside(int(sys.argv[1]), *sys.argv[2:4])))]))
 """
-"""Run with a port, a name and a user. `prctl(PR_SET_DUMPABLE, 1)` undoes what changing the user does."""
+"""Run with a port, a name, a path and a user. `prctl(PR_SET_DUMPABLE, 1)` undoes what changing the user does."""
 
 WITHOUT_NAMESPACES = [
     "unshare",
@@ -49,16 +49,17 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def isolated_and_probed(user: str, before: list[str]) -> tuple[dict[str, str], dict[str, str]]:
-    with listening_outside() as (port, name):
-        command = [*before, sys.executable, "-c", ISOLATE, str(port), name, user]
+    with listening_outside() as outside:
+        where = (str(outside.port), outside.name, outside.path)
+        command = [*before, sys.executable, "-c", ISOLATE, *where, user]
         shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     made, found = json.loads(shown)
     return made, found
 
 
 def test_a_process_that_is_not_isolated_is_found_out() -> None:
-    with listening_outside() as (port, name):
-        found = probe(port, name)
+    with listening_outside() as outside:
+        found = probe(outside)
     assert found.state is IsolationState.OPEN
     assert "the machine's loopback" in found.reason
     assert "an abstract socket" in found.reason

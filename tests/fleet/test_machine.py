@@ -163,7 +163,7 @@ def test_a_known_error_is_never_retried(exit_code: int) -> None:
     assert end == [AttemptOver(1, "failed"), EndRun(Phase.FAILED, Cause(CauseKind.EXIT, 0, exit_code))]
 
 
-@pytest.mark.parametrize("exit_code", [1, Busy.exit_code, 137, 250])
+@pytest.mark.parametrize("exit_code", [1, Busy.exit_code, 137, 165])
 def test_an_unknown_or_passing_error_is_retried(exit_code: int) -> None:
     assert can_be_mended(POLICY, Cause(CauseKind.EXIT, 0, exit_code))
 
@@ -232,7 +232,7 @@ def test_a_lost_agent_is_a_failure_of_the_attempt() -> None:
 def test_an_attempt_that_may_not_be_started_ends_the_run() -> None:
     state, _ = drive(begin_state(), [Begin(0.0)])
     state, stop = drive(state, [Refused(0.0, 1)])
-    assert stop == [StopAttempt(1, 0.0)]
+    assert stop == [StopAttempt(1, POLICY.refused_grace_s, quiet=True)]
     _, end = drive(state, [Gone(0.0, 1)])
     assert end == [AttemptOver(1, "failed"), EndRun(Phase.FAILED, Cause(CauseKind.REFUSED, -1))]
 

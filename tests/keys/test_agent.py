@@ -209,15 +209,38 @@ def test_many_ranks_and_threads_at_once_each_get_their_own_keys(house: House) ->
     assert len(set(seen)) == 200
 
 
-def test_another_process_uses_an_inherited_socket(house: House) -> None:
+def test_atk_066_another_process_on_the_same_socket_gets_no_key(house: House) -> None:
     theirs = house.connect()
 
     def rank() -> None:
-        source = AgentKeySource(socket.socket(fileno=os.dup(theirs.fileno())))
+        # The same user and secret, but another process than the one that was started: nothing for it.
+        source = AgentKeySource.of(socket.socket(fileno=os.dup(theirs.fileno())), house.caller)
+        with pytest.raises(LeaseRefused, match="another process"):
+            source.new_partition_key(house.run, CHECKPOINT)
+
+    assert in_child(rank) == 0
+    assert house.ending(0) is Ending.STRANGER
+    assert house.agent.strangers == 1
+
+
+def test_the_process_that_was_started_uses_its_inherited_socket(house: House) -> None:
+    caller = Caller()
+    house.caller = caller
+    theirs = house.connect()
+    told, tell = os.pipe()
+
+    def rank() -> None:
+        os.write(tell, str(os.getpid()).encode())
+        source = AgentKeySource.of(socket.socket(fileno=os.dup(theirs.fileno())), caller)
         key, wrapped = source.new_partition_key(house.run, CHECKPOINT)
         assert source.open_partition_key(house.run, wrapped, CHECKPOINT).view() == key.view()
 
+    launcher = threading.Thread(target=lambda: caller.is_process(int(os.read(told, 16))))
+    launcher.start()
     assert in_child(rank) == 0
+    launcher.join()
+    os.close(told)
+    os.close(tell)
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])

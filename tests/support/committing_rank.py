@@ -17,6 +17,7 @@ from typing import Any
 from fake_rank import Rank, from_real
 
 from stoker.keys.agent_client import AgentKeySource
+from stoker.keys.caller import take_secret
 from stoker.keys.refs import KekRef
 from stoker.spec.job import CommitRef
 from stoker.store.objects import ObjectStore
@@ -32,7 +33,10 @@ class CommittingRank(Rank):
 
     def __init__(self, job: dict[str, Any], rank: int, resume: dict[str, Any] | None) -> None:
         super().__init__(job, rank)
-        keys = AgentKeySource(socket.socket(fileno=int(os.environ["STOKER_KEY_FD"])))
+        keys = AgentKeySource(
+            socket.socket(fileno=int(os.environ["STOKER_KEY_FD"])),
+            take_secret(int(os.environ["STOKER_SECRET_FD"])),
+        )
         self.objects = RunObjects(
             ObjectStore.open(job["store_url"]),
             keys,

@@ -157,11 +157,15 @@ class Rank:
     def do_connect(self, deed: dict[str, Any]) -> None:
         """Ask for a partition key, as a real rank does."""
         from stoker.keys.agent_client import AgentKeySource
+        from stoker.keys.caller import take_secret
         from stoker.keys.refs import KekRef, Purpose
 
         time.sleep(deed.get("after_s", 0.0))
         kek = self.job["checkpoint_kek"] if deed["kek"] == "own" else deed["kek"]
-        source = AgentKeySource(socket.socket(fileno=int(os.environ["STOKER_KEY_FD"])))
+        source = AgentKeySource(
+            socket.socket(fileno=int(os.environ["STOKER_KEY_FD"])),
+            take_secret(int(os.environ["STOKER_SECRET_FD"])),
+        )
         key, wrapped = source.new_partition_key(KekRef.parse(kek), Purpose.CHECKPOINT)
         print(json.dumps({"wrapped_bytes": len(wrapped)}), flush=True)
         key.wipe()

@@ -111,7 +111,9 @@ def test_a_checkpoint_loads_exactly_on_another_world_size(
             assert resumed_losses == pytest.approx(losses, rel=1e-5)
 
 
-def test_atk_049_parts_and_records_hold_no_pickle_and_are_read_by_name(runs: SavedRuns, tmp_path: Path) -> None:
+def test_atk_049_parts_and_records_hold_no_pickle_and_are_read_by_name(
+    runs: SavedRuns, tmp_path: Path
+) -> None:
     reference, state, _ = runs.copy(tmp_path, 2)
     keys = runs.keys
     with open_objects(tmp_path, keys) as objects:

@@ -20,6 +20,7 @@ from stoker.core.clock import SystemClock
 from stoker.core.events import Event, EventKind, decode_event
 from stoker.core.result import plain
 from stoker.keys.agent import KeyAgent
+from stoker.keys.caller import Caller, key_sockets
 from stoker.keys.lease import Lease
 from stoker.keys.partition import BackendKeySource
 from stoker.keys.refs import Purpose
@@ -102,16 +103,23 @@ class Launcher:
         ranks: list[Rank] = []
         try:
             for rank in range(world_size):
-                ours, theirs = socket.socketpair()
-                threading.Thread(target=self.agent.serve, args=(ours,), daemon=True).start()
+                (ours, theirs), caller = key_sockets(), Caller()
+                threading.Thread(target=self.agent.serve, args=(ours, caller), daemon=True).start()
+                secret = caller.hand_over()
                 reading, writing = os.pipe()
                 process = subprocess.Popen(
                     worker("--job", str(job), "--rank", str(rank)),
-                    env=environment(STOKER_EVENT_FD=str(writing), STOKER_KEY_FD=str(theirs.fileno())),
-                    pass_fds=(writing, theirs.fileno()),
+                    env=environment(
+                        STOKER_EVENT_FD=str(writing),
+                        STOKER_KEY_FD=str(theirs.fileno()),
+                        STOKER_SECRET_FD=str(secret),
+                    ),
+                    pass_fds=(writing, theirs.fileno(), secret),
                     stderr=subprocess.PIPE,
                 )
+                caller.is_process(process.pid)
                 os.close(writing)
+                os.close(secret)
                 theirs.close()
                 ranks.append(Rank(process, reading))
             yield ranks
@@ -161,7 +169,8 @@ def test_two_workers_train_evaluate_and_leave_no_key_where_others_could_read_it(
     assert not [event for event in ranks[1].events() if event.kind is EventKind.STEP]
     assert len(words) == 7 and words[3:7:2] == [b"--job", b"--rank"]
     names = {variable.partition(b"=")[0] for variable in variables}
-    assert names <= {b"PATH", b"HOME", b"PYTHONPATH", b"STOKER_EVENT_FD", b"STOKER_KEY_FD"}
+    inherited = {b"STOKER_EVENT_FD", b"STOKER_KEY_FD", b"STOKER_SECRET_FD"}
+    assert names <= {b"PATH", b"HOME", b"PYTHONPATH", *inherited}
     core = next(line for line in limits.splitlines() if line.startswith("Max core file size"))
     assert core.split()[4:6] == ["0", "0"]
 

@@ -61,6 +61,7 @@ RANK_KINDS: Final = frozenset(
         EventKind.CHECKPOINT_STARTED,
         EventKind.CHECKPOINT_COMMITTED,
         EventKind.EVALUATION,
+        EventKind.EXPOSURE,
         EventKind.SAMPLE,
         EventKind.RANK_ERROR,
     }

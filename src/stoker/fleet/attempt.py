@@ -153,7 +153,7 @@ class Attempt:
                 attempt=order.attempt,
                 node=order.node,
                 commands=order.commands,
-                environment=order.environment,
+                environment=_with_own_temporary(order, attempt_folder),
                 key_fds=tuple(each.fileno() for each in rank_ends),
                 secret_fds=tuple(secret_fds),
                 lease_fd=lease_fd,
@@ -282,6 +282,16 @@ class Attempt:
             thread.join(_PATIENCE_S)
         if self._page is not None:
             self._page.close()
+
+
+def _with_own_temporary(order: AttemptOrder, attempt_folder: Path) -> Mapping[str, str]:
+    """Ranks that may not write to the machine's temporary folder have one in their attempt's: torch wants it."""
+    if order.writable is None:
+        return order.environment
+    own = attempt_folder / "tmp"
+    with naming_full_disk(own):
+        own.mkdir(mode=0o700, exist_ok=True)
+    return {**order.environment, "TMPDIR": str(own)}
 
 
 def lock_is_free(path: Path) -> bool:

@@ -50,10 +50,10 @@ class BadRunFolder(StokerError):
 class IsolationLost(StokerError):
     """A way out of the run's network was found while it ran; its lease was ended."""
 
-    exit_code = 137
+    exit_code = 147
 
 
 class LinkTooWeak(StokerError):
     """A link of the run is protected less than a review of its data asks for, or than was declared."""
 
-    exit_code = 138
+    exit_code = 148

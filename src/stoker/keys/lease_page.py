@@ -76,14 +76,18 @@ class LeasePage:
             return None
 
     def show(self, good_for_s: float) -> None:
-        """The lease is good for so long from now. Does nothing once it was ended."""
+        """The lease is good for so long from now. Does nothing once it was ended or the page was closed."""
+        if self._memory.closed:
+            return
         if self._words[_ENDING] == LeaseEnd.NOT_YET:
             self._words[_GOOD_UNTIL] = time.monotonic_ns() + max(0, int(good_for_s * 1e9))
             if self._words[_ENDING] != LeaseEnd.NOT_YET:
                 self._words[_GOOD_UNTIL] = 0  # ended by another thread at this moment
 
     def end(self, why: LeaseEnd) -> None:
-        """No chunk is opened from now on; the first reason stays."""
+        """No chunk is opened from now on; the first reason stays. A closed page has ended already."""
+        if self._memory.closed:
+            return
         if self._words[_ENDING] == LeaseEnd.NOT_YET:
             self._words[_ENDING] = why
         self._words[_GOOD_UNTIL] = 0

@@ -32,13 +32,7 @@ _IDENTIFIER[list(b"_0123456789@#$%&<{\\")] = True
 _IDENTIFIER_AFTER: Final = np.zeros(256, dtype=bool)
 _IDENTIFIER_AFTER[list(b"_0123456789@(={\\")] = True
 
-_SURNAME_ENDINGS: Final = (
-    "ov ova ev eva in ina yov sky skiy ski ska cki cka wicz vich vić ović ević ič ić čić šić ssen rsen nsen lsen ksen "
-    "tsen dsen gsen sson rson nson ldsson dóttir dottir datter nen lainen escu eanu yan ian enko chuk shvili dze "
-    "poulos idis akis oglu oğlu czyk ák ský ová ková ová ický berg ström qvist kvist lund strand dahl mann bauer meier "
-    "meyer maier hoffer stein bach huber inger inho eira ães ões ini elli etti otti ucci ello illo accio ese ault "
-    "eau oux ier ard ieux huis stra sma inga man sveld hoven dijk yev yeva iyev ayev ayeva liyev akov jeff off adze"
-).split()
+_SURNAME_ENDINGS: Final = ["ov", "ova", "ev", "eva", "in", "ina", "yov", "sky", "skiy", "ski", "ska", "cki", "cka", "wicz", "vich", "vić", "ović", "ević", "ič", "ić", "čić", "šić", "ssen", "rsen", "nsen", "lsen", "ksen", "tsen", "dsen", "gsen", "sson", "rson", "nson", "ldsson", "dóttir", "dottir", "datter", "nen", "lainen", "escu", "eanu", "yan", "ian", "enko", "chuk", "shvili", "dze", "poulos", "idis", "akis", "oglu", "oğlu", "czyk", "ák", "ský", "ová", "ková", "ová", "ický", "berg", "ström", "qvist", "kvist", "lund", "strand", "dahl", "mann", "bauer", "meier", "meyer", "maier", "hoffer", "stein", "bach", "huber", "inger", "inho", "eira", "ães", "ões", "ini", "elli", "etti", "otti", "ucci", "ello", "illo", "accio", "ese", "ault", "eau", "oux", "ier", "ard", "ieux", "huis", "stra", "sma", "inga", "man", "sveld", "hoven", "dijk", "yev", "yeva", "iyev", "ayev", "ayeva", "liyev", "akov", "jeff", "off", "adze"]
 _ENDING: Final = re.compile(("(?:" + "|".join(_SURNAME_ENDINGS) + r")\Z").encode())
 _PARTICLES: Final = re.compile(
     rb" (?:(?:van|von|der|den|de|del|della|di|da|dos|das|do|la|le|al|el|bin|ibn|ben|ter|ten|zu|af|av|d') ?){1,3}"

@@ -66,14 +66,7 @@ STREET_WORDS: Final = _words(
     "nábřeží ulica cesta trg nabrežje pot ulici strada calea bulevardul șoseaua cadde caddesi sokak sokağı bulvarı mah "
     "mahallesi tn tänav pst maantee mnt ulitsa prospekt pereulok shosse odos leoforos plateia"
 )
-STREET_STEMS: Final = (
-    "straße strasse gasse weg platz allee damm ufer chaussee graben steig gatan gata vägen gränd backen stigen vägen "
-    "gade vej vænget alle stræde parken toften veien vei gate gata svingen bakken plass katu kuja polku tie kaari "
-    "rinne puisto vegur gata stræti braut stígur hlíð bær teigur straat laan plein gracht kade singel dijk weg hof "
-    "steenweg dreef lei ulica cesta utca útja tere körút maantee tänav puiestee stræde stien haven bugt sund gården "
-    "bundesstrasse tunet haugen faret lia vollen åsen berg bach bergen eng marka krokur gerði fell vellir götu gil tún "
-    "hverfi hóll mýri strate straeti gerdi tangi skógar hverve polder bos hove heerd achterberghove"
-).split()
+STREET_STEMS: Final = ["straße", "strasse", "gasse", "weg", "platz", "allee", "damm", "ufer", "chaussee", "graben", "steig", "gatan", "gata", "vägen", "gränd", "backen", "stigen", "vägen", "gade", "vej", "vænget", "alle", "stræde", "parken", "toften", "veien", "vei", "gate", "gata", "svingen", "bakken", "plass", "katu", "kuja", "polku", "tie", "kaari", "rinne", "puisto", "vegur", "gata", "stræti", "braut", "stígur", "hlíð", "bær", "teigur", "straat", "laan", "plein", "gracht", "kade", "singel", "dijk", "weg", "hof", "steenweg", "dreef", "lei", "ulica", "cesta", "utca", "útja", "tere", "körút", "maantee", "tänav", "puiestee", "stræde", "stien", "haven", "bugt", "sund", "gården", "bundesstrasse", "tunet", "haugen", "faret", "lia", "vollen", "åsen", "berg", "bach", "bergen", "eng", "marka", "krokur", "gerði", "fell", "vellir", "götu", "gil", "tún", "hverfi", "hóll", "mýri", "strate", "straeti", "gerdi", "tangi", "skógar", "hverve", "polder", "bos", "hove", "heerd", "achterberghove"]
 """Endings of one-word street names, `Koskikatu`, `Hauptstraße`."""
 
 STREET_BEFORE: Final = _words(
