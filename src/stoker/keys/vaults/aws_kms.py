@@ -88,7 +88,7 @@ class AwsKmsVault:
             raise VaultRefused(f"{self.name} gave no RSA key of 3,072 bits or more to import with.")
         oaep = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
         with SecretKey.generate() as kek:
-            sealed = public.encrypt(kek.view(), oaep)  # type: ignore[arg-type]  # any buffer will do
+            sealed = public.encrypt(bytes(kek.view()), oaep)  # the library takes nothing else
         self._ask(
             ref,
             "import_key_material",

@@ -5,6 +5,7 @@ See docs/design/vaults.md, "AWS KMS". botocore's own sender, retries and proxies
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,13 @@ class KmsLink:
 
     def __init__(self, place: KmsPlace) -> None:
         self.name = f"aws-kms {place.region}"
+        for library in (
+            "boto3",
+            "botocore",
+            "urllib3",
+        ):  # at DEBUG they write requests and answers, with keys
+            logger = logging.getLogger(library)
+            logger.setLevel(max(logger.getEffectiveLevel(), logging.INFO))
         parts = check_url(place.endpoint, place.rules)
         self._pool = pool(tls_context(place.rules) if parts.scheme == "https" else None)
         settings = botocore.config.Config(
