@@ -238,11 +238,12 @@ def test_a_destroyed_dataset_cannot_be_trained_on_again(
 ) -> None:
     kek = owner.run("dataset", "show", "own-text")["datasets"][0]["kek"]
     owner.run("key", "destroy", kek, "--as", "alice")
+    emergency = ("--emergency", "--reason", "this test")
     assert (
-        owner.run("key", "destroy", kek, "--approve", "--as", "alice", exit_code=37)["id"]
+        owner.run("key", "destroy", kek, *emergency, "--as", "alice", exit_code=37)["id"]
         == "dual-control-refused"
     )
-    owner.run("key", "destroy", kek, "--approve", "--as", "bob")
+    owner.run("key", "destroy", kek, *emergency, "--as", "bob")
     refused = owner.start("train", "run.toml", "--as", "alice")
     stdout, _ = refused.communicate(timeout=120)
     assert refused.returncode >= 10

@@ -158,7 +158,8 @@ def test_tasks_killed_in_every_phase_are_tried_again_and_no_other_dataset_comes_
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
     report = prepare_letters(home, executor=on_slurm(home))
     killed = {mark.name for mark in (tmp_path / "deadly").glob("killed-*")}
-    assert killed == {"killed-tokenizer.json", "killed-encode.json", "killed-pack.json"}
+    phases = ("treat", "tokenizer", "encode", "pack")
+    assert killed == {f"killed-{phase}.json" for phase in phases}
     assert objects_of(home, report.record) == expected
     assert slurm.queue() == []
 

@@ -31,7 +31,9 @@ def test_every_reason_and_kind_is_explained() -> None:
 
 
 def test_the_table_of_the_reviews_life_is_the_codes() -> None:
-    rows = re.findall(r"^\| (\w+(?:, \w+)?) \| (.+?) \| (.+?) \| (.+?) \|$", section("Review"), re.M)
+    rows = re.findall(
+        r"^\| (\w+(?:, \w+)?) \| (.+?) \| (.+?) \| (.+?) \| (.+?) \| (.+?) \|$", section("Review"), re.M
+    )
     events = list(dict.fromkeys(event for _, event in TRANSITIONS))
     found = {
         (ReviewState(state), event): ReviewState(after)
@@ -40,7 +42,7 @@ def test_the_table_of_the_reviews_life_is_the_codes() -> None:
         for event, after in zip(events, afters, strict=True)
         if after != "–" and state in set(ReviewState)
     }
-    assert [event.__name__ for event in events] == ["Approve", "Deny", "Revoke"]
+    assert [event.__name__ for event in events] == ["Scan", "Approve", "Deny", "AskChanges", "Revoke"]
     assert found == dict(TRANSITIONS)
 
 

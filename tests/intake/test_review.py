@@ -93,7 +93,8 @@ def test_a_decision_by_another_identity_is_in_force_and_signed(home: IntakeHome)
     assert found == decided
     assert review_digest(found) == review_digest(review) == bytes.fromhex(review.request_digest)
     assert review_in_force(home.ledger, review.id, "research", home.clock) == decided
-    verify_decision(found, home.ledger.catalogue.identity("decider"))
+    terms = home.ledger.catalogue.review_terms(review.id)
+    verify_decision(found, home.ledger.catalogue.identity("decider"), terms)
     actions = [entry.action for entry in home.ledger.audit.entries()]
     assert actions[-2:] == ["review.request", "review.decide"]
 
@@ -286,7 +287,9 @@ def test_a_revocation_undone_in_the_database_stays_revoked(home: IntakeHome) -> 
         review.decision_signature,
         review.id,
     )
-    verify_decision(home.ledger.catalogue.review(review.id), home.ledger.catalogue.identity("decider"))
+    catalogue = home.ledger.catalogue
+    row, terms = catalogue.review(review.id), catalogue.review_terms(review.id)
+    verify_decision(row, catalogue.identity("decider"), terms)
     with pytest.raises(LedgerUnusable, match=review.id):
         require(home, source)
     with pytest.raises(LedgerUnusable, match=review.id):

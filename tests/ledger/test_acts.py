@@ -226,7 +226,7 @@ def test_two_processes_that_write_at_once_lose_and_mix_nothing(tmp_path: Path) -
     outputs = [writer.communicate(timeout=120)[0] for writer in writers]
     assert [writer.returncode for writer in writers] == [0, 0]
     assert [len(output.split()) for output in outputs] == [acts + 1] * 2
-    with samples.open_ledger(tmp_path) as ledger:
+    with samples.open_ledger(tmp_path, ManualClock(time.time())) as ledger:
         entries = list(ledger.audit.entries())
         assert [entry.index for entry in entries] == list(range(2 * acts))
         for name in ("left", "right"):
@@ -259,7 +259,7 @@ def test_a_process_killed_at_any_moment_leaves_whole_acts(tmp_path: Path) -> Non
             expect(writer, str(number))
         time.sleep(moments.random() * 0.02)
         kill(writer)
-        with samples.open_ledger(tmp_path) as ledger:
+        with samples.open_ledger(tmp_path, ManualClock(time.time())) as ledger:
             report = ledger.audit.verify()
             assert report.holds, report.findings
             subjects = [entry.subject for entry in ledger.audit.entries()]

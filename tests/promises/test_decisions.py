@@ -23,7 +23,9 @@ def rewrite(house: PromiseHome, review: ReviewRecord, **changes: Any) -> None:
     Only someone who has the ledger's file and every key of the house can do this.
     """
     forged = replace(review, **changes)
-    forged = replace(forged, request_digest=request_digest(forged))
+    forged = replace(
+        forged, request_digest=request_digest(forged, house.ledger.catalogue.review_terms(review.id))
+    )
     signer = identity_signer(house.backend, forged.decided_by or "")
     row = (
         forged.requested_s,
