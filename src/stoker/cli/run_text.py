@@ -72,12 +72,22 @@ def report_text(report: RunReport) -> str:
             for each in lineage.mixed_with
         ),
         ("purpose", lineage.purpose),
+        *_protection_rows(report),
     ]
     if report.cut_lines:
         rows.append(("note", f"{report.cut_lines} event lines were cut by a crash and are not counted"))
     parts = [pairs(rows), _losses_text(report), recoveries_text(report.recoveries), time_text(report.goodput)]
     parts += [feed_text(report.feed), evaluations_text(report.evaluations), sample_text(report.sample)]
     return "\n".join(part for part in parts if part)
+
+
+def _protection_rows(report: RunReport) -> list[tuple[str, object]]:
+    rows: list[tuple[str, object]] = []
+    if report.probe is not None:
+        probe = report.probe
+        when = f"the last of {probe.probes} probes, {human_seconds(probe.at_s)} after the start"
+        rows.append(("isolation", f"{probe.state}: {probe.reason} ({when})"))
+    return [*rows, *((f"link: {link.name}", f"{link.protection}: {link.known}") for link in report.links)]
 
 
 def _error_rows(error: RunError | None) -> list[tuple[str, object]]:

@@ -57,6 +57,13 @@ class IsolationState(enum.StrEnum):
     """The platform does not let the agent make a network namespace; ranks can reach a network."""
 
 
+class Closing(enum.StrEnum):
+    """Whether preparing goes on where the platform lets nobody close a process's network."""
+
+    WHEN_POSSIBLE = "when_possible"
+    REQUIRED = "required"
+
+
 @dataclass(frozen=True, slots=True)
 class Isolation:
     """The result of a probe, with what was found or why it could not be."""

@@ -285,7 +285,7 @@ class Attempt:
 
 
 def _with_own_temporary(order: AttemptOrder, attempt_folder: Path) -> Mapping[str, str]:
-    """Ranks that may not write to the machine's temporary folder have one in their attempt's: torch wants it."""
+    """Ranks that may not write to the machine's temporary folder have one in their attempt's."""
     if order.writable is None:
         return order.environment
     own = attempt_folder / "tmp"

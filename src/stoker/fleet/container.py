@@ -73,4 +73,4 @@ def _begin_anew(wrapper: str, plan: AgentPlan, control: socket.socket) -> NoRetu
         file.write(encode_plan(plan))
     os.set_inheritable(control.fileno(), True)
     agent = [sys.executable, "-P", "-m", "stoker.fleet.agent", "--control", str(control.fileno())]
-    os.execv(wrapper, [*_arguments(wrapper), *agent, "--plan", str(left)])
+    os.execv(wrapper, [*_arguments(wrapper), *agent, "--plan", str(left)])  # noqa: S606

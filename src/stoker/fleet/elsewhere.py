@@ -32,6 +32,9 @@ from stoker.store.cache import NodeCache
 from stoker.store.objects import ObjectStore
 from stoker.store.rewraps import StoredRewraps
 
+NO_RUN: Final = "a program that is no run"
+"""No run can have this name, so a review that names the runs it allows leaves such programs out."""
+
 MAY_OPEN: Final = frozenset({Role.RESEARCHER, Role.ADMIN})
 
 
@@ -62,7 +65,7 @@ def open_dataset(
         reconcile_tombstones(ledger=ledger, backend=backend)
         require_role(ledger, actor, MAY_OPEN, "open a dataset in a program of their own")
         record = find_dataset(ledger.catalogue, name)
-        ((_, review),) = require_leave(ledger, [record], purpose, clock)
+        ((_, review),) = require_leave(ledger, [record], purpose, clock, run=NO_RUN)
         detail = {
             "version": record.version,
             "root": record.root,
@@ -103,5 +106,5 @@ class _KeysWithLeave:
         return self._keys.new_partition_key(kek, purpose)
 
     def open_partition_key(self, kek: KekRef, wrapped: bytes, purpose: Purpose) -> SecretKey:
-        require_leave(self._ledger, [self._record], self._purpose, self._clock)
+        require_leave(self._ledger, [self._record], self._purpose, self._clock, run=NO_RUN)
         return self._keys.open_partition_key(kek, wrapped, purpose)

@@ -18,8 +18,10 @@ from stoker.core.clock import Clock, iso_utc
 from stoker.core.events import Event
 from stoker.core.result import plain
 from stoker.fleet.errors import DatasetGone
+from stoker.fleet.links import Link, require_protection
 from stoker.fleet.run_folder import RunFolder
 from stoker.intake.permission import require_permission
+from stoker.intake.review import terms_of
 from stoker.keys.agent import KeyAgent
 from stoker.keys.backend import KeyBackend
 from stoker.keys.lease import Lease
@@ -46,16 +48,25 @@ def require_live(dataset: DatasetRecord, clock: Clock) -> None:
 
 
 def require_leave(
-    ledger: Ledger, datasets: Sequence[DatasetRecord], purpose: str, clock: Clock
+    ledger: Ledger,
+    datasets: Sequence[DatasetRecord],
+    purpose: str,
+    clock: Clock,
+    *,
+    run: str,
+    links: Sequence[Link] = (),
 ) -> tuple[tuple[DatasetRecord, ReviewRecord], ...]:
-    """Each dataset with the review that allows its use for `purpose` now.
+    """Each dataset with the review that allows its use for `purpose` now, by the run of this name.
 
-    Raises DatasetGone, and intake's refusals, for the first that may not be used.
+    `links` are those that its data, or what is computed from it, crosses. Raises DatasetGone, LinkTooWeak,
+    and intake's refusals, for the first that may not be used.
     """
     allowed = []
     for dataset in datasets:
         require_live(dataset, clock)
-        allowed.append((dataset, require_permission(ledger, dataset, purpose, clock)))
+        review = require_permission(ledger, dataset, purpose, clock, run)
+        require_protection(links, terms_of(ledger, review).least_protection, dataset.name)
+        allowed.append((dataset, review))
     return tuple(allowed)
 
 
@@ -74,6 +85,7 @@ class HouseErrands:
     actor: str
     clock: Clock
     rank_command: Sequence[str] = WORKER
+    links: Sequence[Link] = ()
 
     def resume_step(self) -> int:
         point = self._resume_point()
@@ -150,7 +162,8 @@ class HouseErrands:
     def _permissions(self) -> tuple[tuple[DatasetRecord, ReviewRecord], ...]:
         """Every dataset of the run with the review that allows its use now."""
         datasets = [self.ledger.catalogue.dataset_of_root(root) for root in self.dataset_roots]
-        return require_leave(self.ledger, datasets, self.job.spec.purpose, self.clock)
+        spec = self.job.spec
+        return require_leave(self.ledger, datasets, spec.purpose, self.clock, run=spec.name, links=self.links)
 
     @property
     def _subject(self) -> str:

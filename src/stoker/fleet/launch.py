@@ -102,7 +102,8 @@ def start_run(
     house = House(home, ledger, backend, store_url, actor, progress, clock)
     isolation = isolation_for(store_url, spec.launch.isolation)
     datasets = tuple(_live_dataset(ledger, name, clock) for name in spec.datasets)
-    require_leave(ledger, datasets, spec.purpose, clock)
+    links = links_of(store_url, spec.launch.links, os.environ)
+    require_leave(ledger, datasets, spec.purpose, clock, run=spec.name, links=links)
     run = new_run_id(clock)
     with exclusive(supervisor_lock(home, run), f"run {run}"):  # before the record, so that gc sees it live
         record = _begin(house, run, spec, datasets, origins or {})
@@ -138,7 +139,8 @@ def resume_run(
     spec = from_plain(RunSpec, dict(record.spec), f"the ledger's record of run {run_id}")
     isolation = isolation_for(store_url, spec.launch.isolation)
     datasets = _datasets_of(ledger, record, spec)
-    require_leave(ledger, datasets, spec.purpose, clock)
+    links = links_of(store_url, spec.launch.links, os.environ)
+    require_leave(ledger, datasets, spec.purpose, clock, run=spec.name, links=links)
     with exclusive(supervisor_lock(home, run_id), f"run {run_id}"):
         return _supervise(house, record, spec, datasets, faults, isolation, rank_command, resumed=True)
 
@@ -274,6 +276,7 @@ def _supervise(
     home, run = house.home, record.id
     folder = RunFolder.of(home.runs_dir, run)
     dataset = datasets[0]
+    links = links_of(house.store_url, spec.launch.links, os.environ)
     job = Job(
         run=run,
         attempt=0,
@@ -307,6 +310,7 @@ def _supervise(
         house.actor,
         house.clock,
         rank_command,
+        links,
     )
     charge = Charge(
         run=run,
@@ -319,7 +323,7 @@ def _supervise(
         faults=tuple(faults),
         isolate_by=spec.launch.isolate_by,
         probe_every_s=spec.launch.isolation_probe_every_s,
-        links=links_of(house.store_url, spec.launch.links, os.environ),
+        links=links,
         writable=_writable(house, spec.launch.isolation),
     )
     with _saying_how_to_go_on(run):

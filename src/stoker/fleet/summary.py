@@ -17,6 +17,7 @@ from stoker.fleet.attempt import lock_is_free
 from stoker.fleet.errors import BadRunFolder
 from stoker.fleet.feed_waits import FeedWaits, feed_waits
 from stoker.fleet.goodput import Goodput, account
+from stoker.fleet.links import Link
 from stoker.fleet.recoveries import Placed, Recovery, find_recoveries
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.timeline import Timeline
@@ -106,6 +107,17 @@ class Lineage:
 
 
 @dataclass(frozen=True, slots=True)
+class LastProbe:
+    """What the newest look for a way out found, `at_s` after the run began, and how many there were."""
+
+    state: IsolationState
+    reason: str
+    at_s: float
+    attempt: int
+    probes: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunReport:
     """Everything that is known of a run. Times `at_s` are seconds since it began.
 
@@ -134,6 +146,8 @@ class RunReport:
     sample: str | None
     goodput: Goodput
     isolation: Isolation | None
+    probe: LastProbe | None
+    links: tuple[Link, ...]
     lineage: Lineage
     cut_lines: int
     feed: FeedWaits
@@ -210,6 +224,8 @@ def report(record: RunRecord, lineage: Lineage, told: EventFile, *, abandoned: b
         sample=samples[-1].event.text("text") if samples else None,
         goodput=account(told.events),
         isolation=_isolation(placed),
+        probe=_last_probe(placed),
+        links=_links(placed),
         lineage=lineage,
         cut_lines=told.cut_lines,
         feed=feed_waits(told.events),
@@ -322,12 +338,26 @@ def error_at_end(placed: Iterable[Placed]) -> RunError | None:
 
 
 def _isolation(placed: Iterable[Placed]) -> Isolation | None:
+    last = _last_probe(placed)
+    return None if last is None else Isolation(last.state, last.reason)
+
+
+def _last_probe(placed: Iterable[Placed]) -> LastProbe | None:
     found = _of_kind(placed, EventKind.ISOLATION_PROBED)
     if not found:
         return None
-    event = found[-1].event
-    states = {state.value: state for state in IsolationState}
-    return Isolation(states.get(event.text("state"), IsolationState.OPEN), event.text("reason"))
+    event, states = found[-1].event, {state.value: state for state in IsolationState}
+    state = states.get(event.text("state"), IsolationState.OPEN)
+    return LastProbe(state, event.text("reason"), found[-1].at_s, event.attempt, len(found))
+
+
+def _links(placed: Iterable[Placed]) -> tuple[Link, ...]:
+    """The links of the newest attempt; none for a run of before they were told."""
+    started = _of_kind(placed, EventKind.ATTEMPT_STARTED)
+    told = started[-1].event.fields.get("links") if started else None
+    if not isinstance(told, list):
+        return ()
+    return tuple(from_plain(Link, each, "a link in the run's events") for each in told)
 
 
 def _lineage(ledger: Ledger, record: RunRecord) -> Lineage:

@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
 
+from stoker.intake.closed import NotClosed, close_off
 from stoker.intake.errors import WorkerLost
 from stoker.intake.workers import confine, ctrl_c_waits
 
@@ -199,6 +200,7 @@ def _serve(
         faulthandler.disable()
         for other in not_ours:
             other.close()
+        close_off(settings)
         function = start(settings)
         confine(memory_bytes)
         pipe.send((_READY, None))
@@ -210,7 +212,7 @@ def _serve(
             except Exception as error:  # noqa: BLE001 - the top of a process
                 answer = (Why.FAILED.value, type(error).__name__)
             pipe.send(answer)
-    except (EOFError, OSError):
+    except (EOFError, OSError, NotClosed):
         pass
     finally:
         os._exit(0)

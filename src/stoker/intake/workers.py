@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
 
+from stoker.core.isolation import Isolation, IsolationState, listening_outside
+from stoker.intake.closed import NotClosed, Watch, close_off
 from stoker.intake.errors import WorkerLost
 
 T = TypeVar("T")
@@ -26,6 +28,7 @@ R = TypeVar("R")
 FORK: Final = multiprocessing.get_context("fork")
 _DONE: Final = "done"
 _FAILED: Final = "failed"
+_OPEN: Final = "open"
 
 
 class Workers(Generic[T, R]):
@@ -35,8 +38,13 @@ class Workers(Generic[T, R]):
     """
 
     def __init__(self, processes: int, start: Callable[[Any], Callable[[T], R]], settings: object) -> None:
+        """Raises WorkerLost where the workers' network must be closed and cannot be."""
         self._pairs: list[tuple[ForkProcess, Connection]] = []
+        self._outside = contextlib.ExitStack()
+        self.isolation = Isolation(IsolationState.OPEN, "no worker has told")
+        """What holds for the workers: they are closed off before they are given anything."""
         try:
+            self._watch = Watch(self._outside.enter_context(listening_outside()))
             for _ in range(max(1, processes)):
                 with ctrl_c_waits():
                     self._start(start, settings)
@@ -47,10 +55,12 @@ class Workers(Generic[T, R]):
     def _start(self, start: Callable[[Any], Callable[[T], R]], settings: object) -> None:
         ours, theirs = FORK.Pipe()
         others = [pair[1] for pair in self._pairs]
-        process = FORK.Process(target=_serve, args=(theirs, [ours, *others], start, settings), daemon=True)
+        arguments = (theirs, [ours, *others], start, settings, self._watch)
+        process = FORK.Process(target=_serve, args=arguments, daemon=True)
         process.start()
         theirs.close()
         self._pairs.append((process, ours))
+        self.isolation = self._receive(ours)
 
     def map(self, tasks: Iterable[T]) -> Iterator[R]:
         """The function's results in the order of `tasks`; tasks are drawn as workers become free.
@@ -100,15 +110,20 @@ class Workers(Generic[T, R]):
         except OSError as error:
             raise self._lost(connection) from error
 
-    def _receive(self, connection: Connection) -> R:
+    def _receive(self, connection: Connection) -> Any:
         try:
             outcome, value = connection.recv()
         except (EOFError, OSError) as error:
             raise self._lost(connection) from error
+        if outcome == _OPEN:
+            raise WorkerLost(
+                f"A worker process has a network and must have none: {value}.",
+                hint="Allow user namespaces on this machine or run as root; what is required stands in "
+                "[preparing] of stoker.toml.",
+            )
         if outcome == _FAILED:
             raise WorkerLost(f"A worker process failed: {value}.", hint="Report this with the command's log.")
-        result: R = value
-        return result
+        return value
 
     def _lost(self, connection: Connection) -> WorkerLost:
         process = next(process for process, ours in self._pairs if ours is connection)
@@ -128,6 +143,7 @@ class Workers(Generic[T, R]):
         for process, _ in self._pairs:
             process.join()
         self._pairs = []
+        self._outside.close()
 
     def __enter__(self) -> Workers[T, R]:
         return self
@@ -153,6 +169,7 @@ def _serve(
     not_ours: list[Connection],
     start: Callable[[Any], Callable[[T], R]],
     settings: object,
+    watch: Watch,
 ) -> None:
     """A worker's whole life. Ctrl-C reaches the parent alone, which then closes the pair."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -160,16 +177,21 @@ def _serve(
     for other in not_ours:
         other.close()
     try:
+        connection.send((_DONE, close_off(settings)))
         function = start(settings)
         while True:
             task = connection.recv()
             answer: tuple[str, object]
+            watch.look()
             try:
                 answer = (_DONE, function(task))
             except Exception as error:  # noqa: BLE001 - the top of a process
                 # The text of the error may be personal, so only its type goes on.
                 answer = (_FAILED, type(error).__name__)
             connection.send(answer)
+    except NotClosed as way:
+        with contextlib.suppress(OSError):
+            connection.send((_OPEN, str(way)))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 

@@ -87,6 +87,14 @@ def harden_process() -> None:
         _prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
+def let_be_looked_into() -> None:
+    """Undo the second half of `harden_process`, for a process that holds no secret: it may then write the map
+    of its users. `harden_process` ends it.
+    """
+    if _prctl is not None:
+        _prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryProtection:
     """What holds for this process now: no core files, not dumpable, and secrets kept out of swap."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Final, NoReturn
 from weakref import WeakValueDictionary
@@ -49,13 +50,15 @@ class _LockedBuffer(bytearray):
         return "<locked buffer>"
 
 
-def forget_secrets() -> None:
-    """Overwrite every secret in this process: for a forked child that works on data and needs no key.
+def forget_secrets(but: Iterable[SecretKey] = ()) -> None:
+    """Overwrite every secret in this process `but` these: for a forked child that needs no others.
 
     The parent's are untouched. What OpenSSL holds of them is out of reach.
     """
-    for buffer in _LIVING.values():
-        buffer[:] = bytes(len(buffer))  # not unlocked: locks do not pass to a child
+    kept = {id(each._buffer) for each in but}
+    for number, buffer in list(_LIVING.items()):
+        if number not in kept:
+            buffer[:] = bytes(len(buffer))  # not unlocked: locks do not pass to a child
 
 
 class SecretKey:

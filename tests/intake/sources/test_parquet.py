@@ -486,7 +486,7 @@ def reads_outside(side: WorkerSide) -> None:
     [
         (dies, "its parser was ended by signal 11"),
         (hangs, "its parser was silent for 0.5 s and was ended"),
-        (writes, r"it cannot be parsed \(OSError\)"),
+        (writes, r"it cannot be parsed \((OSError|PermissionError)\)"),
         (eats, "takes more than 268435456 bytes of memory"),
         (babbles, "its parser answered nonsense"),
         (reads_outside, "its parser answered nonsense"),

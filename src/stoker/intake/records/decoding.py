@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Final
 
 from stoker.core.errors import MissingExtra
+from stoker.intake.closed import NotClosed, close_off
 from stoker.intake.sources.media import AUDIO_EXTENSIONS, IMAGE_EXTENSIONS, HeaderFault, kind_of, probe
 from stoker.intake.workers import confine, ctrl_c_waits
 from stoker.spec.records import RecordPart, RecordsSpec
@@ -111,6 +112,7 @@ def _serve(pipe: Connection, spec: RecordsSpec) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
+        close_off()
         confine(spec.worker_bytes)
         while True:
             part, _, data = pipe.recv_bytes().partition(b"\0")
@@ -123,7 +125,7 @@ def _serve(pipe: Connection, spec: RecordsSpec) -> None:
             except Exception:  # noqa: BLE001 - the top of a process; what it says may be personal
                 answer = f"broken {kind}".encode()
             pipe.send_bytes(answer)
-    except (EOFError, OSError):
+    except (EOFError, OSError, NotClosed):
         pass
     finally:
         os._exit(0)

@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from typing import Final, TypeAlias
 
+from stoker.intake.closed import close_off
 from stoker.intake.left_out import Reason
 from stoker.intake.sources.rows import Cell, Role
 from stoker.intake.sources.stream import StreamFault
@@ -232,6 +233,7 @@ def _serve(
     try:
         fault: CannotGoOn | None = None
         try:
+            close_off()
             confine(memory_bytes)
             parser(side)
         except CannotGoOn as error:
