@@ -104,11 +104,7 @@ class KmsLink:
 
     def __init__(self, place: KmsPlace) -> None:
         self.name = f"aws-kms {place.region}"
-        for library in (
-            "boto3",
-            "botocore",
-            "urllib3",
-        ):  # at DEBUG they write requests and answers, with keys
+        for library in ("boto3", "botocore", "urllib3"):  # below INFO they write requests and answers
             logger = logging.getLogger(library)
             logger.setLevel(max(logger.getEffectiveLevel(), logging.INFO))
         parts = check_url(place.endpoint, place.rules)
