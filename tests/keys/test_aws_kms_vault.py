@@ -320,5 +320,5 @@ def test_the_form_of_requests_is_what_moto_understands(monkeypatch: pytest.Monke
                 assert bytes(opened.view()) == plain
             with pytest.raises(WrongContext):
                 vault.unwrap(handle, REF, sealed, b"another")
-            # moto knows no key by its ARN in DisableKey, EnableKey and ScheduleKeyDeletion: our own fake does.
+            # moto knows no key by its ARN in DisableKey, EnableKey, ScheduleKeyDeletion: our own server does.
             assert vault.exists(handle, REF)
