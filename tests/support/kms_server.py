@@ -1,11 +1,11 @@
-"""An AWS KMS for tests that keeps to the states of its keys, which moto does not: moto decrypts with dead keys.
+"""An AWS KMS for tests that keeps to the states of its keys; moto decrypts with dead ones.
 
     with kms_server() as kms:
         monkeypatch.setenv(...)                    # kms.environment("supervisor")
         vault = open_aws_kms(kms.url)
 
 It speaks the JSON protocol over real HTTP(S) on loopback and knows what Stoker uses: keys in their states
-(Enabled, Disabled, PendingImport, PendingDeletion with 7 to 30 days on a clock of its own), real AES-GCM with the
+(Enabled, Disabled, PendingImport, PendingDeletion with 7 to 30 days on its own clock), real AES-GCM with the
 encryption context as associated data, principals with rights, grants and credentials that expire. It
 checks no signatures: who signs is read out of the request.
 """
