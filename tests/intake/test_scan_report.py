@@ -125,6 +125,6 @@ def test_a_report_that_was_changed_or_is_missing_is_an_error(home: IntakeHome, r
 def test_reports_that_break_their_format_are_refused(home: IntakeHome, record: SourceRecord) -> None:
     data = encode_report(scan(home, record, 1))
     assert encode_report(decode_report(data, "here")) == data
-    for broken in (b"", b"[]", b"{}", data[:-1], b" " + data, data.replace(b"report 1", b"report 2")):
+    for broken in (b"", b"[]", b"{}", data[:-1], b" " + data, data.replace(b"report 3", b"report 2")):
         with pytest.raises(BrokenRecord, match="here"):
             decode_report(broken, "here")
