@@ -27,6 +27,7 @@ from stoker.keys.refs import KekRef, Purpose
 from stoker.keys.secret import SecretKey
 from stoker.keys.states import KekState
 from support.key_stores import PASSPHRASE, SCOPE, open_store
+from support.vault_services import VaultServices, open_registry, vault_services
 
 Opener = Callable[[Path, ManualClock, int], KeyBackend]
 
@@ -38,6 +39,16 @@ BACKENDS: Final[dict[str, Opener]] = {
         place / "keys", clock=clock, max_wraps=wraps, passphrase=PASSPHRASE
     ),
 }
+
+VAULTS: Final = ("pkcs11-gcm", "pkcs11-kwp", "aws", "aws-external")
+"""Vaults that real services stand behind, each under a registry in a folder."""
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VaultServices]:
+    with vault_services(tmp_path_factory.mktemp("services")) as running:
+        yield running
+
 
 CONTEXT = b"dataset/own-text 1 dataset"
 
@@ -68,10 +79,18 @@ class Bench:
         self.backend.destroy(ref, "bob")
 
 
-@pytest.fixture(params=BACKENDS)
+def opener_of(name: str, request: pytest.FixtureRequest) -> Opener:
+    """How the back end called `name` is opened."""
+    if name in BACKENDS:
+        return BACKENDS[name]
+    services: VaultServices = request.getfixturevalue("services")
+    return lambda place, clock, wraps: open_registry(services.vault(name), place / "keys", clock, wraps)
+
+
+@pytest.fixture(params=[*BACKENDS, *VAULTS])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     clock = ManualClock()
-    opener = BACKENDS[request.param]
+    opener = opener_of(request.param, request)
     yield Bench(tmp_path, opener, clock, opener(tmp_path, clock, 2**32))
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import http.server
 import json
 import os
@@ -44,6 +45,12 @@ class Refused(Exception):
     def __init__(self, code: str, status: int = 400) -> None:
         super().__init__(code)
         self.code, self.status = code, status
+
+
+@functools.cache
+def import_key() -> rsa.RSAPrivateKey:
+    """What material is imported under; a fresh one of 4,096 bits each time would take seconds."""
+    return rsa.generate_private_key(65537, 3072)
 
 
 @dataclass
@@ -247,7 +254,7 @@ class Kms:
         key = self._external(words)
         if words["WrappingAlgorithm"] != "RSAES_OAEP_SHA_256" or words["WrappingKeySpec"] != "RSA_4096":
             raise Refused("ValidationException")
-        key.import_key = rsa.generate_private_key(65537, 3072)  # 4096 takes seconds on a busy machine
+        key.import_key = import_key()
         key.import_token = secrets.token_bytes(16)
         form = serialization.PublicFormat.SubjectPublicKeyInfo
         public = key.import_key.public_key().public_bytes(serialization.Encoding.DER, form)
