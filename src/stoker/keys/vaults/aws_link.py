@@ -23,7 +23,7 @@ try:
     import urllib3
 
     from stoker.keys.vaults.https import pool
-except ImportError as error:  # pragma: no cover - this environment has them
+except ImportError as error:
     raise missing_extra("boto3") from error
 
 MAX_ANSWER_BYTES: Final = 65_536

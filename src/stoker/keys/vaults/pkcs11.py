@@ -8,9 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
-import pkcs11
-from pkcs11 import Attribute, KeyType
-
 from stoker.keys.errors import (
     KeyDestroyed,
     KeyNotActive,
@@ -22,6 +19,14 @@ from stoker.keys.refs import KekRef
 from stoker.keys.secret import SecretKey
 from stoker.keys.vaults.batch import open_each
 from stoker.keys.vaults.patience import Patience
+from stoker.keys.vaults.tls import missing_extra
+
+try:
+    import pkcs11
+    from pkcs11 import Attribute, KeyType
+except ImportError as error:
+    raise missing_extra("python-pkcs11") from error
+
 from stoker.keys.vaults.pkcs11_token import LOST, REFUSALS, Seat, TokenPlace, TokenSession, is_usable
 from stoker.keys.vaults.pkcs11_wrap import (
     ABILITIES,
