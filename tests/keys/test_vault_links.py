@@ -11,6 +11,7 @@ import requests
 
 from stoker.keys.errors import InsecureLink, LooseKeyFile, VaultUnreachable
 from stoker.keys.vaults.https import pool
+from stoker.keys.vaults.secret_file import read_secret_file
 from stoker.keys.vaults.tls import TlsRules, check_url, link_error, session, tls_context
 from support.certificates import Authority, Heard, Shown, tls_server
 
@@ -227,3 +228,27 @@ def test_a_spiffe_id_needs_its_form_and_a_pinned_authority(authority: Authority)
         tls_context(TlsRules(ca_file=authority.ca_file, spiffe_id="https://stoker.test/x"))
     with pytest.raises(InsecureLink, match="pinned"):
         tls_context(TlsRules(spiffe_id=SPIFFE))
+
+
+def test_a_login_secret_is_one_line_of_a_private_file(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    for content, fine in (
+        (b"s.secret\n", True),
+        (b"  s.secret", True),
+        (b"", False),
+        (b"\n", False),
+        (b"s.secret\nanother\n", False),
+        (b"s.secr\xffet", False),
+        (b"s" * 5000, False),
+    ):
+        path.write_bytes(content)
+        path.chmod(0o600)
+        if fine:
+            assert read_secret_file(path, "the token") == "s.secret"
+        else:
+            with pytest.raises(LooseKeyFile, match="the token in one line") as refused:
+                read_secret_file(path, "the token")
+            assert "s.s" not in refused.value.message
+    path.chmod(0o604)
+    with pytest.raises(LooseKeyFile, match="0604"):
+        read_secret_file(path, "the token")
