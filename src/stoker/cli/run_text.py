@@ -17,7 +17,8 @@ from stoker.ledger.records import RunOutcome
 
 def summary_text(summary: RunSummary) -> str:
     """How a run ended, for the one who started it."""
-    parts = [training_text(summary), evaluations_text(summary.evaluations), sample_text(summary.sample)]
+    parts = [training_text(summary), evaluations_text(summary.evaluations)]
+    parts += [*(each.sentence() for each in summary.exposures), sample_text(summary.sample)]
     return "\n".join(part for part in parts if part)
 
 
@@ -77,7 +78,8 @@ def report_text(report: RunReport) -> str:
     if report.cut_lines:
         rows.append(("note", f"{report.cut_lines} event lines were cut by a crash and are not counted"))
     parts = [pairs(rows), _losses_text(report), recoveries_text(report.recoveries), time_text(report.goodput)]
-    parts += [feed_text(report.feed), evaluations_text(report.evaluations), sample_text(report.sample)]
+    parts += [feed_text(report.feed), evaluations_text(report.evaluations)]
+    parts += [*(each.sentence() for each in report.exposures), sample_text(report.sample)]
     return "\n".join(part for part in parts if part)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -15,6 +15,7 @@ from stoker.core.ids import ReviewId, RunId, VersionId
 from stoker.core.isolation import Isolation, IsolationState
 from stoker.fleet.attempt import lock_is_free
 from stoker.fleet.errors import BadRunFolder
+from stoker.fleet.exposures import ExposureFigure, exposures_of
 from stoker.fleet.feed_waits import FeedWaits, feed_waits
 from stoker.fleet.goodput import Goodput, account
 from stoker.fleet.links import Link
@@ -24,7 +25,7 @@ from stoker.fleet.timeline import Timeline
 from stoker.fleet.verdict import RunError, Verdict
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import DatasetRecord, RunOutcome, RunRecord
-from stoker.spec.run import RunSpec
+from stoker.spec.run import EvaluateSpec, RunSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,7 @@ class RunReport:
     checkpoints: tuple[CheckpointPoint, ...]
     recoveries: tuple[Recovery, ...]
     evaluations: tuple[EvaluationFigure, ...]
+    exposures: tuple[ExposureFigure, ...]
     sample: str | None
     goodput: Goodput
     isolation: Isolation | None
@@ -171,6 +173,7 @@ class RunSummary:
     last_checkpoint_step: int | None
     recoveries: tuple[Recovery, ...]
     evaluations: tuple[EvaluationFigure, ...]
+    exposures: tuple[ExposureFigure, ...]
     sample: str | None
     goodput: Goodput
     feed: FeedWaits
@@ -221,6 +224,7 @@ def report(record: RunRecord, lineage: Lineage, told: EventFile, *, abandoned: b
         checkpoints=tuple(_checkpoint(each) for each in _of_kind(placed, EventKind.CHECKPOINT_COMMITTED)),
         recoveries=find_recoveries(placed),
         evaluations=_evaluations(placed),
+        exposures=exposures_of(told.events, _exposure_limit(record)),
         sample=samples[-1].event.text("text") if samples else None,
         goodput=account(told.events),
         isolation=_isolation(placed),
@@ -230,6 +234,13 @@ def report(record: RunRecord, lineage: Lineage, told: EventFile, *, abandoned: b
         cut_lines=told.cut_lines,
         feed=feed_waits(told.events),
     )
+
+
+def _exposure_limit(record: RunRecord) -> float:
+    """What the run's file, as it was recorded, allows; the strictest for a record that does not say."""
+    asked = record.spec.get("evaluate")
+    limit = asked.get("exposure_limit_bits") if isinstance(asked, Mapping) else None
+    return float(limit) if isinstance(limit, int | float) else EvaluateSpec().exposure_limit_bits
 
 
 def summarise(full: RunReport, verdict: Verdict, folder: RunFolder) -> RunSummary:
@@ -247,6 +258,7 @@ def summarise(full: RunReport, verdict: Verdict, folder: RunFolder) -> RunSummar
         last_checkpoint_step=full.checkpoints[-1].step if full.checkpoints else None,
         recoveries=full.recoveries,
         evaluations=full.evaluations,
+        exposures=full.exposures,
         sample=full.sample,
         goodput=full.goodput,
         feed=full.feed,

@@ -57,7 +57,7 @@ def render_report(report: RunReport) -> str:
         f"<section><h2>Loss</h2>{_loss_chart(report)}{_recoveries(report)}</section>"
         f"<section><h2>Where the time went</h2>{_time(report.goodput)}{_feed(report.feed)}</section>"
         f"<section><h2>Held-out files</h2>{_evaluations(report)}</section>"
-        f"{_sample(report)}"
+        f"{_exposures(report)}{_sample(report)}"
         f"<section><h2>Lineage</h2>{_lineage(report)}</section>"
         "<footer>Every figure on this page was measured: it is computed from the run's events.</footer>"
         "</main></body></html>"
@@ -159,6 +159,13 @@ def _evaluations(report: RunReport) -> str:
         f"<tbody>{rows}</tbody></table><p>The same held-out bytes for each. The bigram was counted on the "
         "same training split; the compressors are shown, not claimed.</p>"
     )
+
+
+def _exposures(report: RunReport) -> str:
+    if not report.exposures:
+        return ""
+    lines = "".join(f"<p>{escape(each.sentence())}.</p>" for each in report.exposures)
+    return f"<section><h2>What it knows by heart</h2>{lines}</section>"
 
 
 def _sample(report: RunReport) -> str:
