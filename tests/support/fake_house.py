@@ -105,6 +105,7 @@ def supervise(
     policy: Policy | None = None,
     faults: Sequence[KillRank] = (),
     isolation: IsolationPolicy = IsolationPolicy.OFF,
+    **more: Any,
 ) -> Verdict:
     """Supervise a run of fake ranks to its end."""
     charge = Charge(
@@ -116,6 +117,7 @@ def supervise(
         environment=rank_environment(os.environ, 1),
         isolation=isolation,
         faults=faults,
+        **more,
     )
     return Supervisor(charge, errands, SILENT, SystemClock()).run()
 

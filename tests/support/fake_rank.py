@@ -26,6 +26,7 @@ class Rank:
         self.job, self.rank = job, rank
         self.fd = int(os.environ["STOKER_EVENT_FD"])
         self.section, self.step = "start_up", job["resume"]
+        self.lease: Any = None
 
     def tell(self, kind: str, **fields: Any) -> None:
         head = {"ts": time.time(), "mono_s": time.monotonic(), "run": self.job["run"]}
@@ -45,6 +46,7 @@ class Rank:
         self.tell("rank_ready", resume_step=job["resume"], parameters=7)
         while self.step < job["steps"]:
             self.beat("data")
+            self.heed_lease()
             time.sleep(job["step_s"])
             self.step += 1
             self.beat("compute")
@@ -61,6 +63,48 @@ class Rank:
         self.beat("done")
         return 0
 
+    def heed_lease(self) -> None:
+        """As a feed does before each chunk, once a deed has asked for it."""
+        if self.lease is None:
+            return
+        from stoker.core.errors import StokerError
+
+        try:
+            self.lease.require()
+        except StokerError as over:
+            fields = {"message": over.message, "hint": over.hint, "exit_code": over.exit_code}
+            self.tell("rank_error", error_id=over.id, **fields)
+            sys.exit(over.exit_code)
+
+    def do_heed_lease(self, deed: dict[str, Any]) -> None:
+        from stoker.keys.lease_page import LeaseView
+
+        self.lease = LeaseView(os.dup(int(os.environ["STOKER_LEASE_FD"])))
+
+    def do_spill(self, deed: dict[str, Any]) -> None:
+        """Try to leave plaintext where others could find it, and say what became of it."""
+        told = {}
+        for place in deed["places"]:
+            try:
+                Path(place).write_text(deed["text"])
+                told[place] = "written"
+            except OSError as error:
+                told[place] = error.strerror
+        print(json.dumps(told), flush=True)
+
+    def do_reach(self, deed: dict[str, Any]) -> None:
+        """Try to reach a listener outside by its socket file and by the machine's loopback."""
+        told = []
+        for family, place in ((socket.AF_UNIX, deed["path"]), (socket.AF_INET, ("127.0.0.1", deed["port"]))):
+            try:
+                with socket.socket(family, socket.SOCK_STREAM) as sock:
+                    sock.settimeout(2)
+                    sock.connect(place)
+                told.append("reached")
+            except OSError as error:
+                told.append(type(error).__name__)
+        print(json.dumps(told), flush=True)
+
     def tell_step(self, loss: float) -> None:
         figures = {
             "lr": 0.1,
@@ -73,7 +117,7 @@ class Rank:
 
     def commit(self) -> None:
         self.tell("checkpoint_started", step=self.step)
-        log = Path(self.job["folder"]) / "fake-commits"
+        log = Path(self.job["folder"]) / f"fake-commits-{self.job['run']}"
         with log.open("a") as file:
             file.write(f"{self.step}\n")
         sequence = len(log.read_text().splitlines())
@@ -191,7 +235,7 @@ def from_real(job: dict[str, Any], deeds: list[dict[str, Any]]) -> dict[str, Any
         "resume": 0 if resume is None else resume["step"],
         "checkpoint_every": train["checkpoint_every_steps"],
         "step_s": 0.01,
-        "folder": job["run_folder"],
+        "folder": job["cache_folder"],  # a rank that is held to its folders writes there
         "deeds": deeds,
     }
 
