@@ -113,7 +113,7 @@ class HouseErrands:
         lease = Lease(
             id=f"{self.job.run}/{attempt}",
             holder=f"run/{self.job.run}",
-            may_open=read | {own},
+            may_open=read | {KekRef(own.scope, epoch) for epoch in range(1, own.epoch + 1)},
             may_seal=frozenset({own}),
             purpose_text=self.job.spec.purpose,
             expires_s=self.lease_expiry_s(),

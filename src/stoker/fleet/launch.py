@@ -39,7 +39,8 @@ from stoker.intake.review import review_digest
 from stoker.keys.backend import KeyBackend
 from stoker.keys.errors import AgentLost, LeaseExpired
 from stoker.keys.memory import harden_process
-from stoker.keys.refs import Purpose
+from stoker.keys.refs import KekRef, Purpose
+from stoker.keys.rotation import sealing_kek
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import DatasetRecord, DatasetState, RunOutcome, RunRecord
 from stoker.spec.job import Job, JobPart
@@ -294,7 +295,7 @@ def _supervise(
         dataset_public_key=house.backend.signer("manifest").public_key.hex(),
         review=dataset.review,
         review_digest=_review_digest(house, dataset),
-        checkpoint_kek=record.kek,
+        checkpoint_kek=str(sealing_kek(house.backend, KekRef.parse(record.kek))),
         resume=None,
         parts=tuple(
             JobPart(each.name, each.version, each.root, _review_digest(house, each), part.weight)

@@ -32,6 +32,7 @@ from stoker.intake.life import (
 from stoker.intake.permission import MAY_COLLECT, require_role
 from stoker.keys.backend import KeyBackend
 from stoker.keys.errors import KeyUnknown
+from stoker.keys.moves import keeper, moves
 from stoker.keys.refs import KekRef
 from stoker.keys.states import KekState
 from stoker.ledger.catalogue import Catalogue
@@ -161,7 +162,9 @@ class GarbageCollector:
     def _because(self, record: DatasetRecord) -> Because | None:
         """Why it may go: its key is destroyed, or its time and the grace after it are over."""
         try:
-            destroyed = self.backend.info(KekRef.parse(record.kek)).state is KekState.DESTROYED
+            holders = {record.kek, keeper(record.kek, moves(self.ledger))}  # what survived may have moved
+            states = {self.backend.info(KekRef.parse(each)).state for each in holders}
+            destroyed = states == {KekState.DESTROYED}
         except KeyUnknown:
             destroyed = False  # another key store's: then only time counts
         if destroyed:

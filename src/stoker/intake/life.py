@@ -17,6 +17,7 @@ from stoker.intake.errors import NotAllowed
 from stoker.intake.permission import MAY_EXPIRE, require_role, require_usable
 from stoker.keys.backend import KeyBackend
 from stoker.keys.refs import KekRef
+from stoker.keys.rotation import epochs_of
 from stoker.ledger.catalogue import Catalogue
 from stoker.ledger.errors import LedgerRefused, UnknownDataset, UnknownSource
 from stoker.ledger.ledger import Ledger
@@ -259,7 +260,8 @@ def expire_dataset(
         actor=actor, action=EXPIRE_ACT, subject=f"dataset/{record.name}", detail=detail
     ) as catalogue:
         catalogue.expire_dataset(record.root, wanted_s)
-        # The KEK first: after a crash here it ends before the record says, which harms nobody, and
-        # expiring once more brings the record to it.
-        backend.expire_earlier(kek, wanted_s)
+        # The KEKs first: after a crash here they end before the record says, which harms nobody, and
+        # expiring once more brings the record to them. What was rotated or moved has several epochs.
+        for each in epochs_of(backend, kek):
+            backend.expire_earlier(each, wanted_s)
     return ExpireReport(ledger.catalogue.dataset_of_root(record.root), record.expires_s, wanted_s, dry_run)

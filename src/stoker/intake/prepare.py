@@ -47,6 +47,7 @@ from stoker.intake.workplace import Workplace
 from stoker.keys.backend import KeyBackend
 from stoker.keys.errors import KeyUnknown
 from stoker.keys.partition import BackendKeySource
+from stoker.keys.moves import keeper, moves
 from stoker.keys.refs import KekRef, Purpose
 from stoker.keys.states import KekState
 from stoker.ledger.ledger import Ledger
@@ -220,7 +221,7 @@ class _Preparation:
             return False
         try:
             review_in_force(self.ledger, record.review, self.purpose, self.clock)
-            kek = self.backend.info(KekRef.parse(record.kek))
+            kek = self.backend.info(KekRef.parse(keeper(record.kek, moves(self.ledger))))
             public_key = self.backend.signer("manifest").public_key
             Manifest.open(self.store, dataset_prefix(record.name, record.version), record.root, public_key)
         except (KeyUnknown, ObjectMissing, ReviewDenied, ReviewRevoked, ReviewExpired, OtherPurpose):

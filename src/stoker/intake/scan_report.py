@@ -26,6 +26,7 @@ from stoker.intake.source_reader import SourceReader
 from stoker.keys.backend import KeyBackend
 from stoker.keys.partition import BackendKeySource
 from stoker.keys.refs import KekRef, Purpose
+from stoker.keys.rotation import sealing_kek
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import SourceRecord
 from stoker.store.errors import ObjectExists, ObjectMissing
@@ -70,7 +71,7 @@ def scan_and_seal(
         return _read(key, record, backend=backend, store=store)
     with SourceReader.open(record, store, keys, backend.signer("manifest").public_key) as reader:
         report = scan_source(reader, progress, processes, measures)
-    with PartitionSeal(keys, KekRef.parse(record.kek), Purpose.SOURCE) as seal:
+    with PartitionSeal(keys, sealing_kek(backend, KekRef.parse(record.kek)), Purpose.SOURCE) as seal:
         sealed = seal.seal(_label(record), encode_report(report))
     detail: dict[str, JsonValue] = {
         "version": record.version,

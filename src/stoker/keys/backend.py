@@ -202,6 +202,13 @@ class KeyBackend(Protocol):
         """`destroy_now` for the reason that the request gave."""
         ...
 
+    def vault_has(self, ref: KekRef) -> bool:
+        """Whether the vault itself still has the KEK, whatever the registry says of it: for proofs of death.
+
+        False also when its handle is forgotten, as the file back end forgets it. Raises KeyUnknown.
+        """
+        ...
+
     def signer(self, name: str) -> Signer:
         """The Ed25519 signer called `name`, such as `manifest` or `identity/alice`; made on first use."""
         ...

@@ -26,6 +26,7 @@ from stoker.ledger.records import AuditEntry
 PROVE_ACT: Final = "key.prove"
 REQUEST_ACT: Final = "key.request_destroy"
 KEY_BACKEND: Final = "key back end"
+VAULT: Final = "vault"
 
 _SHOWN: Final = 5
 
@@ -193,7 +194,7 @@ def try_death(
     """
     destroyed_s = _death_of(ref, ledger, backend)
     canary = recorded_canary(ledger, ref)
-    trials = [_try_canary(ref, canary, backend)]
+    trials = [_try_canary(ref, canary, backend), _ask_vault(ref, backend)]
     trials += [replica.try_opening(ref) for replica in replicas]
     return DeathProof(
         str(ref), destroyed_s, clock.now_s(), None if canary is None else canary.where, tuple(trials)
@@ -254,6 +255,18 @@ def _try_canary(ref: KekRef, canary: Canary | None, backend: KeyBackend) -> Tria
     except StokerError as error:
         return Trial.of(KEY_BACKEND, (), untried=[f"{error.id}: {error.message}"])
     return Trial.of(KEY_BACKEND, (), opened=["the canary"])
+
+
+def _ask_vault(ref: KekRef, backend: KeyBackend) -> Trial:
+    """Whether the vault itself still has the KEK: a refusal above may be the registry's alone."""
+    try:
+        if not backend.vault_has(ref):
+            return Trial.of(VAULT, ["it has no such key"])
+    except KeyUnknown:
+        return Trial.of(VAULT, ["it has no such key"])
+    except StokerError as error:
+        return Trial.of(VAULT, (), untried=[f"{error.id}: {error.message}"])
+    return Trial.of(VAULT, (), untried=["the vault still has the key"])
 
 
 def _proof_detail(proof: DeathProof) -> dict[str, JsonValue]:

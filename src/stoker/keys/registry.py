@@ -294,6 +294,14 @@ class Registry:
             self._settle(ref)
         return tuple(str(ref) for ref in alive)
 
+    def vault_has(self, ref: KekRef) -> bool:
+        """See KeyBackend."""
+        store = self._store.current()
+        if ref not in store.keks and ref in store.tombstones:
+            return False
+        entry = entry_of(store, ref)
+        return entry.handle is not None and self._vault.exists(entry.handle, ref)
+
     def signer(self, name: str) -> Signer:
         """See KeyBackend. Raises BadName."""
         return self._signers.signer(name)

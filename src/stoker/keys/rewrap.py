@@ -39,7 +39,7 @@ MAX_MOVED_KEYS: Final = 1 << 20
 MAX_WRAPPED_BYTES: Final = 1024
 MAX_MOVE_BYTES: Final = 64 + 2 * MAX_REF_BYTES + MAX_MOVED_KEYS * (34 + MAX_WRAPPED_BYTES)
 
-_MAGIC: Final = b"STKM"
+_MAGIC: Final = b"STKX"
 _VERSION: Final = 1
 _HEAD: Final = struct.Struct(">4sB3xIBB")
 _ENTRY: Final = struct.Struct(">32sH")

@@ -14,6 +14,7 @@ import numpy as np
 from stoker.core.errors import StokerError
 from stoker.feed.dataset import Dataset
 from stoker.intake.source_reader import SourceReader
+from stoker.keys.moves import is_gone
 from stoker.ledger.records import DatasetRecord, SourceRecord
 from stoker.promises.house import OpenHouse
 from stoker.promises.promise import Check
@@ -48,7 +49,7 @@ def find_canaries(house: OpenHouse) -> Canaries:
         name = _name(source.name, source.version)
         secret = house.backend.canary(name).encode()
         found.needles[name] = forms_of(secret)
-        if not house.ledger.catalogue.is_tombstoned(source.kek):
+        if not is_gone(house.ledger, source.kek):
             absent += _absent_from_source(house, source, secret)
     if not found.needles:
         return found

@@ -17,6 +17,7 @@ from stoker.core.ids import new_version_id
 from stoker.core.settings import load_settings
 from stoker.keys.death import DeathProof, recorded_proofs, try_death
 from stoker.keys.errors import KeyDestroyed, KeyExpired, KeyNotActive, KeyUnknown
+from stoker.keys.moves import is_gone
 from stoker.keys.open import open_backend
 from stoker.keys.partition import BackendKeySource
 from stoker.keys.refs import KekRef, Purpose
@@ -41,6 +42,10 @@ def check_destruction(house: OpenHouse) -> PromiseReport:
         if house.is_lost(thing)
         for check in try_reading(house, thing)
     ]
+    for run in house.ledger.catalogue.runs():
+        if is_gone(house.ledger, run.kek):
+            tried = f"reading run {run.id}, whose key is gone, from the store"
+            checks.append(_try_all(house, tried, _streams(house, f"runs/{run.id}"), house.store.source))
     checks += check_deaths(house)
     checks += _agreement(house)
     checks += _scratch(house)

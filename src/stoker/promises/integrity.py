@@ -8,6 +8,7 @@ from stoker.core.errors import StokerError
 from stoker.core.progress import Progress
 from stoker.intake.review import review_digest
 from stoker.intake.scan_report import MAX_REPORT_BYTES
+from stoker.keys.moves import is_gone
 from stoker.keys.refs import KekRef
 from stoker.ledger.records import CheckpointRecord, RunRecord
 from stoker.promises.acts import Acts, Scan
@@ -83,7 +84,7 @@ def _stream_attacked(house: OpenHouse, thing: SealedThing, manifest: Manifest) -
 def _checkpoint(house: OpenHouse, run: RunRecord) -> list[Check]:
     """The run's last committed checkpoint, whole; another in its place; and attacks on one of its parts."""
     recorded = house.ledger.catalogue.checkpoints(run.id)
-    if not recorded or house.ledger.catalogue.is_tombstoned(run.kek):
+    if not recorded or is_gone(house.ledger, run.kek):
         return []
     last = recorded[-1]
     tried = f"the checkpoint of step {last.step} of run {run.id}, as the ledger recorded it"
@@ -142,7 +143,7 @@ def _scan_reports(house: OpenHouse, acts: Acts) -> list[Check]:
     read = 0
     for scan in acts.scans:
         kek = keks.get((scan.source, scan.version))
-        if kek is None or house.ledger.catalogue.is_tombstoned(kek):
+        if kek is None or is_gone(house.ledger, kek):
             continue
         read += 1
         try:

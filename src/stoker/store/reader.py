@@ -78,7 +78,8 @@ class StreamReader:
         `header_digest` is the recorded one, whole or its first 16 bytes; without it an older stream with the
         same label is accepted. `object_bytes` is the recorded length; without it the last chunk is opened
         now, so that a stream cut at a chunk's border is refused before its length is believed.
-        `kek` is the KEK that it must be sealed under; without it any KEK that `keys` opens is accepted.
+        `kek` is a KEK of the scope that it must be sealed under, in whichever epoch: a key may have been
+        rotated since; without it any KEK that `keys` opens is accepted.
         Raises NotSealed, UnknownVersion, TruncatedStream, SwappedStream, CommitmentMismatch, CorruptStream,
         and what `keys` raises, with `place` put before its message.
 
@@ -109,9 +110,9 @@ class StreamReader:
         begin = bytes(source.read(0, min(size, MAX_HEADER_BYTES + PAYLOAD_HEADER_BYTES)))
         header = parse_header(begin[:MAX_HEADER_BYTES], size, place)
         check_label(header.label, expected, place)
-        if kek is not None and header.kek != kek:
+        if kek is not None and header.kek.scope != kek.scope:
             raise SwappedStream(
-                f"{place} is another stream than expected: it is sealed under {header.kek}, not {kek}.",
+                f"{place} is another stream than expected: it is sealed under {header.kek}, not a key of {kek.scope}.",
                 hint="Someone who may use another key wrote it. Restore the right one from a copy.",
             )
         if header_digest is not None:
