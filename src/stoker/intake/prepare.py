@@ -46,8 +46,8 @@ from stoker.intake.tasks import BuildResult, Phase, run_tasks
 from stoker.intake.workplace import Workplace
 from stoker.keys.backend import KeyBackend
 from stoker.keys.errors import KeyUnknown
-from stoker.keys.partition import BackendKeySource
 from stoker.keys.moves import keeper, moves
+from stoker.keys.partition import BackendKeySource
 from stoker.keys.refs import KekRef, Purpose
 from stoker.keys.states import KekState
 from stoker.ledger.ledger import Ledger

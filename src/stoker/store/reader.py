@@ -112,7 +112,8 @@ class StreamReader:
         check_label(header.label, expected, place)
         if kek is not None and header.kek.scope != kek.scope:
             raise SwappedStream(
-                f"{place} is another stream than expected: it is sealed under {header.kek}, not a key of {kek.scope}.",
+                f"{place} is another stream than expected: it is sealed under {header.kek}, not a key of "
+                f"{kek.scope}.",
                 hint="Someone who may use another key wrote it. Restore the right one from a copy.",
             )
         if header_digest is not None:
