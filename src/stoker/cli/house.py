@@ -67,6 +67,7 @@ class House:
 
     @cached_property
     def backend(self) -> KeyBackend:
+        from stoker.keys.audited import audited
         from stoker.keys.destruction import reconcile_tombstones
         from stoker.keys.memory import harden_process
         from stoker.keys.open import open_backend
@@ -79,6 +80,7 @@ class House:
             self.settings.keys_url(self.home), clock=self.clock, passphrase=passphrase_source()
         )
         reconcile_tombstones(ledger=self.ledger, backend=backend)
+        backend = audited(backend, self.ledger.require_writable)
         return with_moves(backend, StoredRewraps(lambda: self.store))
 
     @cached_property

@@ -1,8 +1,9 @@
 """A witness on a second host: keeps what it saw of a log, and cosigns only what grew from that.
 
 It needs neither the ledger nor its key, only the log's public key. What it is handed is the request of
-C2SP's tlog-witness (`old SIZE`, a consistency proof, a checkpoint); what it gives is a cosignature. Whoever rewrites
-the log, or turns it back, gets none, and the contradiction stays here. See docs/design/ledger.md, "Witnesses".
+C2SP's tlog-witness (`old SIZE`, a consistency proof, a checkpoint); what it gives is a cosignature. Whoever
+rewrites the log, or turns it back, gets none, and the contradiction stays here. See docs/design/ledger.md,
+"Witnesses".
 """
 
 from __future__ import annotations
@@ -174,7 +175,7 @@ class Witness:
             )
         if not merkle.consistency_holds(size, checkpoint.size, root, checkpoint.root, submission.proof):
             raise self._contradiction(
-                f"{about} is not what its first {size} entries grew to: it was rewritten, or that is no proof.",
+                f"{about} did not grow from its first {size} entries: it was rewritten, or that is no proof.",
                 text,
                 before,
             )
