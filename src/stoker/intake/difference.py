@@ -24,7 +24,7 @@ from stoker.intake.errors import (
     ReviewUndecided,
 )
 from stoker.intake.life import standing_of
-from stoker.intake.permission import MAY_SAMPLE, require_permission, require_role, source_of
+from stoker.intake.permission import MAY_SEE_FILES, require_permission, require_role, source_of
 from stoker.intake.reading import DatasetRows
 from stoker.intake.source_reader import SourceReader
 from stoker.keys.backend import KeyBackend
@@ -243,7 +243,7 @@ def _files(
     if actor is None:
         return None, "it takes an identity that may open both sources"
     try:
-        require_role(ledger, actor, MAY_SAMPLE, "see which files are in a source")
+        require_role(ledger, actor, MAY_SEE_FILES, "see which files are in a source")
         for record in (before, after):
             require_permission(ledger, record, ledger.catalogue.review(record.review).purpose, clock)
     except _REFUSALS as refusal:

@@ -28,6 +28,9 @@ EXPORT_PURPOSE: Final = "export"
 """The purpose of a review that lets one person take a dataset out in plain."""
 
 MAY_SAMPLE: Final = roles_for(Deed.DATASET_SAMPLE)
+"""Rows of a dataset are the words of people: only who decides about them looks at them, and it is recorded."""
+
+MAY_SEE_FILES: Final = roles_for(Deed.REVIEW_SCAN)
 MAY_EXPORT: Final = roles_for(Deed.DATASET_EXPORT)
 MAY_EXPIRE: Final = roles_for(Deed.DATASET_EXPIRE)
 """Beside whoever prepared the dataset."""

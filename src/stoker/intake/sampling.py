@@ -96,8 +96,8 @@ def sample_dataset(
 ) -> SampleReport:
     """Open `count` rows of a split (None: the first), at most `MAX_SAMPLES`, and show them.
 
-    `purpose` None is the purpose that the dataset was reviewed for. A researcher, reviewer or admin may,
-    while a review is in force; an operator or auditor may not. Raises NotAllowed, DatasetEnded, NoSuchSplit,
+    `purpose` None is the purpose that the dataset was reviewed for. A reviewer or admin may,
+    while a review is in force; nobody else may. Raises NotAllowed, DatasetEnded, NoSuchSplit,
     what `require_permission` raises, MissingExtra, and what opening raises.
     """
     require_role(ledger, actor, MAY_SAMPLE, "look at samples")

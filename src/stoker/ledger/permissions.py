@@ -109,7 +109,7 @@ RULES: Final[Mapping[Deed, Rule]] = {
     Deed.REVIEW_REVOKE: Rule(_DECIDERS, room_looks_at="whoever asked may withdraw the request"),
     Deed.REVIEW_EXAMPLES: Rule(_DECIDERS),
     Deed.DATASET_PREPARE: Rule(_MAKERS),
-    Deed.DATASET_SAMPLE: Rule(_MAKERS | _DECIDERS, room_looks_at="a review must be in force"),
+    Deed.DATASET_SAMPLE: Rule(_DECIDERS, room_looks_at="a review must be in force"),
     Deed.DATASET_EXPORT: Rule(_MAKERS, room_looks_at="leave to export, asked for by the same person"),
     Deed.DATASET_EXPIRE: Rule(_DECIDERS, room_looks_at="whoever prepared it may too"),
     Deed.DATASET_COLLECT: Rule(_CHANGERS, room_looks_at="only what nobody can open any more"),
