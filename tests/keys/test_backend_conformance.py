@@ -23,11 +23,12 @@ from stoker.keys.errors import (
     KeyUsageExceeded,
     WrongContext,
 )
+from stoker.keys.open import open_registry
 from stoker.keys.refs import KekRef, Purpose
 from stoker.keys.secret import SecretKey
 from stoker.keys.states import KekState
 from support.key_stores import PASSPHRASE, SCOPE, open_store
-from support.vault_services import VaultServices, open_registry, vault_services
+from support.vault_services import VaultServices, vault_services
 
 Opener = Callable[[Path, ManualClock, int], KeyBackend]
 
@@ -40,7 +41,7 @@ BACKENDS: Final[dict[str, Opener]] = {
     ),
 }
 
-VAULTS: Final = ("pkcs11-gcm", "pkcs11-kwp", "aws", "aws-external")
+VAULTS: Final = ("openbao", "pkcs11-gcm", "pkcs11-kwp", "aws", "aws-external")
 """Vaults that real services stand behind, each under a registry in a folder."""
 
 
@@ -84,7 +85,9 @@ def opener_of(name: str, request: pytest.FixtureRequest) -> Opener:
     if name in BACKENDS:
         return BACKENDS[name]
     services: VaultServices = request.getfixturevalue("services")
-    return lambda place, clock, wraps: open_registry(services.vault(name), place / "keys", clock, wraps)
+    return lambda place, clock, wraps: open_registry(
+        services.vault(name), place / "keys", clock=clock, max_wraps=wraps
+    )
 
 
 @pytest.fixture(params=[*BACKENDS, *VAULTS])

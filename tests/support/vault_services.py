@@ -1,6 +1,7 @@
-"""Vaults for the conformance suite: a SoftHSM token and a KMS that keeps to key states, one for a module.
+"""Vaults for the conformance suite: a SoftHSM token, OpenBao, a KMS that keeps to key states.
 
-KEKs of one test do not meet those of another: each test has a registry of its own, and handles are random.
+One of each for a module. KEKs of one test do not meet those of another: each test has a registry of its
+own, and handles are random.
 """
 
 from __future__ import annotations
@@ -12,16 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from stoker.core.clock import Clock
-from stoker.keys.keystore_folder import KeystoreFolder
-from stoker.keys.open_keystore import open_keystore
-from stoker.keys.registry import Registry
-from stoker.keys.root_sources import FolderRoot
 from stoker.keys.vault import KekVault
 from stoker.keys.vaults.aws_kms import open_aws_kms
+from stoker.keys.vaults.openbao import open_openbao
 from stoker.keys.vaults.pkcs11 import open_pkcs11
-from support.key_stores import CHEAP
 from support.kms_server import kms_server
+from support.openbao import openbao
 from support.softhsm import soft_token
 
 
@@ -31,10 +28,13 @@ class VaultServices:
 
     token_url: str
     kms_url: str
+    bao_url: str
 
     def vault(self, kind: str) -> KekVault:
-        """A fresh vault, as after a restart: `pkcs11-gcm`, `pkcs11-kwp`, `aws` or `aws-external`."""
+        """A fresh vault, as after a restart: `openbao`, `pkcs11-gcm`, `pkcs11-kwp`, `aws`, `aws-external`."""
         match kind:
+            case "openbao":
+                return open_openbao(self.bao_url)
             case "pkcs11-gcm" | "pkcs11-kwp":
                 return open_pkcs11(f"{self.token_url}&algorithm={kind.removeprefix('pkcs11-')}")
             case "aws":
@@ -46,16 +46,12 @@ class VaultServices:
 
 @contextlib.contextmanager
 def vault_services(folder: Path) -> Iterator[VaultServices]:
-    """Both, until the end of the block."""
-    with soft_token(folder / "hsm") as token, kms_server() as kms, pytest.MonkeyPatch.context() as patch:
+    """All of them, until the end of the block."""
+    with contextlib.ExitStack() as stack:
+        token = stack.enter_context(soft_token(folder / "hsm"))
+        kms = stack.enter_context(kms_server())
+        bao = stack.enter_context(openbao(folder / "bao"))
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
         for name, value in kms.environment().items():
             patch.setenv(name, value)
-        yield VaultServices(token.url, kms.url)
-
-
-def open_registry(vault: KekVault, folder: Path, clock: Clock, max_wraps: int) -> Registry:
-    """A key back end with its registry in `folder` and its KEKs in `vault`."""
-    place = KeystoreFolder(folder)
-    place.prepare()
-    store = open_keystore(place, FolderRoot(place, None, CHEAP))
-    return Registry(store, vault, clock, max_wraps=max_wraps)
+        yield VaultServices(token.url, kms.url, bao.url)

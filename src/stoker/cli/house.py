@@ -77,7 +77,10 @@ class House:
         harden_process()
         self.home.prepare()
         backend = open_backend(
-            self.settings.keys_url(self.home), clock=self.clock, passphrase=passphrase_source()
+            self.settings.keys_url(self.home),
+            clock=self.clock,
+            passphrase=passphrase_source(),
+            folder=self.home.keys_dir,
         )
         reconcile_tombstones(ledger=self.ledger, backend=backend)
         backend = audited(backend, self.ledger.require_writable)

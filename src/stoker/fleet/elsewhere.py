@@ -61,7 +61,9 @@ def open_dataset(
     settings = load_settings(place, Path.cwd()).value
     harden_process()
     with Ledger.open(settings.ledger_url(place), place.ledger_key_path, clock) as ledger:
-        backend = open_backend(settings.keys_url(place), clock=clock, passphrase=passphrase)
+        backend = open_backend(
+            settings.keys_url(place), clock=clock, passphrase=passphrase, folder=place.keys_dir
+        )
         reconcile_tombstones(ledger=ledger, backend=backend)
         require_role(ledger, actor, MAY_OPEN, "open a dataset in a program of their own")
         record = find_dataset(ledger.catalogue, name)

@@ -37,8 +37,9 @@ UNEXPECTED: Final = 70
 
 def open_keys(home: Path, project: Path) -> KeyBackend:
     """The key back end of a home, as a task opens it: without a passphrase. Raises what opening it raises."""
-    settings = load_settings(Home(home), project).value
-    return open_backend(settings.keys_url(Home(home)), clock=SystemClock(), passphrase=None)
+    place = Home(home)
+    url = load_settings(place, project).value.keys_url(place)
+    return open_backend(url, clock=SystemClock(), passphrase=None, folder=place.keys_dir)
 
 
 @contextmanager
