@@ -78,6 +78,7 @@ COMMANDS: Final[dict[str, Lazy]] = {
     "run": Lazy("stoker.cli.run:run", "Runs: list, show, report, resume."),
     "audit": Lazy("stoker.cli.audit:audit", "The log of every act: show, prove, verify."),
     "verify": Lazy("stoker.cli.verify:verify", "Check every promise now."),
+    "serve": Lazy("stoker.cli.serve:serve", "The page: reviews, keys, the log, the promises."),
 }
 
 
