@@ -10,11 +10,18 @@ from typing import Any
 
 import pytest
 
-from stoker.intake.review import decision_message, request_digest, revoke_review
+from stoker.intake.review import (
+    decide_review,
+    decision_message,
+    request_digest,
+    request_review,
+    revoke_review,
+)
 from stoker.keys.identities import identity_signer
 from stoker.ledger.records import ReviewRecord, ReviewState
+from stoker.spec.terms import ReviewTerms
 from support.ledger_samples import tamper
-from support.promise_home import DAY_S, PromiseHome, broken, failures, open_promise_home
+from support.promise_home import DAY_S, RECIPE, PromiseHome, broken, failures, open_promise_home
 
 
 def rewrite(house: PromiseHome, review: ReviewRecord, **changes: Any) -> None:
@@ -122,6 +129,62 @@ def test_a_use_that_no_decision_covers_is_named(name: str, house: PromiseHome) -
     (check,) = failures(report, 1)[:1]
     assert dataset in check.seen
     assert why in check.seen
+
+
+def approve_within(house: PromiseHome, terms: ReviewTerms) -> ReviewRecord:
+    """A second review of the same bytes and policy, for the same purpose, approved within `terms`."""
+    asked = request_review(
+        house.source,
+        house.review.scan_digest,
+        RECIPE.policy,
+        purpose=house.review.purpose,
+        requested_by="asker",
+        valid_s=60 * DAY_S,
+        ledger=house.ledger,
+        clock=house.clock,
+        terms=terms,
+    )
+    return decide_review(
+        asked.id,
+        approve=True,
+        reason="within these",
+        decided_by="decider",
+        ledger=house.ledger,
+        backend=house.backend,
+        clock=house.clock,
+    )
+
+
+def test_a_dataset_outside_the_terms_of_its_review_is_named(house: PromiseHome) -> None:
+    second = approve_within(house, ReviewTerms(recipes=("ab" * 32,)))
+    tamper(
+        house.home.root,
+        ("UPDATE dataset SET review = ?, prepared_s = ?", (second.id, house.clock.now_s() + 5)),
+    )
+    seen = " ".join(check.seen for check in failures(house.verify(1, 8), 1))
+    assert "it lies outside the terms of its review: they name 1 recipes" in seen
+
+
+def test_keys_leased_to_a_run_outside_the_terms_are_named(house: PromiseHome) -> None:
+    """The first review is revoked; the second, which is in force, names another run."""
+    approve_within(house, ReviewTerms(runs=("nightly",)))
+    revoke_review(
+        house.review.id,
+        reason="narrower from now on",
+        revoked_by="decider",
+        ledger=house.ledger,
+        backend=house.backend,
+        clock=house.clock,
+    )
+    detail = {"attempt": 3, "resume_step": 6, "may_open": [], "may_seal": []}
+    with open_later(house, 60.0) as later:
+        with later.ledger.act(
+            actor="asker", action="run.lease", subject=f"run/{house.run.id}", detail=detail
+        ):
+            pass
+        (check,) = failures(later.verify(1), 1)
+    assert f"run {house.run.id}, attempt 3: it lies outside the terms of its review" in check.seen
+    assert "they name the runs nightly" in check.seen
 
 
 def test_a_run_for_another_purpose_than_was_reviewed_is_named(house: PromiseHome) -> None:
