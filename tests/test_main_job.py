@@ -133,9 +133,15 @@ def owner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Owner]:
     owner.run("import", "letters", "texts", "--as", "alice")
     owner.run("review", "scan", "letters", "--as", "alice")
     asked = owner.run("review", "request", "letters", "--purpose", "research", "--as", "alice")
-    review = asked["reviews"][0]["id"]
-    assert owner.run("review", "approve", review, "--as", "alice", exit_code=86)["id"] == "self-review"
-    owner.run("review", "approve", review, "--as", "bob")
+    approve = (
+        "review",
+        "approve",
+        asked["reviews"][0]["id"],
+        "--digest",
+        asked["reviews"][0]["request_digest"],
+    )
+    assert owner.run(*approve, "--as", "alice", exit_code=86)["id"] == "self-review"
+    owner.run(*approve, "--as", "bob")
     small = ["vocabulary=300", "sequence_tokens=32", "chunk_log2=14", "heldout_fraction=0.1"]
     owner.run("prepare", "own-text", "--source", "letters", "--purpose", "research", "--as", "alice", *small)
     yield owner

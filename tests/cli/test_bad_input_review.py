@@ -47,7 +47,7 @@ def test_no_use_without_a_review_whatever_state_it_is_in(home_at: HomeAt) -> Non
     said = home.refused(ReviewUndecided, *PREPARE)
     assert f"Review {first} (source notes, purpose research) waits for its decision." in said
     assert "other than asker" in said
-    said = home.refused(SelfReview, "review", "approve", first)
+    said = home.refused(SelfReview, "review", "approve", first, "--digest", home.digest_of(first))
     assert "asker" in said
     home.stoker("review", "deny", first, "--reason", "too many addresses", by="decider")
     said = home.refused(ReviewDenied, *PREPARE)
@@ -56,7 +56,7 @@ def test_no_use_without_a_review_whatever_state_it_is_in(home_at: HomeAt) -> Non
     )
 
     second = asked(home)
-    home.stoker("review", "approve", second, by="decider")
+    home.stoker("review", "approve", second, "--digest", home.digest_of(second), by="decider")
     said = home.refused(OtherPurpose, "prepare", "text", "--source", "notes", "--purpose", "advertising")
     assert "Source notes was reviewed for research, not for advertising." in said
     home.stoker("review", "revoke", second, "--reason", "found more", by="decider")

@@ -107,7 +107,7 @@ def test_show_says_what_the_ledger_knows_when_the_manifest_is_damaged(home: CliH
     assert "superblock" in shown["manifest_problem"]
     assert (shown["splits"], shown["schema"]) == ([], {})
     assert "not opened: " in home.stoker("dataset", "show", "text").out
-    home.refused(CorruptManifest, "dataset", "sample", "text")
+    home.refused(CorruptManifest, "dataset", "sample", "text", by="decider")
 
 
 # -- sample
@@ -115,10 +115,10 @@ def test_show_says_what_the_ledger_knows_when_the_manifest_is_damaged(home: CliH
 
 def test_sample_shows_text_that_cannot_drive_a_terminal_and_leaves_nothing_plain(home: CliHome) -> None:
     before = home.contents()
-    answer = home.data("dataset", "sample", "text", "--count", "4", "--seed", "7")
+    answer = home.data("dataset", "sample", "text", "--count", "4", "--seed", "7", by="decider")
     assert len(answer["rows"]) == 4
-    assert home.data("dataset", "sample", "text", "--count", "4", "--seed", "7") == answer
-    text = home.stoker("dataset", "sample", "text", "--seed", "7", "--split", "heldout").out
+    assert home.data("dataset", "sample", "text", "--count", "4", "--seed", "7", by="decider") == answer
+    text = home.stoker("dataset", "sample", "text", "--seed", "7", "--split", "heldout", by="decider").out
     assert all(char == "\n" or char.isprintable() for char in text)
     assert "heldout" in text
     assert "@example.org" not in text, "addresses were redacted"
@@ -135,12 +135,12 @@ def test_sample_is_refused_to_whoever_may_not_look(home: CliHome) -> None:
     told = home.refused(NotAllowed, "dataset", "sample", "text", by="hands")
     assert "researcher, reviewer, admin" in told
     assert "is auditor" in home.refused_json(NotAllowed, "dataset", "sample", "text", by="watcher")["message"]
-    home.refused(OtherPurpose, "dataset", "sample", "text", "--purpose", "sale")
-    home.refused(NoSuchSplit, "dataset", "sample", "text", "--split", "tset")
+    home.refused(OtherPurpose, "dataset", "sample", "text", "--purpose", "sale", by="decider")
+    home.refused(NoSuchSplit, "dataset", "sample", "text", "--split", "tset", by="decider")
     for wrong in (("--count", "101"), ("--seed", "-1")):
-        assert home.stoker("dataset", "sample", "text", *wrong, code=EXIT_USAGE).out == ""
+        assert home.stoker("dataset", "sample", "text", *wrong, code=EXIT_USAGE, by="decider").out == ""
     home.stoker("review", "revoke", dataset(home)["review"], by="decider")
-    home.refused(ReviewRevoked, "dataset", "sample", "text")
+    home.refused(ReviewRevoked, "dataset", "sample", "text", by="decider")
     assert "dataset.sample" not in home.acts()
 
 
@@ -155,7 +155,7 @@ def test_diff_tells_what_differs_and_which_files_to_who_may_know(home: CliHome) 
     home.stoker("import", "notes", "texts")
     home.stoker("review", "scan", "notes")
     asked = home.data("review", "request", "notes", "--purpose", "research")
-    home.stoker("review", "approve", asked["reviews"][0]["id"], by="decider")
+    home.approve(asked["reviews"][0])
     home.stoker(*PREPARE, "seed=5")
     second = dataset(home)
     names = (f"text@{first['version']}", "text")

@@ -134,6 +134,15 @@ class CliHome:
         """What the command answers with --json."""
         return self.stoker(*arguments, "--json", **more).data
 
+    def digest_of(self, review: str) -> str:
+        """The request digest that `review show` shows."""
+        return str(self.data("review", "show", review)["reviews"][0]["request_digest"])
+
+    def approve(self, asked: dict[str, Any]) -> str:
+        """Have the decider approve a request as it was shown; its id."""
+        self.stoker("review", "approve", asked["id"], "--digest", asked["request_digest"], by="decider")
+        return str(asked["id"])
+
     def refused(self, error: type[StokerError], *arguments: str, **more: Any) -> str:
         """Run one command that must be refused with `error`: as two lines on stderr, which are returned."""
         done = self.stoker(*arguments, code=error.exit_code, **more)

@@ -78,7 +78,7 @@ def _source(home: CliHome) -> None:
 def _approved(home: CliHome) -> None:
     home.stoker("review", "scan", "notes")
     asked = home.data("review", "request", "notes", "--purpose", "research")
-    home.stoker("review", "approve", asked["reviews"][0]["id"], by="decider")
+    home.approve(asked["reviews"][0])
 
 
 def _prepared(home: CliHome) -> None:

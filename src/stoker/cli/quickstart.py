@@ -13,7 +13,7 @@ import click
 
 from stoker.cli.command import Deed, House, command
 from stoker.cli.prepare import prepare_text
-from stoker.cli.review import scan_text
+from stoker.cli.review_scan import scan_text
 from stoker.cli.run import require_torch
 from stoker.cli.run_text import evaluations_text, sample_text, training_text
 from stoker.cli.source import import_text

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 import click
 
 from stoker.cli.command import Deed, House, command
-from stoker.cli.table import day, human_bytes, pairs, short, table
+from stoker.cli.review_scan import scan
+from stoker.cli.table import day, pairs, short, table
 from stoker.core.config import load, read_layer
 from stoker.core.ids import ReviewId
-from stoker.intake.review import decide_review, request_review, revoke_review
-from stoker.intake.scan_report import ScanReport, examples_by_kind, read_report, scan_and_seal
+from stoker.intake.policy.gate import worst_recall
+from stoker.intake.prepare import recipe_digest
+from stoker.intake.review import ask_changes, bind_scan, decide_review, request_review, revoke_review
+from stoker.intake.review_request import answers_in, policy_in, terms_in
+from stoker.intake.scan_report import read_report
 from stoker.ledger.records import ReviewRecord
-from stoker.spec.recipe import PolicySpec, RecipeSpec
+from stoker.spec.recipe import RecipeSpec
+from stoker.spec.terms import NO_TERMS, Protection, ReviewTerms
 
 _DAY_S = 86_400.0
-_SHOWN_EXAMPLES = 3
+_LEAST_DIGEST = 16
 
 
 @dataclass(frozen=True, slots=True)
 class ReviewRow:
-    """One review. `request_digest` is what the decider signs; times are seconds since the Unix epoch."""
+    """One review. `request_digest` is what the decider signs; times are seconds since the Unix epoch.
+
+    `policy` says what becomes of each kind, as far as the ledger was told; kinds that stay are absent.
+    `answers` is the review whose changes this request makes.
+    """
 
     id: str
     source: str
@@ -39,6 +50,9 @@ class ReviewRow:
     decided_by: str | None
     decided_s: float | None
     reason: str | None
+    terms: ReviewTerms = NO_TERMS
+    policy: Mapping[str, str] = field(default_factory=dict)
+    answers: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +64,8 @@ class Reviews:
     reviews: tuple[ReviewRow, ...]
 
 
-def _row(review: ReviewRecord) -> ReviewRow:
+def _row(house: House, review: ReviewRecord) -> ReviewRow:
+    asked = house.ledger.catalogue.review_terms(review.id)
     return ReviewRow(
         review.id,
         review.source,
@@ -66,6 +81,9 @@ def _row(review: ReviewRecord) -> ReviewRow:
         review.decided_by,
         review.decided_s,
         review.reason,
+        terms_in(asked),
+        policy_in(asked),
+        answers_in(asked),
     )
 
 
@@ -75,7 +93,7 @@ def _list_text(result: Reviews) -> str:
             row.id,
             row.source,
             row.purpose,
-            row.state,
+            row.state.replace("_", " "),
             row.requested_by,
             row.decided_by or "-",
             day(row.expires_s),
@@ -96,36 +114,36 @@ def review_text(result: Reviews) -> str:
                 f"{row.source}, version {row.source_version[:8]}, manifest {short(row.manifest_root)}",
             ),
             ("purpose", row.purpose),
-            ("state", row.state),
+            *_terms_lines(row.terms),
+            *_policy_lines(row.policy),
+            *([("answers", row.answers)] if row.answers else []),
+            ("state", row.state.replace("_", " ")),
             ("requested by", row.requested_by),
             ("decided by", f"{row.decided_by} at {day(row.decided_s)}" if row.decided_by else "-"),
             ("reason", row.reason or "-"),
             ("in force until", day(row.expires_s)),
+            ("scan report", row.scan_digest or "none yet"),
             ("request digest", row.request_digest),
         ]
     )
 
 
-def scan_text(report: ScanReport) -> str:
-    """Counts by kind, and a few redacted examples of each with file and offset."""
-    examples = dict(examples_by_kind(report))
-    rows = [(kind, count, report.files_with.get(kind, 0)) for kind, count in report.counts.items()]
-    media = {"image": "pictures", "audio": "clips"}
-    unseen = " and ".join(f"{count:,} {media[kind]}" for kind, count in report.not_looked_into.items())
-    lines = [
-        f"scanned every byte of {report.files - sum(report.not_looked_into.values()):,} files, "
-        f"{human_bytes(report.content_bytes)} in all",
-        *([f"NOT LOOKED INTO: {unseen}; only their names were scanned"] if unseen else []),
-        table(("kind", "found", "in files"), rows, indent="  "),
-        "examples, with what was found masked",
-    ]
-    lines += [
-        f"  {kind:<16}{each.file} at byte {each.offset:,}: {each.text.strip()[:60]}"
-        for kind, found in examples.items()
-        for each in found[:_SHOWN_EXAMPLES]
-    ]
-    lines.append(f"report digest {report.digest}")
-    return "\n".join(lines)
+def _terms_lines(terms: ReviewTerms) -> list[tuple[str, object]]:
+    bounds: list[tuple[str, object]] = []
+    if terms.recipes:
+        bounds.append(("only recipes", ", ".join(short(each) for each in terms.recipes)))
+    if terms.runs:
+        bounds.append(("only runs", ", ".join(terms.runs)))
+    if terms.least_protection is not Protection.NONE:
+        bounds.append(("links at least", terms.least_protection.value))
+    if terms.least_recall > 0.0:
+        bounds.append(("recall at least", f"{terms.least_recall:.3f}, of planted canaries, by every kind"))
+    return bounds
+
+
+def _policy_lines(policy: Mapping[str, str]) -> list[tuple[str, object]]:
+    words = sorted(set(policy.values()))
+    return [(word, ", ".join(sorted(kind for kind in policy if policy[kind] == word))) for word in words]
 
 
 @click.group()
@@ -133,46 +151,105 @@ def review() -> None:
     """Scan a source; request, decide and revoke its use."""
 
 
-@command("scan", needs=Deed.REVIEW_SCAN, text=scan_text)
-@click.argument("source")
-def scan(house: House, source: str) -> ScanReport:
-    """Scan every byte of the newest version of SOURCE for personal and secret data."""
-    return scan_and_seal(
-        house.ledger.catalogue.latest_source(source),
-        actor=house.actor,
-        ledger=house.ledger,
-        backend=house.backend,
-        store=house.store,
-        progress=house.progress,
-    )
-
-
 @command("request", needs=Deed.REVIEW_REQUEST, text=review_text)
 @click.argument("source")
 @click.option("--purpose", required=True, help="What the source is to be used for, as a name.")
 @click.option("--days", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True)
+@click.option("--recipe", type=click.Path(path_type=Path), help="Take the policy of this recipe file.")
+@click.option("--only-recipe", is_flag=True, help="Ask for the recipe of --recipe and no other.")
+@click.option("--only-run", multiple=True, metavar="NAME", help="Ask for runs of this name only; repeatable.")
 @click.option(
-    "--recipe", type=click.Path(path_type=Path), help="Take the redaction policy of this recipe file."
+    "--least-protection",
+    type=click.Choice([each.value for each in Protection]),
+    default=Protection.NONE.value,
+    show_default=True,
+    help="How well the links of a run are protected at least.",
 )
-def request(house: House, source: str, purpose: str, days: float, recipe: Path | None) -> Reviews:
-    """Ask for leave to use SOURCE. The scan must have been made: its digest is part of the request."""
-    policy = PolicySpec() if recipe is None else load(RecipeSpec, [read_layer(recipe)]).value.policy
+@click.option(
+    "--least-recall",
+    type=click.FloatRange(0.0, 1.0),
+    default=0.0,
+    show_default=True,
+    help="The share of planted canaries that the scan must have found, of every kind that is treated.",
+)
+@click.option("--answers", metavar="REVIEW", help="The review whose changes are made now.")
+@click.option("--before-scan", is_flag=True, help="Ask now; the scan becomes part of the request later.")
+def request(
+    house: House,
+    source: str,
+    purpose: str,
+    days: float,
+    recipe: Path | None,
+    only_recipe: bool,
+    only_run: tuple[str, ...],
+    least_protection: str,
+    least_recall: float,
+    answers: str | None,
+    before_scan: bool,
+) -> Reviews:
+    """Ask for leave to use SOURCE. Its scan is part of the request."""
+    if only_recipe and recipe is None:
+        raise click.UsageError("--only-recipe takes --recipe.")
+    spec = RecipeSpec() if recipe is None else load(RecipeSpec, [read_layer(recipe)]).value
     record = house.ledger.catalogue.latest_source(source)
-    scanned = read_report(record, backend=house.backend, store=house.store)
+    scan_digest = "" if before_scan else read_report(record, backend=house.backend, store=house.store).digest
     asked = request_review(
         record,
-        scanned.digest,
-        policy,
+        scan_digest,
+        spec.policy,
         purpose=purpose,
         requested_by=house.actor,
         valid_s=days * _DAY_S,
         ledger=house.ledger,
         clock=house.clock,
+        terms=ReviewTerms(
+            recipes=(_digest_of(house, spec),) if only_recipe else (),
+            runs=only_run,
+            least_protection=Protection(least_protection),
+            least_recall=least_recall,
+        ),
+        answers=None if answers is None else ReviewId(answers),
     )
-    return Reviews((_row(asked),))
+    return Reviews((_row(house, asked),))
 
 
-def _decide(house: House, review_id: str, reason: str, *, approve: bool) -> Reviews:
+def _digest_of(house: House, recipe: RecipeSpec) -> str:
+    """The digest that a preparation by this recipe would have now, with the tokenizer that it borrows."""
+    lender = recipe.tokenizer_of and house.ledger.catalogue.latest_dataset(recipe.tokenizer_of).root
+    return recipe_digest(recipe, lender)
+
+
+@command("bind", needs=Deed.REVIEW_SCAN, text=review_text)
+@click.argument("review_id", metavar="REVIEW")
+def bind(house: House, review_id: str) -> Reviews:
+    """Make the scan of the source part of REVIEW, which was asked for before the scan."""
+    asked = house.ledger.catalogue.review(ReviewId(review_id))
+    record = house.ledger.catalogue.latest_source(asked.source)
+    report = read_report(record, backend=house.backend, store=house.store)
+    bound = bind_scan(
+        asked.id, report.digest, source=record, by=house.actor, ledger=house.ledger, clock=house.clock
+    )
+    return Reviews((_row(house, bound),))
+
+
+def _shown(house: House, review_id: str, digest: str | None) -> str:
+    """The digest of the request that the caller was shown: given, or confirmed on a terminal."""
+    review = house.ledger.catalogue.review(ReviewId(review_id))
+    if digest is None:
+        if house.as_json or not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise click.UsageError(
+                "--digest is needed where nobody can be asked: the request digest that `stoker review show` "
+                "shows. A decision is on exactly the request that was looked at."
+            )
+        click.echo(review_text(Reviews((_row(house, review),))), err=True)
+        digest = str(click.prompt("To decide this, type the first 16 digits of its digest", err=True))
+    if len(digest) >= _LEAST_DIGEST and review.request_digest.startswith(digest.lower()):
+        return review.request_digest
+    return digest
+
+
+def _decide(house: House, review_id: str, reason: str, digest: str | None, *, approve: bool) -> Reviews:
+    shown = _shown(house, review_id, digest) if approve or digest is not None else None
     decided = decide_review(
         ReviewId(review_id),
         approve=approve,
@@ -181,24 +258,63 @@ def _decide(house: House, review_id: str, reason: str, *, approve: bool) -> Revi
         ledger=house.ledger,
         backend=house.backend,
         clock=house.clock,
+        shown=shown,
+        recall=_recall(house, ReviewId(review_id)) if approve else None,
     )
-    return Reviews((_row(decided),))
+    return Reviews((_row(house, decided),))
+
+
+def _recall(house: House, review_id: ReviewId) -> float | None:
+    """The worst recall in the scan report that the request names, where its terms ask for one."""
+    asked = house.ledger.catalogue.review_terms(review_id)
+    if terms_in(asked).least_recall <= 0.0:
+        return None
+    review = house.ledger.catalogue.review(review_id)
+    versions = house.ledger.catalogue.sources(review.source)
+    record = next(each for each in versions if each.version == review.source_version)
+    report = read_report(record, backend=house.backend, store=house.store, digest=review.scan_digest)
+    return worst_recall(report.recall, policy_in(asked))
+
+
+_digest_option = click.option(
+    "--digest", metavar="HEX", help="The request digest that was shown; at least its first 16 digits."
+)
 
 
 @command("approve", needs=Deed.REVIEW_DECIDE, text=review_text)
 @click.argument("review_id", metavar="REVIEW")
+@_digest_option
 @click.option("--reason", default="", help="Why, for the record.")
-def approve(house: House, review_id: str, reason: str) -> Reviews:
+def approve(house: House, review_id: str, digest: str | None, reason: str) -> Reviews:
     """Allow what REVIEW asks for, signed with your key. Refused to the one who asked."""
-    return _decide(house, review_id, reason, approve=True)
+    return _decide(house, review_id, reason, digest, approve=True)
 
 
 @command("deny", needs=Deed.REVIEW_DECIDE, text=review_text)
 @click.argument("review_id", metavar="REVIEW")
+@_digest_option
 @click.option("--reason", default="", help="Why, for the record.")
-def deny(house: House, review_id: str, reason: str) -> Reviews:
+def deny(house: House, review_id: str, digest: str | None, reason: str) -> Reviews:
     """Refuse what REVIEW asks for, signed with your key."""
-    return _decide(house, review_id, reason, approve=False)
+    return _decide(house, review_id, reason, digest, approve=False)
+
+
+@command("changes", needs=Deed.REVIEW_DECIDE, text=review_text)
+@click.argument("review_id", metavar="REVIEW")
+@_digest_option
+@click.option("--reason", required=True, help="What has to change.")
+def changes(house: House, review_id: str, digest: str | None, reason: str) -> Reviews:
+    """Ask for changes instead of deciding; another request answers with --answers REVIEW."""
+    asked = ask_changes(
+        ReviewId(review_id),
+        reason=reason,
+        decided_by=house.actor,
+        ledger=house.ledger,
+        backend=house.backend,
+        clock=house.clock,
+        shown=None if digest is None else _shown(house, review_id, digest),
+    )
+    return Reviews((_row(house, asked),))
 
 
 @command("revoke", needs=Deed.REVIEW_REVOKE, text=review_text)
@@ -214,21 +330,21 @@ def revoke(house: House, review_id: str, reason: str) -> Reviews:
         backend=house.backend,
         clock=house.clock,
     )
-    return Reviews((_row(revoked),))
+    return Reviews((_row(house, revoked),))
 
 
 @command("show", needs=Deed.LOOK, text=review_text)
 @click.argument("review_id", metavar="REVIEW")
 def show(house: House, review_id: str) -> Reviews:
     """One review in full."""
-    return Reviews((_row(house.ledger.catalogue.review(ReviewId(review_id))),))
+    return Reviews((_row(house, house.ledger.catalogue.review(ReviewId(review_id))),))
 
 
 @command("ls", needs=Deed.LOOK, text=_list_text)
 def ls(house: House) -> Reviews:
     """Every review, oldest first."""
-    return Reviews(tuple(_row(each) for each in house.ledger.catalogue.reviews()))
+    return Reviews(tuple(_row(house, each) for each in house.ledger.catalogue.reviews()))
 
 
-for each in (scan, request, approve, deny, revoke, show, ls):
+for each in (scan, request, bind, approve, deny, changes, revoke, show, ls):
     review.add_command(each)

@@ -1,0 +1,75 @@
+"""`stoker review`: terms on the command line, changes asked for, and approving exactly what was shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stoker.core.errors import EXIT_USAGE, ConfigError
+from stoker.intake.errors import ChangesAsked, GateShut, NotAllowed, OtherRequest, OutsideTerms
+from support.cli_home import PREPARE, CliHome
+
+HomeAt = Callable[[str], CliHome]
+
+
+def test_a_request_goes_through_terms_changes_and_an_approval_of_what_was_shown(home_at: HomeAt) -> None:
+    home = home_at("source")
+    ask = ("review", "request", "notes", "--purpose", "research")
+    (early,) = home.data(*ask, "--before-scan")["reviews"]
+    assert (early["state"], early["scan_digest"]) == ("requested", "")
+    home.refused(
+        GateShut, "review", "approve", early["id"], "--digest", early["request_digest"], by="decider"
+    )
+
+    home.stoker("review", "scan", "notes")
+    (bound,) = home.data("review", "bind", early["id"])["reviews"]
+    assert bound["state"] == "scanned"
+    shown = early["request_digest"]
+    home.refused(OtherRequest, "review", "approve", early["id"], "--digest", shown, by="decider")
+    home.stoker("review", "approve", early["id"], by="decider", code=EXIT_USAGE)
+    home.stoker("review", "changes", early["id"], "--reason", "name the run", by="decider")
+    told = home.refused(ChangesAsked, *PREPARE)
+    assert "name the run" in told
+    assert f"--answers {early['id']}" in told
+
+    narrow = ("--answers", early["id"], "--only-run", "nightly", "--least-protection", "tls")
+    (asked,) = home.data(*ask, *narrow)["reviews"]
+    assert asked["answers"] == early["id"]
+    assert asked["terms"]["runs"] == ["nightly"]
+    text = home.stoker("review", "show", asked["id"]).out
+    for line in ("only runs", "nightly", "links at least", "tls", "mask", asked["request_digest"]):
+        assert line in text
+    home.stoker("review", "approve", asked["id"], "--digest", asked["request_digest"][:16], by="decider")
+    assert home.data(*PREPARE)["found"] is False
+
+
+def test_a_recipe_in_yaml_or_with_a_hash_is_refused_and_nothing_is_asked(home_at: HomeAt) -> None:
+    home = home_at("source")
+    home.stoker("review", "scan", "notes")
+    ask = ("review", "request", "notes", "--purpose", "research", "--recipe")
+    (home.place / "recipe.yaml").write_text("policy: !!python/object/apply:os.system ['touch called']\n")
+    assert "is YAML" in home.refused(ConfigError, *ask, "recipe.yaml")
+    (home.place / "recipe.toml").write_text('[policy.kinds]\nphone = "sha256"\n')
+    assert "undone by whoever tries every value" in home.refused(ConfigError, *ask, "recipe.toml")
+    assert not (home.place / "called").exists()
+    assert home.records()["review"] == 0
+
+
+def test_only_the_recipe_that_was_named_prepares(home_at: HomeAt) -> None:
+    home = home_at("source")
+    home.stoker("review", "scan", "notes")
+    (home.place / "recipe.toml").write_text("vocabulary = 300\nsequence_tokens = 32\nchunk_log2 = 14\n")
+    (asked,) = home.data(
+        *("review", "request", "notes", "--purpose", "research", "--recipe", "recipe.toml", "--only-recipe")
+    )["reviews"]
+    home.approve(asked)
+    home.refused(OutsideTerms, *PREPARE)
+    prepare = ("prepare", "text", "--source", "notes", "--purpose", "research", "--recipe", "recipe.toml")
+    home.stoker(*prepare)
+
+
+def test_only_a_reviewer_looks_at_rows(home_at: HomeAt) -> None:
+    home = home_at("prepared")
+    home.refused(NotAllowed, "dataset", "sample", "text")
+    assert "dataset.sample" not in home.acts()
+    home.stoker("dataset", "sample", "text", by="decider")
+    assert home.acts()[-1] == "dataset.sample"
