@@ -266,3 +266,14 @@ def test_what_crosses_links_below_a_reviews_terms_is_refused(
     with pytest.raises(LinkTooWeak, match="ranks has none"):
         house.start(weak)
     assert house.start(QUICK).outcome is RunOutcome.FINISHED
+
+
+def test_where_closing_workers_is_required_stands_in_the_settings(tmp_path: Path) -> None:
+    from stoker.core.home import Home
+    from stoker.core.isolation import Closing
+    from stoker.core.settings import load_settings
+
+    home = Home(tmp_path / "home").prepare()
+    assert load_settings(home, tmp_path).value.preparing.isolation is Closing.WHEN_POSSIBLE
+    home.settings_path.write_text('[preparing]\nisolation = "required"\n')
+    assert load_settings(home, tmp_path).value.preparing.isolation is Closing.REQUIRED

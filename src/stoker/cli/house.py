@@ -54,7 +54,11 @@ class House:
 
     @cached_property
     def settings(self) -> Settings:
-        return load_settings(self.home, Path.cwd()).value
+        from stoker.intake.closed import ask_for_closing
+
+        settings = load_settings(self.home, Path.cwd()).value
+        ask_for_closing(settings.preparing.isolation)
+        return settings
 
     @cached_property
     def ledger(self) -> Ledger:

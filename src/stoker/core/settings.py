@@ -18,6 +18,7 @@ from typing import Any, Final
 from stoker.core.config import Layer, Loaded, load, read_layer
 from stoker.core.errors import ConfigError
 from stoker.core.home import Home
+from stoker.core.isolation import Closing
 
 SITE_FILE: Final = Path("/etc/stoker/stoker.toml")
 """What the owner of the machine sets for everybody on it; may hold `locked = ["access.tokens"]`."""
@@ -64,6 +65,13 @@ class AccessSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PreparingSettings:
+    """What holds for the workers that see plaintext while something is scanned or prepared."""
+
+    isolation: Closing = Closing.WHEN_POSSIBLE
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The merged `stoker.toml`."""
 
@@ -72,6 +80,7 @@ class Settings:
     keys: Place = field(default_factory=Place)
     cache: CacheSettings = field(default_factory=CacheSettings)
     access: AccessSettings = field(default_factory=AccessSettings)
+    preparing: PreparingSettings = field(default_factory=PreparingSettings)
 
     def problems(self) -> Iterator[str]:
         """A password in a URL would lie in a file that is no key file; it is named, never shown."""
