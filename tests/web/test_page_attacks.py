@@ -29,6 +29,7 @@ from stoker.store.cache import NodeCache
 from stoker.store.objects import ObjectStore
 from stoker.web import guards, server
 from stoker.web.app import COOKIE, DOORS, make_app
+from stoker.web.errors import PortTaken
 from stoker.web.house import WebHouse
 
 NASTY = "<script>alert(1)</script>${jndi:ldap://x}\x1b[31m"
@@ -193,6 +194,39 @@ def test_every_route_has_its_deed_and_nothing_is_reached_without_a_login(served:
             else:
                 assert answer.status_code in (303, 401), name
                 assert "reviews" not in answer.text
+
+
+WHO = {"asker": Role.RESEARCHER, "judge": Role.REVIEWER, "boss": Role.ADMIN}
+
+
+@pytest.mark.parametrize("name", [name for name, door in DOORS.items() if not door.open_to_all])
+def test_every_route_lets_in_whom_the_table_does(served: Served, name: str) -> None:
+    door = DOORS[name]
+    rule = RULES[door.deed]
+    for who, role in WHO.items():
+        if name == "logout":
+            continue
+        with served.browser(who) as browser:
+            form = {"form_secret": secret_in(browser.get("/").text), "digest": "0" * 64, "verdict": "deny"}
+            words = {"data": form} if door.method == "POST" else {}
+            answer = browser.request(door.method, door.path.replace("{id}", "rev-none"), **words)
+            allowed = role in rule.roles or bool(rule.room_looks_at)
+            assert (answer.status_code != 403) is allowed, (who, answer.text[:200])
+            assert answer.status_code < 500
+
+
+def test_an_unknown_review_is_not_found_whatever_is_sent(served: Served) -> None:
+    with served.browser("judge") as judge:
+        secret = secret_in(judge.get("/").text)
+        assert judge.get("/reviews/rev-none").status_code == 404
+        for form in ({}, {"digest": "x", "verdict": "approve"}, {"digest": "x", "verdict": "what"}):
+            answer = judge.post("/reviews/rev-none/decide", data={"form_secret": secret, **form})
+            assert answer.status_code in (400, 404)
+
+
+def test_a_taken_port_is_told() -> None:
+    with server.listen(0) as sock, pytest.raises(PortTaken, match="cannot be listened on"):
+        server.listen(sock.getsockname()[1])
 
 
 # -- attack 070: sessions

@@ -42,7 +42,7 @@ def _text(result: Served) -> str:
 def serve(
     house: House, port: int, certificate: Path | None, key: Path | None, hosts: tuple[str, ...]
 ) -> Served:
-    """Serve the page on 127.0.0.1 until it is ended; log in with a token. Sweeps keys every hour."""
+    """Serve the page on 127.0.0.1 until it is ended; log in with a token. With --as it sweeps keys hourly."""
     import asyncio
 
     try:
@@ -69,9 +69,9 @@ def serve(
     async def sweep_by_and_by() -> None:
         nonlocal sweeps
         while True:
-            await asyncio.sleep(SWEEP_EVERY_S)
-            _sweep(house)
+            await asyncio.to_thread(_sweep, house)
             sweeps += 1
+            await asyncio.sleep(SWEEP_EVERY_S)
 
     async def run() -> None:
         timer = asyncio.create_task(sweep_by_and_by()) if house.acting else None

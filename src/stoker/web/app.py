@@ -6,6 +6,7 @@ without scripts; what is shown is what the command line shows.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -29,8 +30,9 @@ from stoker.intake.review_request import policy_in, terms_in
 from stoker.intake.scan_report import ScanReport, read_report
 from stoker.ledger.access import Caller
 from stoker.ledger.errors import PermissionRefused, TokenRefused, UnknownReview
-from stoker.ledger.permissions import Deed, may, require
+from stoker.ledger.permissions import Deed, in_scope, may, require
 from stoker.ledger.records import ReviewRecord, ReviewState
+from stoker.promises.promise import VerifyReport
 from stoker.promises.verify import verify_promises
 from stoker.web.guards import App, Guards
 from stoker.web.house import WebHouse
@@ -66,6 +68,7 @@ class Page:
         self._house = house
         self._secure = secure
         self.sessions = Sessions(house.ledger, house.clock)
+        self._verifying = asyncio.Lock()
 
     # -- before a login
 
@@ -163,14 +166,19 @@ class Page:
         )
 
     async def promises(self, request: Request, caller: Caller, session: Session) -> Response:
-        return _page("promises.html", caller=caller, session=session, report=self._verify())
+        return _page("promises.html", caller=caller, session=session, report=await self._verified())
 
     async def promises_json(self, request: Request, caller: Caller, session: Session) -> Response:
-        return JSONResponse(plain(self._verify()))
+        return JSONResponse(plain(await self._verified()))
 
     # -- inside
 
-    def _verify(self) -> Any:
+    async def _verified(self) -> VerifyReport:
+        """All promises, checked now; one check at a time, beside the other requests."""
+        async with self._verifying:
+            return await asyncio.to_thread(self._verify)
+
+    def _verify(self) -> VerifyReport:
         house = self._house
         return verify_promises(
             home=house.home,
@@ -185,6 +193,10 @@ class Page:
     def _shown(self, id: str, caller: Caller, session: Session, wrong: StokerError | None = None) -> Response:
         review = self._house.ledger.catalogue.review(ReviewId(id))
         row = self._house.ledger.catalogue.review_terms(review.id)
+        scan = self._scan(review)
+        examples = scan is not None and bool(scan.examples) and _allows(caller, Deed.REVIEW_EXAMPLES)
+        if examples:
+            self._record_view(review, caller, session)
         return _page(
             "review.html",
             status=HTTPStatus.OK if wrong is None else HTTPStatus.CONFLICT,
@@ -193,12 +205,22 @@ class Page:
             review=review,
             terms=plain(terms_in(row)),
             policy=policy_in(row),
-            scan=self._scan(review),
+            scan=scan,
             open=review.state in OPEN_STATES,
-            may_decide=may(caller.role, Deed.REVIEW_DECIDE) and caller.name != review.requested_by,
-            may_see_examples=may(caller.role, Deed.REVIEW_EXAMPLES),
+            may_decide=_allows(caller, Deed.REVIEW_DECIDE) and caller.name != review.requested_by,
+            may_see_examples=examples,
             wrong=wrong,
         )
+
+    def _record_view(self, review: ReviewRecord, caller: Caller, session: Session) -> None:
+        """Lines of raw data are shown, masked as they are: the log says to whom."""
+        if review.id in session.examples_of:
+            return
+        detail = {"review": review.id, "scan_digest": review.scan_digest, "face": "page"}
+        with self._house.ledger.act(
+            actor=caller.name, action="review.examples", subject=f"source/{review.source}", detail=detail
+        ):
+            session.examples_of.add(review.id)
 
     def _scan(self, review: ReviewRecord) -> ScanReport | None:
         if not review.scan_digest:
@@ -279,10 +301,18 @@ def _open(page: Page, name: str, door: Door) -> Callable[[Request], Any]:
                 return _page(
                     "wrong.html", status=HTTPStatus.CONFLICT, caller=caller, session=session, wrong=error
                 )
-            return page._shown(request.path_params["id"], caller, session, error)
+            try:
+                return page._shown(request.path_params["id"], caller, session, error)
+            except UnknownReview as unknown:
+                return PlainTextResponse(f"{unknown.message}\n", HTTPStatus.NOT_FOUND)
         return answer
 
     return enter
+
+
+def _allows(caller: Caller, deed: Deed) -> bool:
+    """Whether role and token both allow it."""
+    return may(caller.role, deed) and (caller.scopes is None or in_scope(caller.scopes, deed))
 
 
 def _page(template: str, *, status: HTTPStatus = HTTPStatus.OK, **values: Any) -> HTMLResponse:

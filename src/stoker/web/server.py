@@ -10,6 +10,7 @@ from typing import Any, Final
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from stoker.web.errors import PortTaken
 from stoker.web.guards import App
 
 HEAD_WITHIN_S: Final = 10.0
@@ -64,13 +65,16 @@ def make_server(app: App, *, certificate: Path | None = None, key: Path | None =
 
 
 def listen(port: int) -> socket.socket:
-    """A socket on the machine's loopback and nowhere else; port 0 takes a free one."""
+    """A socket on the machine's loopback and nowhere else; port 0 takes a free one. Raises PortTaken."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind(("127.0.0.1", port))
         sock.listen(MAX_CONNECTIONS)
-    except OSError:
+    except OSError as error:
         sock.close()
-        raise
+        raise PortTaken(
+            f"Port {port} of 127.0.0.1 cannot be listened on: {error.strerror}.",
+            hint="Another program has it. Choose another with --port, or 0 for a free one.",
+        ) from error
     return sock
