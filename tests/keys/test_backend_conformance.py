@@ -1,18 +1,16 @@
-"""What every key back end must do. A new back end is one more entry in BACKENDS."""
+"""What every key back end must do: wrapping, times, identities, signers, tombstones.
+
+`bench` is each back end in turn (support/key_bench.py); its states are judged in test_backend_states.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import pytest
 
-from stoker.core.clock import ManualClock
 from stoker.core.errors import BadName, BadSignature
 from stoker.core.signing import verify_signature
-from stoker.keys.backend import KeyBackend
 from stoker.keys.errors import (
     BadKekRef,
     DualControlRefused,
@@ -23,78 +21,11 @@ from stoker.keys.errors import (
     KeyUsageExceeded,
     WrongContext,
 )
-from stoker.keys.open import open_registry
 from stoker.keys.refs import KekRef, Purpose
 from stoker.keys.secret import SecretKey
 from stoker.keys.states import KekState
-from support.key_stores import PASSPHRASE, SCOPE, open_store
-from support.vault_services import VaultServices, vault_services
-
-Opener = Callable[[Path, ManualClock, int], KeyBackend]
-
-BACKENDS: Final[dict[str, Opener]] = {
-    "file with a key file": lambda place, clock, wraps: open_store(
-        place / "keys", clock=clock, max_wraps=wraps
-    ),
-    "file with a passphrase": lambda place, clock, wraps: open_store(
-        place / "keys", clock=clock, max_wraps=wraps, passphrase=PASSPHRASE
-    ),
-}
-
-VAULTS: Final = ("openbao", "pkcs11-gcm", "pkcs11-kwp", "aws", "aws-external")
-"""Vaults that real services stand behind, each under a registry in a folder."""
-
-
-@pytest.fixture(scope="module")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VaultServices]:
-    with vault_services(tmp_path_factory.mktemp("services")) as running:
-        yield running
-
-
-CONTEXT = b"dataset/own-text 1 dataset"
-
-
-@dataclass
-class Bench:
-    """One back end under test, which can be opened again as after a restart."""
-
-    place: Path
-    opener: Opener
-    clock: ManualClock
-    backend: KeyBackend
-
-    def reopen(self, max_wraps: int = 2**32) -> KeyBackend:
-        self.backend = self.opener(self.place, self.clock, max_wraps)
-        return self.backend
-
-    def kek(self, expires_in_s: float | None = None) -> KekRef:
-        expires_s = None if expires_in_s is None else self.clock.now_s() + expires_in_s
-        return self.backend.create_kek(SCOPE, Purpose.DATASET, expires_s=expires_s)
-
-    def wrapped(self, ref: KekRef) -> bytes:
-        with SecretKey.generate() as key:
-            return self.backend.wrap(ref, key, CONTEXT)
-
-    def destroy(self, ref: KekRef) -> None:
-        self.backend.request_destroy(ref, "alice")
-        self.backend.destroy(ref, "bob")
-
-
-def opener_of(name: str, request: pytest.FixtureRequest) -> Opener:
-    """How the back end called `name` is opened."""
-    if name in BACKENDS:
-        return BACKENDS[name]
-    services: VaultServices = request.getfixturevalue("services")
-    return lambda place, clock, wraps: open_registry(
-        services.vault(name), place / "keys", clock=clock, max_wraps=wraps
-    )
-
-
-@pytest.fixture(params=[*BACKENDS, *VAULTS])
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    clock = ManualClock()
-    opener = opener_of(request.param, request)
-    yield Bench(tmp_path, opener, clock, opener(tmp_path, clock, 2**32))
+from support.key_bench import CONTEXT, Bench
+from support.key_stores import SCOPE
 
 
 def test_a_wrapped_key_opens_again_after_a_restart(bench: Bench) -> None:
