@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,11 +20,12 @@ from stoker.keys.errors import (
     KeyNotActive,
     KeyUnknown,
     RewrapRefused,
+    WrongContext,
 )
 from stoker.keys.moves import is_gone, keeper, moves
-from stoker.keys.partition import BackendKeySource
+from stoker.keys.partition import BackendKeySource, partition_context
 from stoker.keys.refs import KekRef, Purpose
-from stoker.keys.rewrap import Move, decode_move, encode_move
+from stoker.keys.rewrap import Move, decode_move, encode_move, moved_context
 from stoker.keys.rotation import (
     compromise_key,
     epochs_of,
@@ -229,6 +231,35 @@ def test_a_changed_or_exchanged_new_wrap_opens_nothing(life: KeyLife) -> None:
     life.house.store.delete(name)
     with pytest.raises(KeyDestroyed):
         life.read(record)
+
+
+def test_new_wraps_that_were_exchanged_open_nothing(life: KeyLife) -> None:
+    """Who may write the store must not make one stream's key open another's."""
+    record, first, _ = dataset(life)
+    second = KekRef(first.scope, 2)
+    keys = BackendKeySource(life.backend)
+    held = []
+    for _number in range(2):
+        key, wrapped = keys.new_partition_key(first, Purpose.DATASET)
+        held.append((key, wrapped))
+    life.rotate(first)
+    context = partition_context(first, Purpose.DATASET)
+    again = [life.backend.wrap(second, key, moved_context(wrapped, context)) for key, wrapped in held]
+    digests = [hashlib.sha256(wrapped).digest() for _, wrapped in held]
+    destroy(life, first)
+    for order, opens in (((0, 1), True), ((1, 0), False)):
+        house = life.things
+        name = house.keep(Move(first, second, {digests[n]: again[order[n]] for n in range(2)}))
+        for key, wrapped in held:
+            if opens:
+                with keys.open_partition_key(first, wrapped, Purpose.DATASET) as found:
+                    assert found.view() == key.view()
+            else:
+                with pytest.raises(WrongContext):
+                    BackendKeySource(life.backend).open_partition_key(first, wrapped, Purpose.DATASET)
+        life.house.store.delete(name)
+    for key, _wrapped in held:
+        key.wipe()
 
 
 # -- the bytes of a move

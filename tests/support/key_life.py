@@ -53,7 +53,7 @@ class KeyLife:
     def replicas(self) -> tuple[Replica, ...]:
         house = self.house
         return replicas_of(
-            store=lambda: house.store, cache=house.cache, backend=house.backend, copies=self.copies
+            store=lambda: house.store, cache=house.cache, backend=self.backend, copies=self.copies
         )
 
     def request(self, kek: KekRef, by: str = "asker", **how: float) -> None:
