@@ -145,7 +145,7 @@ class BaoLink:
         if any("unsupported" in each for each in texts):
             return VaultRefused(
                 f"{self._place.name} does not know this request: it is of another make or too old.",
-                hint="Use OpenBao 2.2 or newer, whose transit can soft-delete a key.",
+                hint="Use OpenBao with soft deletion in its transit engine, such as 2.7.",
             )
         return VaultRefused(
             f"{self._place.name} refuses a request about KEK {ref} (status {status}).",
