@@ -133,7 +133,7 @@ def test_sample_is_refused_to_whoever_may_not_look(home: CliHome) -> None:
     person(home, "hands", "operator")
     person(home, "watcher", "auditor")
     told = home.refused(NotAllowed, "dataset", "sample", "text", by="hands")
-    assert "researcher, reviewer, admin" in told
+    assert "takes a role of: reviewer, admin" in told
     assert "is auditor" in home.refused_json(NotAllowed, "dataset", "sample", "text", by="watcher")["message"]
     home.refused(OtherPurpose, "dataset", "sample", "text", "--purpose", "sale", by="decider")
     home.refused(NoSuchSplit, "dataset", "sample", "text", "--split", "tset", by="decider")
