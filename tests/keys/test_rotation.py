@@ -235,7 +235,7 @@ def test_a_changed_or_exchanged_new_wrap_opens_nothing(life: KeyLife) -> None:
 
 def test_new_wraps_that_were_exchanged_open_nothing(life: KeyLife) -> None:
     """Who may write the store must not make one stream's key open another's."""
-    record, first, _ = dataset(life)
+    _, first, _ = dataset(life)
     second = KekRef(first.scope, 2)
     keys = BackendKeySource(life.backend)
     held = []
