@@ -48,7 +48,7 @@ def test_an_archive_is_imported_scanned_and_shown_with_what_was_decided(home: Cl
     scan = home.data("review", "scan", "shots")
     assert (scan["counts"]["email"], scan["not_looked_into"]) == (1, {"image": 2})
     assert (
-        "NOT LOOKED INTO: 2 pictures; only their names were scanned"
+        "NOT LOOKED INTO: 2 pictures; only their names and metadata were scanned"
         in home.stoker("review", "scan", "shots").out
     )
 

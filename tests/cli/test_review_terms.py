@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from stoker.core.errors import EXIT_USAGE, ConfigError
 from stoker.intake.errors import ChangesAsked, GateShut, NotAllowed, OtherRequest, OutsideTerms
+from stoker.ledger.errors import PermissionRefused
 from support.cli_home import PREPARE, CliHome
 
 HomeAt = Callable[[str], CliHome]
@@ -73,3 +74,15 @@ def test_only_a_reviewer_looks_at_rows(home_at: HomeAt) -> None:
     assert "dataset.sample" not in home.acts()
     home.stoker("dataset", "sample", "text", by="decider")
     assert home.acts()[-1] == "dataset.sample"
+
+
+def test_only_a_reviewer_sees_lines_around_findings_and_it_is_recorded(home_at: HomeAt) -> None:
+    home = home_at("source")
+    assert home.data("review", "scan", "notes")["examples"] == []
+    told = home.stoker("review", "scan", "notes").out
+    assert "stoker review examples notes" in told
+    home.refused(PermissionRefused, "review", "examples", "notes")
+    assert "review.examples" not in home.acts()
+    (first, *_) = home.data("review", "examples", "notes", by="decider")["examples"]
+    assert first["text"] not in told
+    assert home.acts()[-1] == "review.examples"

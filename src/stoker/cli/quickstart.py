@@ -24,6 +24,7 @@ from stoker.fleet.charge import KillRank
 from stoker.fleet.launch import start_run
 from stoker.fleet.summary import EvaluationFigure, RunSummary, read_run
 from stoker.intake.importing import import_source
+from stoker.intake.permission import record_view
 from stoker.intake.prepare import prepare_dataset
 from stoker.intake.review import decide_review, request_review
 from stoker.intake.scan_report import scan_and_seal
@@ -206,7 +207,12 @@ def _review(tour: _Tour, source: SourceRecord, recipe: RecipeSpec) -> ReviewReco
         ledger=house.ledger,
         clock=house.clock,
     )
-    lines = [scan_text(scanned), f"{RESEARCHER} asks to use it for {PURPOSE}: {asked.id}"]
+    record_view(house.ledger, REVIEWER, source, scanned.digest)
+    lines = [
+        scan_text(scanned),
+        f"{RESEARCHER} asks to use it for {PURPOSE}: {asked.id}. {REVIEWER} looked at the examples above, "
+        "which others are not shown",
+    ]
     try:
         _approve(house, asked, RESEARCHER)
     except StokerError as refusal:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import click
 
 from stoker.cli.command import Deed, House, command
 from stoker.cli.table import human_bytes, table
+from stoker.intake.permission import record_view
 from stoker.intake.proportion import Share
-from stoker.intake.scan_report import Measures, ScanReport, examples_by_kind, scan_and_seal
+from stoker.intake.scan_report import (
+    Measures,
+    ScanReport,
+    examples_by_kind,
+    read_report,
+    scan_and_seal,
+)
 
 _SHOWN_EXAMPLES = 3
 _MEDIA = {"image": "pictures", "audio": "clips"}
@@ -39,7 +47,7 @@ def scan_text(report: ScanReport) -> str:
         ),
         table(("kind", "found", "in files", "recall of canaries, 95 % interval"), rows, indent="  "),
         *_measured(report),
-        "examples, with what was found masked",
+        *(["examples, with what was found masked"] if report.examples else []),
     ]
     lines += [
         f"  {kind:<16}{each.file} at byte {each.offset:,}: {each.text.strip()[:60]}"
@@ -49,7 +57,10 @@ def scan_text(report: ScanReport) -> str:
     lines += [f"  held back       {each.file}: {each.why}" for each in report.held_back[:_SHOWN_EXAMPLES]]
     if report.not_covered:
         lines += ["not covered", *(f"  {sentence}" for sentence in report.not_covered)]
-    lines.append(f"report digest {report.digest}")
+    if report.examples or not any(report.counts.values()):
+        lines.append(f"report digest {report.digest}")
+    else:
+        lines.append(f"examples are for reviewers: stoker review examples {report.source}")
     return "\n".join(lines)
 
 
@@ -115,8 +126,11 @@ def _counts(counts: Mapping[str, int]) -> list[str]:
 def scan(
     house: House, source: str, canaries: int, names: bool, sample: int | None, faces: bool
 ) -> ScanReport:
-    """Scan every byte of the newest version of SOURCE for personal and secret data."""
-    return scan_and_seal(
+    """Scan every byte of the newest version of SOURCE for personal and secret data.
+
+    Examples of what was found are not shown here: they are for reviewers, see `stoker review examples`.
+    """
+    report = scan_and_seal(
         house.ledger.catalogue.latest_source(source),
         actor=house.actor,
         ledger=house.ledger,
@@ -130,3 +144,14 @@ def scan(
             faces=faces,
         ),
     )
+    return replace(report, examples=())
+
+
+@command("examples", needs=Deed.REVIEW_EXAMPLES, text=scan_text)
+@click.argument("source")
+def examples(house: House, source: str) -> ScanReport:
+    """The scan report of SOURCE with lines around what was found, for reviewers; recorded in the log."""
+    record = house.ledger.catalogue.latest_source(source)
+    report = read_report(record, backend=house.backend, store=house.store)
+    record_view(house.ledger, house.actor, record, report.digest)
+    return report

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
+from stoker.core.canonical import JsonValue
 from stoker.core.clock import Clock, iso_utc
 from stoker.core.errors import StokerError
 from stoker.intake.errors import DatasetEnded, NotAllowed, OtherPolicy
@@ -28,8 +29,9 @@ EXPORT_PURPOSE: Final = "export"
 """The purpose of a review that lets one person take a dataset out in plain."""
 
 MAY_SAMPLE: Final = roles_for(Deed.DATASET_SAMPLE)
-"""Rows of a dataset are the words of people: only who decides about them looks at them, and it is recorded."""
+"""Rows of a dataset are the words of people: only deciders look at them, and that is recorded."""
 
+MAY_SEE_EXAMPLES: Final = roles_for(Deed.REVIEW_EXAMPLES)
 MAY_SEE_FILES: Final = roles_for(Deed.REVIEW_SCAN)
 MAY_EXPORT: Final = roles_for(Deed.DATASET_EXPORT)
 MAY_EXPIRE: Final = roles_for(Deed.DATASET_EXPIRE)
@@ -53,6 +55,18 @@ def require_role(ledger: Ledger, actor: str, roles: Collection[Role], deed: str)
         )
     ledger.vouch(identity)
     return identity
+
+
+def record_view(ledger: Ledger, actor: str, source: SourceRecord, scan_digest: str) -> None:
+    """Let `actor` look at the examples of a scan report: lines of raw data around what is masked in them.
+
+    It takes the role of those who decide, and is in the audit log before anything is shown. Raises
+    NotAllowed, and what writing the log raises.
+    """
+    require_role(ledger, actor, MAY_SEE_EXAMPLES, "look at examples of a scan")
+    detail: dict[str, JsonValue] = {"version": source.version, "scan_digest": scan_digest}
+    with ledger.act(actor=actor, action="review.examples", subject=f"source/{source.name}", detail=detail):
+        pass
 
 
 def require_usable(record: DatasetRecord, clock: Clock) -> None:
