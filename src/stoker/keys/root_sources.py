@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from stoker.keys.errors import PassphraseNeeded, WrongContext, WrongPassphrase, WrongRootKey
+from stoker.keys.errors import KeyDestroyed, PassphraseNeeded, WrongContext, WrongPassphrase, WrongRootKey
 from stoker.keys.keystore import Head, VaultRoot, root_context
 from stoker.keys.keystore_folder import KeystoreFolder
 from stoker.keys.open_keystore import missing
@@ -132,7 +132,7 @@ class WrappedRoot:
             root = self.vault.unwrap(
                 head.vault.handle, root_ref(head.store_id), head.vault.wrapped, root_context(head.store_id)
             )
-        except WrongContext as error:
+        except (WrongContext, KeyDestroyed) as error:
             raise wrong from error
         return _checked(RootKeys(root, head.store_id), head, wrong)
 

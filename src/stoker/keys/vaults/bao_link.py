@@ -7,6 +7,7 @@ the keys that did open.
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ try:
     import urllib3
 except ImportError as error:
     raise missing_extra("hvac") from error
+
+FILE_VARIABLE: Final = "STOKER_VAULT_TOKEN_FILE"
+"""Names the file with the token, or a pipe (/dev/fd/N), where the URL does not."""
 
 MAX_ANSWER_BYTES: Final = 1 << 20
 CONNECT_S: Final = 5.0
@@ -81,6 +85,8 @@ class BaoPlace:
         """Raises BadKeysUrl or InsecureLink; neither shows what the query holds."""
         parts = urlsplit(url)
         named = dict(parse_qsl(parts.query, keep_blank_values=True))
+        if "token_file" not in named and FILE_VARIABLE in os.environ:
+            named["token_file"] = os.environ[FILE_VARIABLE]
         mount = parts.path.removeprefix("/").removesuffix("/")
         scheme = parts.scheme.removeprefix("openbao+")
         known = {*_FILES, "spiffe_id", "plain_loopback"}
