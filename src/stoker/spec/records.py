@@ -34,7 +34,9 @@ class RecordsSpec:
 
     `decode` tries every picture and clip in a worker of `worker_bytes` memory that is killed after `worker_s`
     seconds; at most `max_pixels`, and `max_samples` over all channels, are decoded. Faults are left out and
-    counted, or the first one stops the preparation.
+    counted, or the first one stops the preparation. `strip_metadata` takes out of pictures and clips what is
+    no pixel or sample; `blur_faces` blurs the faces that are found. A record of which either cannot be done
+    for certain is held back, whatever `on_fault` says.
     """
 
     parts: tuple[RecordPart, ...] = ()
@@ -45,6 +47,8 @@ class RecordsSpec:
     max_samples: int = 100_000_000
     worker_bytes: int = 2 << 30
     worker_s: float = 30.0
+    strip_metadata: bool = True
+    blur_faces: bool = False
     records_per_block: int = 64
     blocks_per_shard: int = 64
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from stoker.core.canonical import JsonValue, canonical_json
+from stoker.intake.records.cleaning import MediaCleaner, NotCleaned
 from stoker.intake.records.decoding import Decoder
 from stoker.intake.tokenizer import END_OF_TEXT_ID, WordEncoder
 from stoker.spec.records import RecordPart, RecordsSpec
@@ -45,23 +46,36 @@ class JudgingSettings:
 
 @dataclass(frozen=True, slots=True)
 class JudgedRecord:
-    """`fault` is empty for a record that stays. `label` is a number in decimal digits, or a class name."""
+    """`fault` is empty for a record that stays. `label` is a number in decimal digits, or a class name.
+
+    `image_bytes` and `audio_bytes` are lengths of what is kept beside the text; -1: as the source has it.
+    """
 
     fault: str
     label: str
     text_bytes: int
+    image_bytes: int = -1
+    audio_bytes: int = -1
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of all that is kept of this record: its text, then its picture, then its clip."""
+        return self.text_bytes + max(0, self.image_bytes) + max(0, self.audio_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class JudgedPage:
-    """The records of a page in order, and their texts as kept one after the other."""
+    """The records of a page in order, and what is kept of each, one after the other."""
 
     records: tuple[JudgedRecord, ...]
-    texts: bytes
+    kept: bytes
 
     def encode_records(self) -> bytes:
         """The records as JSON."""
-        rows: list[JsonValue] = [[each.fault, each.label, each.text_bytes] for each in self.records]
+        rows: list[JsonValue] = [
+            [each.fault, each.label, each.text_bytes, each.image_bytes, each.audio_bytes]
+            for each in self.records
+        ]
         return canonical_json(rows)
 
 
@@ -79,20 +93,31 @@ def start_judging_records(settings: JudgingSettings) -> Callable[[Sequence[Recor
         return document if encoder is None else encoder.encode(document.decode()) + end
 
     def judge(page: Sequence[RecordBytes]) -> JudgedPage:
-        texts: list[bytes] = []
+        kept: list[bytes] = []
         records: list[JudgedRecord] = []
-        with Decoder(settings.spec) as decoder:
+        with Decoder(settings.spec) as decoder, MediaCleaner(settings.spec) as cleaner:
             for record in page:
                 if fault := fault_of(record, settings.spec, decoder):
                     records.append(JudgedRecord(fault, "", 0))
+                    continue
+                try:
+                    media = {
+                        part: cleaner.cleaned(part, record.parts[part])
+                        for part in (RecordPart.IMAGE, RecordPart.AUDIO)
+                        if part in settings.spec.parts
+                    }
+                except NotCleaned as error:
+                    records.append(JudgedRecord(QUARANTINED + error.why, "", 0))
                     continue
                 text = b""
                 if RecordPart.TEXT in settings.spec.parts:
                     text = text_of(record.parts[RecordPart.TEXT])
                 label = record.parts.get(RecordPart.LABEL, b"").decode().strip()
-                records.append(JudgedRecord("", label, len(text)))
-                texts.append(text)
-        return JudgedPage(tuple(records), b"".join(texts))
+                image, audio = media.get(RecordPart.IMAGE), media.get(RecordPart.AUDIO)
+                lengths = (-1 if each is None else len(each) for each in (image, audio))
+                records.append(JudgedRecord("", label, len(text), *lengths))
+                kept += (text, image or b"", audio or b"")
+        return JudgedPage(tuple(records), b"".join(kept))
 
     return judge
 

@@ -85,7 +85,7 @@ def record_schema(recipe: RecipeSpec) -> RecordSchema:
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """A judged page: its records, where the text of each begins in the body, and the body."""
+    """A judged page: its records, where what is kept of each begins in the body, and the body."""
 
     records: tuple[JudgedRecord, ...]
     starts: Sequence[int]
@@ -173,7 +173,8 @@ class RecordsForm:
 
         def store(page: int, judged: JudgedPage) -> None:
             records = judged.encode_records()
-            self._work.put(JUDGE, page, {"records_bytes": len(records)}, records + judged.texts)
+            facts: dict[str, JsonValue] = {"records_bytes": len(records)}
+            self._work.put(JUDGE, page, facts, records + judged.kept, first_stands=True)
 
         def settings() -> JudgingSettings:
             return JudgingSettings(self._spec, self._tokenizer_json(), self._recipe.token_bytes)
@@ -206,7 +207,7 @@ class RecordsForm:
             length = found.facts["records_bytes"]
             assert isinstance(length, int)
             records = decode_records(found.read(0, length))
-            starts = np.cumsum([length, *(each.text_bytes for each in records)]).tolist()
+            starts = np.cumsum([length, *(each.kept_bytes for each in records)]).tolist()
             self._judged[page] = _Judged(records, starts, found)
         return self._judged[page]
 
@@ -342,8 +343,19 @@ class RecordsForm:
                     else text
                 )
             else:
-                row[part.value] = self._work.source.read(record.parts[part])
+                row[part.value] = self._media(judged, at, part, record)
         return row
+
+    def _media(self, judged: _Judged, at: int, part: RecordPart, record: Record) -> bytes | bytearray:
+        """The picture or clip of a judged record: as it was cleaned, or as the source has it."""
+        found = judged.records[at]
+        length = found.image_bytes if part is RecordPart.IMAGE else found.audio_bytes
+        if length < 0:
+            return self._work.source.read(record.parts[part])
+        start = judged.starts[at] + found.text_bytes
+        return judged.body.read(
+            start + (max(0, found.image_bytes) if part is RecordPart.AUDIO else 0), length
+        )
 
     def commit(self, signer: Signer) -> BuildResult:
         """Tokenizer and class names as artefacts, then the manifest."""
