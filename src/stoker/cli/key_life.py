@@ -164,7 +164,7 @@ def destroy(
             backend=backend,
             window_s=window_days * _DAY_S,
             reason=reason,
-            replicas=_replicas(house),
+            replicas=house_replicas(house),
             may_live=_may_live(house),
         )
     return _shown(house, ref)
@@ -184,7 +184,7 @@ def sweep(house: House, dry_run: bool) -> SweepReport:
         ledger=house.ledger,
         backend=house.backend,
         clock=house.clock,
-        replicas=_replicas(house),
+        replicas=house_replicas(house),
         dry_run=dry_run,
     )
 
@@ -213,7 +213,7 @@ def _prove(house: House, ref: KekRef) -> DeathProof:
         actor=house.actor,
         ledger=house.ledger,
         backend=without_moves(house.backend),
-        replicas=_replicas(house),
+        replicas=house_replicas(house),
         clock=house.clock,
     )
 
@@ -222,7 +222,8 @@ def _shown(house: House, ref: KekRef) -> Keys:
     return overview(ledger=house.ledger, backend=house.backend, clock=house.clock, only=(ref,))
 
 
-def _replicas(house: House) -> tuple[Replica, ...]:
+def house_replicas(house: House) -> tuple[Replica, ...]:
+    """Where deaths are proved: the store, this node's cache, and the registered copies."""
     from stoker.promises.replicas import replicas_of
 
     return replicas_of(

@@ -87,9 +87,16 @@ def serve(
 
 def _sweep(house: House) -> None:
     from stoker.core.errors import StokerError
+    from stoker.cli.key_life import house_replicas
     from stoker.keys.sweep import sweep
 
     try:
-        sweep(actor=house.actor, ledger=house.ledger, backend=house.backend, clock=house.clock)
+        sweep(
+            actor=house.actor,
+            ledger=house.ledger,
+            backend=house.backend,
+            clock=house.clock,
+            replicas=house_replicas(house),
+        )
     except StokerError as error:
         click.echo(f"error: the sweep of keys: {error.message}", err=True)
