@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,14 +41,22 @@ DAY_S = 86_400.0
 RECIPE = dataclasses.replace(LETTERS, policy=PolicySpec((Kind.EMAIL,)))
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[IntakeHome]:
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with the source `letters`, whose first review is revoked: only what a test asks for counts."""
-    write_letters(tmp_path / "letters")
-    with intake_home(tmp_path / "home") as made:
-        approve_letters(made, tmp_path / "letters", RECIPE)
+    root = tmp_path_factory.mktemp("base")
+    write_letters(root / "letters")
+    with intake_home(root / "home") as made:
+        approve_letters(made, root / "letters", RECIPE)
         (first,) = made.ledger.catalogue.reviews()
         revoke(made, first.id)
+    return root / "home"
+
+
+@pytest.fixture
+def home(tmp_path: Path, base: Path) -> Iterator[IntakeHome]:
+    """A copy of it."""
+    with intake_home(shutil.copytree(base, tmp_path / "home")) as made:
         yield made
 
 
