@@ -12,6 +12,7 @@ from typing import ClassVar
 import click
 
 from stoker.cli.command import Deed, House, command
+from stoker.cli.key_life import house_replicas
 from stoker.cli.prepare import prepare_text
 from stoker.cli.review_scan import scan_text
 from stoker.cli.run import require_torch
@@ -38,7 +39,6 @@ from stoker.ledger.records import DatasetRecord, ReviewRecord, Role, RunOutcome,
 from stoker.promises.destruction import try_reading
 from stoker.promises.house import OpenHouse
 from stoker.promises.promise import Check, VerifyReport
-from stoker.promises.replicas import replicas_of
 from stoker.promises.verify import verify_promises
 from stoker.spec.recipe import ImportSpec, OnFault, RecipeSpec
 from stoker.spec.run import RunSpec
@@ -339,7 +339,8 @@ def _expire(tour: _Tour, dataset: DatasetRecord) -> tuple[Check, ...]:
     done = tour.step(8, "expire", "the dataset's key is destroyed by two identities; then reading is tried")
     house = tour.house
     kek = KekRef.parse(dataset.kek)
-    request_destruction(kek, actor=RESEARCHER, ledger=house.ledger, backend=house.backend)
+    replicas = house_replicas(house)
+    request_destruction(kek, actor=RESEARCHER, ledger=house.ledger, backend=house.backend, replicas=replicas)
     lines = [f"{RESEARCHER} asks that {kek} be destroyed"]
     try:
         destroy_in_emergency(kek, actor=RESEARCHER, reason="mine", ledger=house.ledger, backend=house.backend)
@@ -357,7 +358,7 @@ def _expire(tour: _Tour, dataset: DatasetRecord) -> tuple[Check, ...]:
         actor=REVIEWER,
         ledger=house.ledger,
         backend=without_moves(house.backend),
-        replicas=replicas_of(store=lambda: house.store, cache=house.cache, backend=house.backend),
+        replicas=replicas,
         clock=house.clock,
     )
     lines.append(f"proof of death, recorded: {'holds' if proof.holds else 'does not hold'}")

@@ -86,8 +86,8 @@ def serve(
 
 
 def _sweep(house: House) -> None:
-    from stoker.core.errors import StokerError
     from stoker.cli.key_life import house_replicas
+    from stoker.core.errors import StokerError
     from stoker.keys.sweep import sweep
 
     try:
