@@ -31,13 +31,10 @@ from measuring.turns import take_turns, wall_s
 from stoker.core.clock import SystemClock
 from stoker.keys.backend import KeyBackend
 from stoker.keys.file_backend import FileBackend
-from stoker.keys.keystore_folder import KeystoreFolder
-from stoker.keys.open_keystore import open_keystore
+from stoker.keys.open import open_registry
 from stoker.keys.partition import partition_context
 from stoker.keys.refs import Purpose
 from stoker.keys.registry import Registry
-from stoker.keys.root import ScryptCost
-from stoker.keys.root_sources import FolderRoot
 from stoker.keys.secret import SecretKey
 from stoker.keys.vault import KekVault
 
@@ -73,10 +70,7 @@ def batch(backend: KeyBackend, keys: int) -> Work:
 
 def over(vault: KekVault, folder: Path) -> Registry:
     """A key back end with its registry in `folder` and its KEKs in `vault`."""
-    place = KeystoreFolder(folder)
-    place.prepare()
-    store = open_keystore(place, FolderRoot(place, None, ScryptCost()))
-    return Registry(store, vault, SystemClock())
+    return open_registry(vault, folder, clock=SystemClock())
 
 
 def raw(bao: Bao, keys: int) -> Work:
@@ -127,17 +121,20 @@ def probes(folder: Path, keys: int) -> Iterator[tuple[dict[str, Work], dict[str,
 def _openbao(stack: contextlib.ExitStack, folder: Path, keys: int) -> dict[str, Work]:
     import hvac
 
+    from stoker.keys.vaults.openbao import open_openbao
+
     bao = stack.enter_context(openbao(folder))
     hvac.Client(url=bao.address, token=bao.token).sys.enable_secrets_engine("transit", path=MOUNT)
-    return {"openbao_raw": raw(bao, keys)}
+    place = f"{bao.address}/{MOUNT}?token_file={bao.token_file}&plain_loopback=yes"
+    registry = stack.enter_context(over(open_openbao(f"openbao+{place}"), folder / "keys"))
+    return {"openbao": batch(registry, keys), "openbao_raw": raw(bao, keys)}
 
 
 def _softhsm(stack: contextlib.ExitStack, folder: Path, keys: int) -> dict[str, Work]:
     from stoker.keys.vaults.pkcs11 import open_pkcs11
 
     vault = open_pkcs11(stack.enter_context(softhsm(folder)))
-    stack.callback(vault.close)
-    return {"softhsm": batch(over(vault, folder / "keys"), keys)}
+    return {"softhsm": batch(stack.enter_context(over(vault, folder / "keys")), keys)}
 
 
 def measure(keys: int, rounds: int) -> Measured:
