@@ -10,7 +10,11 @@ import pytest
 from stoker.core.clock import ManualClock
 from stoker.keys.destruction import reconcile_tombstones
 from stoker.keys.refs import KekRef
+from stoker.keys.rewrap import rewrap_survivors
+from stoker.keys.rotation import rotate_key
 from stoker.ledger.records import TombstoneRecord
+from stoker.store.rewraps import StoredRewraps
+from support.key_death import destroy_at_once
 from support.ledger_samples import tamper
 from support.promise_home import DAY_S, PromiseHome, broken, failures, open_promise_home, promise
 
@@ -108,3 +112,49 @@ def test_an_object_that_cannot_even_be_tried_is_not_taken_for_refused(house: Pro
     shard.write_bytes(b"something else")
     found = failures(house.verify(3), 3)
     assert "00000000.stk could not be tried" in found[0].seen
+
+
+def test_a_death_without_a_recorded_proof_is_noticed_until_it_is_proved(house: PromiseHome) -> None:
+    kek = house.dataset.kek
+    destroy_at_once(kek, ledger=house.ledger, backend=house.backend)
+    (check,) = failures(house.verify(3), 3)
+    assert check.seen == f"there is none; run: stoker key prove {kek}"
+    assert house.prove(kek).holds
+    assert broken(house.verify(3)) == set()
+
+
+def test_a_proof_that_does_not_hold_keeps_the_promise_broken(house: PromiseHome, tmp_path: Path) -> None:
+    kek = house.dataset.kek
+    destroy_at_once(kek, ledger=house.ledger, backend=house.backend)
+    (tmp_path / "file").write_text("")
+    assert not house.prove(kek, (tmp_path / "file" / "gone").as_uri()).holds
+    (check,) = failures(house.verify(3), 3)
+    assert "does not hold" in check.seen
+
+
+def test_a_registered_copy_is_tried_as_well(house: PromiseHome, tmp_path: Path) -> None:
+    shutil.copytree(house.home.store_dir, tmp_path / "copy")
+    house.home.settings_path.write_text(f'[store]\nreplicas = ["{(tmp_path / "copy").as_uri()}"]\n')
+    house.destroy(house.dataset.kek)
+    report = house.verify(3)
+    assert broken(report) == set()
+    (again,) = (each for each in promise(report, 3).checks if each.tried.endswith("on 5 replicas"))
+    assert "copy 1: " in again.seen
+
+
+@pytest.mark.parametrize("whose", ["source", "dataset", "run"])
+def test_every_promise_is_kept_when_what_survived_was_moved_and_the_old_key_died(
+    whose: str, house: PromiseHome
+) -> None:
+    kek = KekRef.parse({"source": house.source, "dataset": house.dataset, "run": house.run}[whose].kek)
+    rotate_key(kek.scope, actor="decider", ledger=house.ledger, backend=house.backend)
+    things = StoredRewraps(lambda: house.store)
+    rewrap_survivors(kek, actor="decider", ledger=house.ledger, backend=house.backend, things=things)
+    assert house.destroy(str(kek)).holds
+    report = house.verify()
+    assert broken(report) == set()
+    assert not any(each.tried.startswith("reading ") for each in promise(report, 3).checks)
+    assert house.destroy(str(KekRef(kek.scope, 2))).holds
+    after = house.verify(3)
+    assert broken(after) == set()
+    assert any(each.tried.startswith(f"reading {whose} ") for each in promise(after, 3).checks)

@@ -314,6 +314,16 @@ def test_a_stream_under_another_kek_than_expected_is_refused() -> None:
         _open(sealed.data, keys, kek=KEK)
 
 
+def test_a_stream_of_another_epoch_of_the_expected_scope_opens() -> None:
+    """The checkpoints of a run whose key was rotated lie under several epochs."""
+    later = KekRef(KEK.scope, KEK.epoch + 1)
+    keys = MemoryKeys(KEK, later)
+    for kek, expected in ((KEK, later), (later, KEK)):
+        with PartitionSeal(keys, kek, Purpose.DATASET) as seal:
+            sealed = seal.seal(LABEL, PLAIN, chunk_log2=LOG2)
+        assert _open(sealed.data, keys, kek=expected).read(0, 5) == PLAIN[:5]
+
+
 def test_a_stream_sealed_for_another_purpose_or_kek_does_not_open() -> None:
     other = KekRef("dataset/other/1", 1)
     keys = MemoryKeys(KEK, other)
