@@ -260,12 +260,14 @@ def test_an_openbao_that_has_ended_is_unreachable(tmp_path: Path) -> None:
 
 def test_over_tls_by_a_pinned_authority_and_never_past_it(tmp_path: Path) -> None:
     with openbao(tmp_path / "bao", tls=True) as running:
-        backend = running.url
-        with open_openbao(backend) as vault, pytest.raises(VaultRefused):  # TLS held: there is no mount yet
-            vault.create(REF)
-        for spoilt in (backend.split("&ca_file")[0], f"{backend}&spiffe_id=spiffe://stoker.test/bao"):
+        with open_openbao(running.url) as vault:
+            handle = vault.create(REF)
+            plain, sealed = wrapped(vault, handle)
+            with vault.unwrap(handle, REF, sealed, CONTEXT) as opened:
+                assert bytes(opened.view()) == plain
+        for spoilt in (running.url.split("&ca_file")[0], f"{running.url}&spiffe_id=spiffe://stoker.test/bao"):
             with open_openbao(spoilt) as vault, pytest.raises(InsecureLink):
-                vault.create(REF)
+                vault.unwrap(handle, REF, sealed, CONTEXT)
 
 
 def test_no_key_and_no_token_stand_in_a_log_or_an_error(

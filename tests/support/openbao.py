@@ -11,8 +11,10 @@ import json
 import platform
 import secrets
 import socket
+import ssl
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,7 +57,7 @@ class Bao:
 
     def ask(self, verb: str, path: str, body: object = None, token: str | None = None) -> tuple[int, Any]:
         """Status and content of one request of the test's own, as root."""
-        assert self.ca_file is None, "only without TLS"
+        pinned = None if self.ca_file is None else ssl.create_default_context(cafile=self.ca_file)
         request = urllib.request.Request(
             f"{self.origin}/v1/{path}",
             method=verb,
@@ -63,7 +65,7 @@ class Bao:
             headers={"X-Vault-Token": token or self.token_file.read_text().strip()},
         )
         try:
-            with urllib.request.urlopen(request, timeout=START_S) as answer:
+            with urllib.request.urlopen(request, timeout=START_S, context=pinned) as answer:
                 content = answer.read()
                 return answer.status, json.loads(content) if content else None
         except urllib.error.HTTPError as error:
@@ -106,8 +108,7 @@ def openbao(folder: Path, *, tls: bool = False) -> Iterator[Bao]:
     try:
         _wait(server, port)
         bao = Bao(port, folder, next(folder.glob("*-ca.pem")) if tls else None)
-        if not tls:
-            _mount(bao, server)
+        _mount(bao, server)
         yield bao
     finally:
         server.terminate()
