@@ -274,6 +274,7 @@ def test_no_key_and_no_token_stand_in_a_log_or_an_error(
     vault: OpenBaoVault, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="urllib3")  # which an AWS vault in this process keeps quiet
     handle = vault.create(REF)
     plain, sealed = wrapped(vault, handle)
     with pytest.raises(WrongContext) as raised:
