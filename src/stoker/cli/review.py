@@ -12,6 +12,7 @@ import click
 
 from stoker.cli.command import Deed, House, command
 from stoker.cli.review_scan import examples, scan
+from stoker.cli.review_table import table_
 from stoker.cli.table import day, pairs, short, table
 from stoker.core.config import load, read_layer
 from stoker.core.ids import ReviewId
@@ -346,5 +347,5 @@ def ls(house: House) -> Reviews:
     return Reviews(tuple(_row(house, each) for each in house.ledger.catalogue.reviews()))
 
 
-for each in (scan, examples, request, bind, approve, deny, changes, revoke, show, ls):
+for each in (scan, examples, table_, request, bind, approve, deny, changes, revoke, show, ls):
     review.add_command(each)

@@ -48,6 +48,7 @@ class Scan:
     version: str
     digest: str
     patterns_digest: str
+    measures: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,8 @@ class _Reading:
             self.prefixes.add(f"runs/{name}")
         elif entry.action == "source.scan":
             digests = _text(entry, "scan_digest"), _text(entry, "patterns_digest")
-            self.scans.append(Scan(name, _text(entry, "version"), *digests))
+            measures = _text(entry, "measures")
+            self.scans.append(Scan(name, _text(entry, "version"), *digests, measures))
         elif entry.action in _BEGINNINGS:
             self.prefixes.add(f"{_BEGINNINGS[entry.action]}/{name}/{_text(entry, 'version')}")
 

@@ -157,7 +157,8 @@ def _scan_reports(house: OpenHouse, acts: Acts) -> list[Check]:
 
 
 def _unlike(house: OpenHouse, scan: Scan) -> list[str]:
-    key = f"sources/{scan.source}/{scan.version}/scan/{scan.patterns_digest[:32]}.stk"
+    end = f"-{scan.measures}" if scan.measures else ""
+    key = f"sources/{scan.source}/{scan.version}/scan/{scan.patterns_digest[:32]}{end}.stk"
     reader = StreamReader.open(house.store.source(key), house.keys, house.header(key).label, place=key)
     found = hashlib.sha256(reader.read_all(MAX_REPORT_BYTES)).hexdigest()
     return [] if found == scan.digest else [f"{key} is another report than the one that was recorded"]
