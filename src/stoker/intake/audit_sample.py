@@ -126,7 +126,7 @@ def _beyond(task: LookTask, place: Place, exact: Sequence[Finding]) -> Mapping[K
     inside = [finding for finding in exact if finding.start < end and finding.end > start]
     counts: dict[Kind, int] = {}
     known = set(inside)
-    for finding in merged(inside, seen(task.data, start, end)):
+    for finding in merged(task.data, inside, seen(task.data, start, end)):
         if finding not in known and finding.kind in SEEN_KINDS:
             counts[finding.kind] = counts.get(finding.kind, 0) + 1
     return counts

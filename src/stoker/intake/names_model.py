@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 from stoker.core.errors import MissingExtra
@@ -30,13 +30,18 @@ _KINDS: Final[Mapping[str, Kind]] = {
     "NORP": Kind.NATIONALITY,
 }
 _PARTS_UNUSED: Final = ["lemmatizer", "tagger", "parser", "attribute_ruler"]
-_AGE: Final = re.compile(r"(?i)\b\d{1,3}[- ]years?[- ]old\b|\baged? \d{1,3}\b")
+_AGE: Final = re.compile(r"(?i)\b(\d{1,3})[- ]years?[- ]old\b|\baged? (\d{1,3})\b")
 _DATE: Final = re.compile(
     r"(?i)\b(?:1[89]|20)\d\d\b|\b(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.? \d|"
-    r"\b(?:mon|tues|wednes|thurs|fri|satur|sun)day\b"
+    r"\d\.? (?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
 )
-_LETTER: Final = re.compile(r"[^\W\d_]{2}")
-_EDGES: Final = " \t\r\n.,;:!?\"'()[]{}<>|*-–—"
+_CAPITALISED: Final = re.compile(r"[^\W\d_](?<=[^a-z])[^\W\d_]+")
+_EDGES: Final = " \t\r\n.,;:!?\"'()[]{}<>|*-–—/"
+_ARTICLES: Final = ("the ", "The ", "a ", "an ")
+_LABELS: Final = frozenset(
+    ("IBAN", "BIC", "SWIFT", "SSN", "VAT", "DOB", "ZIP", "URL", "ID", "IP", "MAC", "PIN", "CVV", "FAX", "TEL")
+)
+"""Names of fields in capitals, which the model likes to take for organisations."""
 
 
 @functools.cache
@@ -75,33 +80,47 @@ def seen(data: bytes, start: int = 0, end: int | None = None) -> tuple[Finding, 
         places.append(places[-1] + (1 if "\udc80" <= letter <= "\udcff" else len(letter.encode())))
     findings = []
     for entity in _model()(shown).ents:
-        kind = _kind_of(entity.label_, entity.text)
-        if kind is None:
+        first, last = entity.start_char, entity.end_char
+        if entity.label_ == "DATE":
+            age = _AGE.search(entity.text)
+            if age:
+                group = 1 if age[1] else 2
+                first, last = first + age.start(group), first + age.end(group)
+            elif not _DATE.search(entity.text):
+                continue
+            kind = Kind.AGE if age else Kind.DATE
+        elif entity.label_ in _KINDS:
+            kind = _KINDS[entity.label_]
+        else:
             continue
-        first, last = _trimmed(shown, entity.start_char, entity.end_char)
-        if first < last:
-            findings.append(Finding(start + places[first], start + places[last], kind))
-    return tuple(findings)
+        findings.append(Finding(start + places[first], start + places[last], kind))
+    return tuple(each for one in findings for each in _worth(data, one))
 
 
-def _kind_of(label: str, text: str) -> Kind | None:
-    if label == "DATE":
-        if _AGE.search(text):
-            return Kind.AGE
-        return Kind.DATE if _DATE.search(text) else None
-    kind = _KINDS.get(label)
-    return kind if kind is not None and _LETTER.search(text) and any(map(str.isupper, text)) else None
-
-
-def _trimmed(text: str, first: int, last: int) -> tuple[int, int]:
-    """The entity without a genitive, and without marks and blanks at its edges."""
-    if text[first:last].endswith(("'s", "’s")):
-        last -= 2
-    while first < last and text[first] in _EDGES:
-        first += 1
-    while first < last and text[last - 1] in _EDGES:
-        last -= 1
-    return first, last
+def _worth(data: bytes, finding: Finding) -> Iterator[Finding]:
+    """The finding without article, genitive, marks and blanks at its edges, where something is left."""
+    text = data[finding.start : finding.end].decode("utf-8", errors="replace")
+    first, last = 0, len(text)
+    before: tuple[int, int] | None = None
+    while (first, last) != before:
+        before = (first, last)
+        if text[first:last].endswith(("'s", "’s")):
+            last -= 2
+        for article in _ARTICLES:
+            if text.startswith(article, first, last):
+                first += len(article)
+        while first < last and text[first] in _EDGES:
+            first += 1
+        while first < last and text[last - 1] in _EDGES:
+            last -= 1
+    kept = text[first:last]
+    if finding.kind in (Kind.AGE, Kind.DATE):
+        holds = any(map(str.isdigit, kept))
+    else:
+        holds = _CAPITALISED.search(kept) is not None and kept.upper() not in _LABELS
+    if holds and "\ufffd" not in text:
+        start = finding.start + len(text[:first].encode())
+        yield Finding(start, start + len(kept.encode()), finding.kind)
 
 
 def find(data: bytes, kinds: Collection[Kind] = ALL_KINDS) -> tuple[Finding, ...]:
@@ -109,21 +128,23 @@ def find(data: bytes, kinds: Collection[Kind] = ALL_KINDS) -> tuple[Finding, ...
 
     The model is run on all of `data`: for short texts. Raises MissingExtra.
     """
-    return merged(find_exactly(data, kinds), [one for one in seen(data) if one.kind in kinds])
+    return merged(data, find_exactly(data, kinds), [one for one in seen(data) if one.kind in kinds])
 
 
-def merged(exact: Collection[Finding], others: Collection[Finding]) -> tuple[Finding, ...]:
-    """`exact`, and of `others` the parts that no exact finding holds, where two bytes are left."""
+def merged(data: bytes, exact: Collection[Finding], others: Collection[Finding]) -> tuple[Finding, ...]:
+    """`exact`, and of `others` the parts that no exact finding holds, where something is left."""
     found = sorted(exact)
     added: list[Finding] = []
     for other in sorted(others):
         start = other.start
         for finding in [*found, Finding(other.end, other.end, other.kind)]:
-            if finding.end <= start or start >= other.end:
+            if start >= other.end:
+                break
+            if finding.end <= start and finding.start < other.end:
                 continue
             stop = min(finding.start, other.end)
-            if stop - start >= 2:
-                added.append(Finding(start, stop, other.kind))
+            if start < stop:
+                added += _worth(data, Finding(start, stop, other.kind))
             start = max(start, finding.end)
     return tuple(sorted([*found, *_apart(added)]))
 
