@@ -1,4 +1,4 @@
-"""The name model's own part: what it sees is added to exact findings, at the right bytes; it never takes away."""
+"""The name model's part: what it sees is added to exact findings, at the right bytes, never taken away."""
 
 from __future__ import annotations
 

@@ -38,15 +38,20 @@ def _filled(pattern: str, values: Mapping[str, str], escape: Writing = str) -> R
     for place in _PLACE.finditer(pattern):
         record.append(Piece(pattern[at : place.start()]))
         word = place[1]
-        record.append(Piece(escape(values[word]), KINDS[word]))
+        record.append(Piece(escape(values[word]), KINDS.get(word)))
         at = place.end()
     record.append(Piece(pattern[at:]))
     return record
 
 
+def _written(pattern: str, person: Identity, escape: Writing = str) -> Record:
+    """The pattern for a person, whose postcode stands in a line with the city as in their country."""
+    return _filled(pattern.replace("{postcode}", person.locale.last_line), person.values, escape)
+
+
 def letter(person: Identity) -> Record:
     """A sentence or two in the person's language."""
-    return _filled(person.locale.sentence, person.values)
+    return _written(person.locale.sentence, person)
 
 
 def json_object(person: Identity) -> Record:
@@ -132,42 +137,42 @@ def html_table(person: Identity) -> Record:
 
 def mail(person: Identity) -> Record:
     """A mail's head and the end of it."""
-    return _filled(
+    return _written(
         "From: {name} <{email}>\nDate: Mon, 4 May 2020 09:12:44 +0200\nReceived: from [{ip}] by mx1\n\n"
         "Please find the papers attached.\n\nKind regards\n{name}\n{employer}\n{address}\n{postcode}\n"
         "Tel. {phone}\n{site}\n",
-        person.values,
+        person,
     )
 
 
 def log_lines(person: Identity) -> Record:
     """What a server writes down."""
-    return _filled(
+    return _written(
         "2024-03-11T07:22:41Z INFO auth ok user={email} from {ip} mac={mac}\n"
         "2024-03-11T07:22:43Z DEBUG peer [{ip6}]:443 token: password={password}\n"
         "2024-03-11T07:22:44Z WARN retry postgres://{login}@db.internal:5432/app\n"
         "2024-03-11T07:22:45Z INFO gps fix lat/lon {position}\n",
-        person.values,
+        person,
     )
 
 
 def chat(person: Identity) -> Record:
     """What people write to each other."""
-    return _filled(
+    return _written(
         "hi, this is {name}, can you send it to {email}? or text me on {phone}. my card is {card}, "
         "iban {account}. "
         "I live at {address}, {postcode}. born {born}, I am {age} years old\n",
-        person.values,
+        person,
     )
 
 
 def sql_insert(person: Identity) -> Record:
     """A row of a dump."""
-    return _filled(
+    return _written(
         "INSERT INTO customers (name, email, phone, street, dob, iban) VALUES ('{name}', '{email}', "
         "'{phone}', "
         "'{address}', '{born}', '{account}');\n",
-        person.values,
+        person,
         lambda text: text.replace("'", "''"),
     )
 

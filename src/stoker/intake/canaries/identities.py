@@ -22,7 +22,7 @@ _INVENTED_NAMES: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """`values`: what to find, by the word that marks its place in a sentence; `KINDS` has their kinds."""
+    """`values` by the word that marks their place in a sentence; those to be found have a kind in `KINDS`."""
 
     locale: Locale
     values: Mapping[str, str]
@@ -73,13 +73,12 @@ def identity(number: int, seed: bytes) -> Identity:
             f"{ascii_of(family)}_{born.year}",
         ]
     )
-    last_line = locale.last_line.format(city=city, postcode=postcode, state=rng.choice(STATES))
     values = {
         "name": _named(given, family, rng, locale),
         "email": f"{mailbox}@{host}",
         "phone": fill(rng.choice(locale.phones), rng),
         "address": _street(locale, rng),
-        "postcode": last_line,
+        "postcode": postcode,
         "born": born.strftime(locale.date),
         "age": str((_TODAY - born).days // 365),
         "title": rng.choice(locale.titles),
@@ -92,13 +91,14 @@ def identity(number: int, seed: bytes) -> Identity:
         "licence": driver_licence(locale.country, ascii_of(family), rng),
         "ip": f"{rng.choice([62, 81, 93, 145, 193, 203])}."
         + ".".join(str(rng.randint(1, 254)) for _ in "123"),
-        "ip6": "2a0" + ":".join(f"{rng.randint(1, 0xFFFF):x}" for _ in range(8)),
+        "ip6": f"2a{rng.randint(0, 255):02x}:" + ":".join(f"{rng.randint(1, 0xFFFF):x}" for _ in range(7)),
         "mac": ":".join(f"{rng.randint(0, 255):02x}" for _ in range(6)),
         "password": _password(rng),
         "login": f"{ascii_of(given)}:{_password(rng)}",
         "position": f"{rng.uniform(36, 60):.5f}, {rng.uniform(-9, 25):.5f}",
         "date": signed.strftime(locale.date),
         "site": f"www.{host}",
+        "state": rng.choice(STATES),
     }
     return Identity(locale, values)
 
