@@ -73,9 +73,9 @@ def test_any_table_is_counted_as_by_brute_force(rows: list[tuple[str, str, str]]
 
 def test_values_that_join_to_the_same_text_are_told_apart() -> None:
     counting = Anonymising([Column("x"), Column("y")], [])
-    counting.add({"x": "a\0" + "1:b", "y": ""})
-    counting.add({"x": "a", "y": "b"})
-    counting.add({"x": "a\0", "y": "1:b"})
+    counting.add({"x": "a\0b", "y": "c"})
+    counting.add({"x": "a", "y": "b\0c"})
+    counting.add({"x": "a\0" + "1:b", "y": "c"})
     assert counting.result(2, 1).classes == 3
 
 
