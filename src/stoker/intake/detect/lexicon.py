@@ -1,4 +1,6 @@
-"""What is known about a listed word, as flags, and the table of all of them. See docs/design/detect.md, "Words"."""
+"""What is known about a listed word, as flags, and the table of all of them.
+
+See docs/design/detect.md, "Words"."""
 
 from __future__ import annotations
 

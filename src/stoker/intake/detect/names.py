@@ -1,6 +1,7 @@
 """People, organisations and places by lists and the words around them. See docs/design/detect.md, "Names".
 
-A *run* is capitalised words with a blank, a hyphen, an apostrophe or the dot of an initial between them. Runs that
+A *run* is capitalised words with a blank, a hyphen, an apostrophe or the dot of an initial between them.
+Runs that
 hold a listed word which is no common word are looked at, one by one; the others cost array operations only.
 """
 
@@ -32,33 +33,162 @@ _IDENTIFIER[list(b"_0123456789@#$%&<{\\")] = True
 _IDENTIFIER_AFTER: Final = np.zeros(256, dtype=bool)
 _IDENTIFIER_AFTER[list(b"_0123456789@(={\\")] = True
 
-_SURNAME_ENDINGS: Final = ["ov", "ova", "ev", "eva", "in", "ina", "yov", "sky", "skiy", "ski", "ska", "cki", "cka", "wicz", "vich", "vić", "ović", "ević", "ič", "ić", "čić", "šić", "ssen", "rsen", "nsen", "lsen", "ksen", "tsen", "dsen", "gsen", "sson", "rson", "nson", "ldsson", "dóttir", "dottir", "datter", "nen", "lainen", "escu", "eanu", "yan", "ian", "enko", "chuk", "shvili", "dze", "poulos", "idis", "akis", "oglu", "oğlu", "czyk", "ák", "ský", "ová", "ková", "ová", "ický", "berg", "ström", "qvist", "kvist", "lund", "strand", "dahl", "mann", "bauer", "meier", "meyer", "maier", "hoffer", "stein", "bach", "huber", "inger", "inho", "eira", "ães", "ões", "ini", "elli", "etti", "otti", "ucci", "ello", "illo", "accio", "ese", "ault", "eau", "oux", "ier", "ard", "ieux", "huis", "stra", "sma", "inga", "man", "sveld", "hoven", "dijk", "yev", "yeva", "iyev", "ayev", "ayeva", "liyev", "akov", "jeff", "off", "adze"]
+_SURNAME_ENDINGS: Final = [
+    "ov",
+    "ova",
+    "ev",
+    "eva",
+    "in",
+    "ina",
+    "yov",
+    "sky",
+    "skiy",
+    "ski",
+    "ska",
+    "cki",
+    "cka",
+    "wicz",
+    "vich",
+    "vić",
+    "ović",
+    "ević",
+    "ič",
+    "ić",
+    "čić",
+    "šić",
+    "ssen",
+    "rsen",
+    "nsen",
+    "lsen",
+    "ksen",
+    "tsen",
+    "dsen",
+    "gsen",
+    "sson",
+    "rson",
+    "nson",
+    "ldsson",
+    "dóttir",
+    "dottir",
+    "datter",
+    "nen",
+    "lainen",
+    "escu",
+    "eanu",
+    "yan",
+    "ian",
+    "enko",
+    "chuk",
+    "shvili",
+    "dze",
+    "poulos",
+    "idis",
+    "akis",
+    "oglu",
+    "oğlu",
+    "czyk",
+    "ák",
+    "ský",
+    "ová",
+    "ková",
+    "ová",
+    "ický",
+    "berg",
+    "ström",
+    "qvist",
+    "kvist",
+    "lund",
+    "strand",
+    "dahl",
+    "mann",
+    "bauer",
+    "meier",
+    "meyer",
+    "maier",
+    "hoffer",
+    "stein",
+    "bach",
+    "huber",
+    "inger",
+    "inho",
+    "eira",
+    "ães",
+    "ões",
+    "ini",
+    "elli",
+    "etti",
+    "otti",
+    "ucci",
+    "ello",
+    "illo",
+    "accio",
+    "ese",
+    "ault",
+    "eau",
+    "oux",
+    "ier",
+    "ard",
+    "ieux",
+    "huis",
+    "stra",
+    "sma",
+    "inga",
+    "man",
+    "sveld",
+    "hoven",
+    "dijk",
+    "yev",
+    "yeva",
+    "iyev",
+    "ayev",
+    "ayeva",
+    "liyev",
+    "akov",
+    "jeff",
+    "off",
+    "adze",
+]
 _ENDING: Final = re.compile(("(?:" + "|".join(_SURNAME_ENDINGS) + r")\Z").encode())
 _PARTICLES: Final = re.compile(
-    rb" (?:(?:van|von|der|den|de|del|della|di|da|dos|das|do|la|le|al|el|bin|ibn|ben|ter|ten|zu|af|av|d') ?){1,3}"
+    rb" (?:(?:van|von|der|den|de|del|della|di|da|dos|das|do|la|le|al|el|bin|ibn|ben|ter|ten|zu|af|av"
+    rb"|d') ?){1,3}"
     rb"(?=[A-Z\xc3-\xd4])"
 )
 _NEXT_WORD: Final = re.compile(rb"[A-Z\xc3-\xd4][A-Za-z\x80-\xff]+(?:[-'][A-Z][A-Za-z\x80-\xff]+)*")
 _SUFFIX: Final = re.compile(rb",? (?:Jr\.?|Sr\.?|II|III|IV)(?![A-Za-z])")
 _LIST_OF_FIRMS: Final = re.compile(
-    rb"(?:, [A-Z\xc3-\xd4][A-Za-z\x80-\xff'-]+){1,3},? and (?=[A-Z\xc3-\xd4])[A-Za-z\x80-\xff'-]+| and Sons\b| & Sons\b"
+    rb"(?:, [A-Z\xc3-\xd4][A-Za-z\x80-\xff'-]+){1,3},? and (?=[A-Z\xc3-\xd4])[A-Za-z\x80-\xff'-]+| "
+    rb"and Sons\b| & Sons\b"
 )
 _PLACE_BEFORE: Final = re.compile(
-    rb"(?:\b(?:in|to|from|at|near|of|around|visit|visiting|leave|leaving|for|city|town|village|southern|northern|"
-    rb"eastern|western|central|via|and|Southern|Northern|Eastern|Western|Central|North|South|East|West|In|From|To|"
+    rb"(?:\b(?:in|to|from|at|near|of|around|visit|visiting|leave|leaving|for|city|town|village"
+    rb"|southern|northern|"
+    rb"eastern|western|central|via|and|Southern|Northern|Eastern|Western|Central|North|South|East"
+    rb"|West|In|From|To|"
     rb"Where:))\s\Z"
 )
 _FIRM_BEFORE: Final = re.compile(
     rb"(?i)\b(?:works? (?:for|at)|working (?:for|at)|employed (?:by|at)|joined|company)\s\Z"
 )
 _FIRM_AFTER: Final = re.compile(
-    rb"(?:'s)? (?:office|is the brainchild|website|employees|shares|Orchestra|stock|invested|announced|acquired|"
+    rb"(?:'s)? (?:office|website|employees|shares|stock|invested|announced|acquired|"
     rb"headquarters|is an? [A-Za-z ]{0,40}(?:company|bank|firm|corporation|non-profit|organi[sz]ation))\b"
 )
 _PERSON_BEFORE: Final = re.compile(
-    rb"(?i)\b(?:name is|named|called|dear|hi|hello|thanks|by|with|call(?:s|ed)? me|i am|i'm|user:|says|said|asked|why is|"
+    rb"(?i)\b(?:name is|named|called|dear|hi|hello|thanks|by|with|call(?:s|ed)? me|i am|i'm|user:"
+    rb"|says|said|asked|why is|"
     rb"kid|son|daughter|husband|wife|partner|friend|brother|sister|colleague|boss|up with)\s\Z"
 )
+
+
+NO_NAMES: Final = frozenset(
+    b"Dear Hi Hello Hey The My Our In On At By For From To And But See Thanks Thank Copyright Author "
+    b"Authors When Why "
+    b"Where What Who How If This That Is Are Was So As With Re Bot User Sir Both Ask Tell Call Meet "
+    b"Let Please Sincerely "
+    b"Regards Yours Best Kind Sister Brother Port Original Also Additional Some Many All New".split()
+)
+"""Words that begin a sentence or a letter; as the first word of a name they are not taken for one."""
 
 
 class Found(NamedTuple):
@@ -128,7 +258,10 @@ def _runs(data: bytes, words: TextWords) -> tuple[NDArray[np.int64], NDArray[np.
         ((flags & TITLE) != 0) & plain
     )
     forms = (flags & (FORM | COMPANY_WORD)) != 0
-    interesting = np.logical_or.reduceat(worth, first) | (
+    starting = ((flags & (START | COMPANY_START)) != 0) & plain & ~shouted & (ends - starts > 2)
+    starting[:-1] &= joined & ((flags[1:] & COMMON) == 0)
+    starting[-1:] = False
+    interesting = np.logical_or.reduceat(worth | starting, first) | (
         np.logical_or.reduceat(forms, first) & (last - first > 1)
     )
     return first, last, interesting
@@ -142,6 +275,8 @@ def name_like(word: Word) -> float:
     """How well a capitalised word can be a part of a person's name: 0 not, 2 surely."""
     if word.marks & (FORM | NATIONALITY | CALENDAR) and not word.marks & GIVEN:
         return 0.0
+    if len(word.text) == 1:
+        return 0.4
     common = bool(word.marks & (COMMON | TECHNICAL))
     if word.marks & GIVEN:
         return 0.6 if common else 2.0
@@ -149,8 +284,6 @@ def name_like(word: Word) -> float:
         return 0.5 if common else 1.5
     if common or word.marks & (STREET | COMPANY_WORD):
         return 0.1
-    if len(word.text) == 1:
-        return 0.4
     if word.text.isupper() and word.text.isascii():
         return 0.0
     return 1.2 if _ENDING.search(word.text) else 0.7
@@ -168,9 +301,11 @@ def _at(data: bytes, lexicon: Lexicon, run: list[Word], at: int) -> tuple[int, l
     """Names that begin with word `at` of `run`: how many words they take, and what they are."""
     word = run[at]
     if word.marks & TITLE and at + 1 < len(run) and word.text.lower() in _HONORIFICS:
-        count = _name_words(run, at + 1)
-        if not count and run[at + 1].text[0] >= 0x41 and not run[at + 1].marks & COMMON:
-            count = 1
+        count = 0
+        for following in run[at + 1 : at + 1 + MAX_NAME_WORDS]:
+            if name_like(following) < 0.4:
+                break
+            count += 1
         if count:
             end = word.end + 1 if data[word.end : word.end + 1] == b"." else word.end
             start, stop = run[at + 1].start, _extended(data, run[at + count].end)
@@ -194,7 +329,7 @@ def _name_words(run: list[Word], at: int) -> int:
     """How many words from `at` are one person's name; 0 for none."""
     first = run[at]
     total = name_like(first)
-    if total < 0.5 or len(first.text) == 1:
+    if total < 0.5 or len(first.text) == 1 or first.text in NO_NAMES:
         return 0
     taken = 1
     for word in run[at + 1 : at + MAX_NAME_WORDS]:

@@ -53,5 +53,20 @@ CARD_LENGTHS: Final[tuple[tuple[range, int, frozenset[int]], ...]] = (
 """Issuer prefixes, how many digits of the number they compare with, and the lengths issued under them: Visa,
 Mastercard (two ranges), American Express (two), Discover (two), JCB, Diners Club (three), UnionPay."""
 
-CARD_GROUPS: Final = frozenset({(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3), (4, 4, 5), (6, 13)})
-"""How the digits of a card are grouped when printed."""
+CARD_GROUPS: Final = frozenset(
+    {
+        (4, 4, 4, 4),
+        (4, 6, 5),
+        (4, 6, 4),
+        (4, 4, 4, 4, 3),
+        (4, 4, 5),
+        (6, 13),
+        (8, 4, 4),
+        (4, 8, 4),
+        (4, 4, 8),
+        (8, 8),
+        (4, 12),
+        (12, 4),
+    }
+)
+"""How the digits of a card are grouped when printed, and with a blank of that lost or invisible."""

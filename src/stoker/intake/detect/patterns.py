@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
-
-import re2
+from typing import Final
 
 from stoker.core.canonical import digest_of
-from stoker.intake.detect import recognise
+from stoker.intake.detect import addresses, borders, contexts, identity, moments, recognise
+from stoker.intake.detect.options import byte_options as byte_options
 from stoker.intake.detect.recognise import Span
 from stoker.spec.recipe import Kind
 
-RECOGNISERS_VERSION: Final = 1
+RECOGNISERS_VERSION: Final = 2
 """Raised whenever a recogniser decides differently, so that old scans are not taken for new ones."""
+
+
+ANCHORS: Final = "words that announce an address"
+"""The name of the pattern whose spans are places to look at, not findings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,9 @@ class Pattern:
     kind: Kind
     expression: bytes
     recogniser: Callable[[bytes, int, int], Iterator[Span]]
+    trigger: bytes = b""
+    """What stage one looks for instead of the expression: shorter, and in every text the expression
+    matches."""
 
 
 PATTERNS: Final[tuple[Pattern, ...]] = (
@@ -37,18 +43,21 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         Kind.EMAIL,
         rb"[A-Za-z0-9._%+\-\x80-\xff]+@[A-Za-z0-9\-\x80-\xff]+(?:\.[A-Za-z0-9\-\x80-\xff]+)*\.[A-Za-z]{2,}",
         recognise.email,
+        trigger=rb"@[A-Za-z0-9\-\x80-\xff]",
     ),
     Pattern(
         "international phone number",
         Kind.PHONE,
         rb"\+[1-9](?:[ \-./]?\(?\d\)?){6,}",
         recognise.phone_international,
+        trigger=rb"\+[1-9]",
     ),
     Pattern(
         "North American phone number",
         Kind.PHONE,
         rb"(?:\([2-9]\d\d\) ?|[2-9]\d\d[\-.])[2-9]\d\d[\-.]\d{4}",
         recognise.phone_north_american,
+        trigger=rb"\d{3}[\-. ]\d{4}",
     ),
     Pattern(
         "phone number after a word",
@@ -56,27 +65,43 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         rb"(?i)(?:phone|tel|telephone|mobile|fax)(?: no| number)?\.?[\"']?[:= ][ \t\"']{0,3}"
         rb"\+?\(?\d(?:[ \-./]?\(?\d\)?){6,}",
         recognise.phone_in_context,
+        trigger=rb"(?i)(?:phone|tel|mobile|fax)(?: no| number)?\.?[\"']?[:= ][ \t\"']{0,3}\+?\(?\d",
     ),
-    Pattern("IPv4 address", Kind.IPV4, rb"\d+(?:\.\d+){3,}", recognise.ipv4),
+    Pattern("IPv4 address", Kind.IPV4, rb"\d+(?:\.\d+){3,}", recognise.ipv4, trigger=rb"\d\.\d+\.\d+\.\d"),
     Pattern(
         "IPv6 address",
         Kind.IPV6,
         rb"[0-9A-Fa-f]{1,4}:(?:[0-9A-Fa-f]{0,4}:)+[0-9A-Fa-f.]*|::(?:[0-9A-Fa-f]{1,4}:)+[0-9A-Fa-f.]*",
         recognise.ipv6,
+        trigger=rb"[0-9A-Fa-f]:[0-9A-Fa-f]{0,4}:|::[0-9A-Fa-f]",
     ),
-    Pattern("card number", Kind.CARD, rb"\d(?:[ \-]?\d){12,}", recognise.card),
-    Pattern("IBAN", Kind.IBAN, rb"[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}", recognise.iban),
+    Pattern(
+        "card number",
+        Kind.CARD,
+        rb"\d(?:[ \-]?\d){12,}",
+        recognise.card,
+        trigger=rb"\d[ \-]?\d[ \-]?\d[ \-]?\d[ \-]?\d[ \-]?\d[ \-]?\d",
+    ),
+    Pattern(
+        "IBAN",
+        Kind.IBAN,
+        rb"(?i)[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}",
+        recognise.iban,
+        trigger=rb"(?i)[A-Z]{2}\d\d ?[A-Z0-9]",
+    ),
     Pattern(
         "AWS access key id",
         Kind.SECRET,
         rb"(?:AKIA|ASIA|AGPA|AIDA|AROA|ANPA)[A-Z0-9]{16}",
         recognise.token,
+        trigger=rb"A[KSGIRN][IPO][AD][A-Z0-9]{16}",
     ),
     Pattern(
         "GitHub token",
         Kind.SECRET,
         rb"gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{22,}",
         recognise.token,
+        trigger=rb"gh[pousr]_|github_pat_",
     ),
     Pattern(
         "token with a published prefix",
@@ -85,18 +110,21 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         rb"|[sr]k_(?:live|test)_[A-Za-z0-9]{16,}|pypi-AgE[A-Za-z0-9_\-]{50,}|hf_[A-Za-z0-9]{30,}"
         rb"|npm_[A-Za-z0-9]{36,}|sk-[A-Za-z0-9_\-]{32,}",
         recognise.token,
+        trigger=rb"glpat-|xox[abeprs]-|AIza|[sr]k_(?:live|test)_|pypi-AgE|hf_|npm_|sk-",
     ),
     Pattern(
         "private key block",
         Kind.SECRET,
         rb"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----",
         recognise.private_key,
+        trigger=rb"PRIVATE KEY",
     ),
     Pattern(
         "JSON web token",
         Kind.SECRET,
         rb"eyJ[A-Za-z0-9_\-]{8,}\.eyJ[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]*",
         recognise.jwt,
+        trigger=rb"eyJ[A-Za-z0-9_\-]{8}",
     ),
     Pattern(
         "value assigned to a secret's name",
@@ -104,12 +132,237 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         rb"(?i)(?:api_?key|access_?key|secret|passwd|password|pwd|token|credential)[A-Za-z0-9_]*[\"']?"
         rb"[ \t]*(?:=>|:=|=|:)[ \t]*[\"']?[A-Za-z0-9+/_\-=!@#$%^&*.~]{8,}",
         recognise.assigned_secret,
+        trigger=rb"(?i)(?:api_?key|access_?key|secret|passwd|password|pwd|token"
+        rb"|credential)[A-Za-z0-9_]*[\"']?[ \t]*[=:]",
     ),
     Pattern(
         "URL with credentials",
         Kind.URL_CREDENTIALS,
         rb"[A-Za-z][A-Za-z0-9+.\-]*://[^\s/?#:@\"'<>\\]*:[^\s/?#@\"'<>\\]+@",
         recognise.url_credentials,
+        trigger=rb"://[^\s/?#:@]*:",
+    ),
+    Pattern("card number across a border", Kind.CARD, borders.CARD, borders.card, borders.CARD_TRIGGER),
+    Pattern("IBAN across a border", Kind.IBAN, borders.IBAN, borders.iban, borders.IBAN_TRIGGER),
+    Pattern("phone number across a border", Kind.PHONE, borders.PHONE, borders.phone, borders.PHONE_TRIGGER),
+    Pattern(
+        "e-mail address across a border", Kind.EMAIL, borders.EMAIL, borders.email, borders.EMAIL_TRIGGER
+    ),
+    Pattern(
+        "digits announced as a card",
+        Kind.CARD,
+        rb"\d{12,19}",
+        identity.announced_card,
+        trigger=rb"\d{7}",
+    ),
+    Pattern(
+        "phone number in groups",
+        Kind.PHONE,
+        rb"\(?\d{1,4}\)?(?:[ .\-/]\(?\d{2,7}\)?){1,6}(?: ?x\d{1,5})?",
+        identity.phone_grouped,
+        trigger=rb"\d[)]?[ .\-/]\(?\d\d",
+    ),
+    Pattern(
+        "phone number in one piece",
+        Kind.PHONE,
+        rb"\d{7,11}",
+        identity.phone_grouped,
+        trigger=rb"\d{7}",
+    ),
+    Pattern(
+        "North American number with prefix or extension",
+        Kind.PHONE,
+        rb"(?:\+?1[\-. ]|001[\-. ])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[\-.])\d{3}[\-.]\d{4}(?: ?x\d{1,5})",
+        identity.phone_extended,
+        trigger=rb"\d{3}[\-. ]\d{4}",
+    ),
+    Pattern(
+        "bracketed North American number",
+        Kind.PHONE,
+        rb"(?:\+?1[\-. ]|001[\-. ])\(?[2-9]\d\d\)?[\-. ]\d{3}[\-. ]\d{4}",
+        identity.phone_extended,
+        trigger=rb"\d{3}[\-. ]\d{4}",
+    ),
+    Pattern("US social security number", Kind.NATIONAL_ID, rb"\d{3}-\d{2}-\d{4}", identity.ssn),
+    Pattern(
+        "national number with check digits",
+        Kind.NATIONAL_ID,
+        rb"[0-9XYZ]\d{7}-?[A-Z]|\d{6}[-+A]\d{3}[0-9A-Y]|[A-Z]{6}\d\d[A-Z]\d\d[A-Z]\d{3}[A-Z]"
+        rb"|\d{3}\.\d{3}\.\d{3}-\d\d|\d\d\.\d\d\.\d\d-\d{3}\.\d\d|756\.\d{4}\.\d{4}\.\d\d|\d{17}[0-9X]"
+        rb"|[12] ?\d\d ?\d\d ?\d[0-9AB] ?\d{3} ?\d{3} ?\d\d|[A-Z]{2} ?\d\d ?\d\d ?\d\d ?[A-D]",
+        identity.checked_id,
+        trigger=rb"\d{7}|\d{6}[-+A]\d|[A-Z]{6}\d\d|\d{3}\.\d{3}\.|\d\d\.\d\d\.\d\d-|756\.|[12] ?\d\d ?\d\d "
+        rb"?\d[0-9AB] ?\d|[A-Z]{2} ?\d\d ?\d\d ?\d\d",
+    ),
+    Pattern(
+        "number announced as a national id",
+        Kind.NATIONAL_ID,
+        rb"[A-Z]{0,2}\d(?:[ \-./]?\d){6,14}[A-Z]?",
+        identity.announced_id,
+        trigger=rb"(?i)ssn|social sec|national i|personal [cin]|id (?:no|num|card)|tax |passport|nino|\bdni"
+        rb"|\bnie\b|\bnir\b|codice f|pesel|personnum|henkil|\bcpr\b|dselsn|\bbsn\b|burgers|\bcpf\b"
+        rb"|aadhaar|\bahv\b|\bavs\b|steuer|idnr|\bnhs\b|sozialv|rijksr|registre n|rodn|curp|kennitala",
+    ),
+    Pattern(
+        "number after a driver licence's words",
+        Kind.DRIVER_LICENCE,
+        rb"[A-Z]{0,3}\d(?:-?[A-Z0-9]){4,17}",
+        identity.licence,
+        trigger=rb"(?i)driver|driving|hrerschein|permis de",
+    ),
+    Pattern(
+        "hardware address",
+        Kind.MAC,
+        rb"(?i)(?:[0-9a-f]{2}[:-]){5}[0-9a-f]{2}",
+        moments.mac,
+        trigger=rb"(?i)[0-9a-f]{2}[:-][0-9a-f]{2}[:-][0-9a-f]{2}[:-]",
+    ),
+    Pattern(
+        "date in numbers",
+        Kind.DATE,
+        rb"(?:\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}|\d{4}/\d{1,2}/\d{1,2})"
+        rb"(?:[ T]\d\d:\d\d(?::\d\d(?:\.\d+)?)?Z?)?",
+        moments.numeric_date,
+        trigger=rb"\d{4}-\d{1,2}-\d|\d[/.]\d{1,2}[/.]\d{2}|\d{4}/\d",
+    ),
+    Pattern(
+        "date with a month's name",
+        Kind.DATE,
+        rb"(?:\d{1,2}(?:st|nd|rd|th|\.)? (?:of )?)?(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?"
+        rb"|Apr(?:il)?|May|June?|July?"
+        rb"|Aug(?:ust)?|Sep(?:t(?:ember)?)?|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)\.? \d{1,4}(?:st"
+        rb"|nd|rd|th)?(?:,? \d{4})?",
+        moments.written_date,
+        trigger=rb"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.? \d",
+    ),
+    Pattern(
+        "year after a word",
+        Kind.DATE,
+        rb"(?i)(?:in|since|of|from|until|till|by|during|circa|before|after|year|between|around) "
+        rb"(?:1[5-9]|20)\d\d",
+        moments.year,
+    ),
+    Pattern(
+        "birth date",
+        Kind.BIRTH_DATE,
+        rb"(?i)(?:born|birth|birthday|birthdate|d\.?o\.?b\.?|geboren|n\xc3\xa9e?|nacimiento|nat[oa]"
+        rb"|f\xc3\xb6dd|f\xc3\xb8dt)"
+        rb"(?: (?:on|is|am|le|il|date))?[\"']?[ :=,\"'(]{1,4}(?:\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}"
+        rb"|\d{1,2}\.? [a-z]{3,9} \d{4})",
+        moments.birth_date,
+        trigger=rb"(?i)born|birth|do\.?b|d\.o|gebor|n\xc3\xa9|nacim|nat[oa]|f\xc3\xb6dd|f\xc3\xb8dt",
+    ),
+    Pattern(
+        "age",
+        Kind.AGE,
+        rb"(?i)\d{1,3}[ -]?(?:years?|yrs?)[ -]?(?:old|of age)|\d{1,3} ?y/?o\b|(?:aged?:?|turn(?:ed"
+        rb"|ing|s)?|when (?:he|she|i) was|when (?:we|they) were) \d{1,3}",
+        moments.age,
+        trigger=rb"(?i)\d[ -]?(?:year|yr|y/?o)|(?:aged?:?|turn(?:ed|ing|s)?|was|were) \d",
+    ),
+    Pattern(
+        "latitude and longitude",
+        Kind.COORDINATES,
+        rb"[-+]?\d{1,2}\.\d{4,}\xc2?\xb0? ?[NS]?[,;] ?[-+]?\d{1,3}\.\d{4,}",
+        moments.coordinates,
+        trigger=rb"\d\.\d{4}",
+    ),
+    Pattern(
+        "degrees, minutes, seconds",
+        Kind.COORDINATES,
+        rb"\d{1,2}\xc2\xb0 ?\d{1,2}['\x80-\xff]{1,3} ?(?:\d{1,2}(?:\.\d+)?(?:''|\"|[\x80-\xff]{3}) "
+        rb"?)?[NS],? ?\d{1,3}\xc2\xb0 ?\d{1,2}"
+        rb"['\x80-\xff]{1,3} ?(?:\d{1,2}(?:\.\d+)?(?:''|\"|[\x80-\xff]{3}) ?)?[EW]",
+        moments.degrees,
+        trigger=rb"\xc2\xb0",
+    ),
+    Pattern(
+        "postcode after a word",
+        Kind.POSTCODE,
+        rb"(?i)(?:zip|zip code|post ?code|postal code|plz|code postal)(?: is)?[\"']?[ "
+        rb":=]{1,3}[\"']?[A-Z0-9]{2,6}(?:[ -][A-Z0-9]{2,4})?",
+        moments.postcode,
+        trigger=rb"(?i)zip|post ?code|postal c|code postal|plz",
+    ),
+    Pattern(
+        "Canadian or British postcode",
+        Kind.POSTCODE,
+        rb"[A-CEGHJ-NPR-TVXY]\d[A-Z] \d[A-Z]\d|[A-PR-UWYZ][A-HK-Y]?\d[0-9A-HJKMNP-Y]? \d[ABD-HJLNP-UW-Z]{2}",
+        moments.shaped_postcode,
+        trigger=rb"[A-Z]\d[0-9A-Z]? \d[A-Z]",
+    ),
+    Pattern("ZIP code after a state", Kind.POSTCODE, rb", (?:[A-Z]{2}) \d{5}(?:-\d{4})?", moments.state_zip),
+    Pattern(
+        "name after words",
+        Kind.PERSON,
+        contexts.PERSON_BEFORE + contexts.NAME,
+        contexts.person_after,
+        trigger=contexts.PERSON_BEFORE_TRIGGER,
+    ),
+    Pattern(
+        "name before words",
+        Kind.PERSON,
+        contexts.NAME + contexts.PERSON_AFTER,
+        contexts.person_before,
+        trigger=contexts.PERSON_AFTER_TRIGGER,
+    ),
+    Pattern(
+        "organisation after words",
+        Kind.ORGANISATION,
+        contexts.FIRM_BEFORE + contexts.FIRM,
+        contexts.firm_after,
+        trigger=contexts.FIRM_BEFORE_TRIGGER,
+    ),
+    Pattern(
+        "organisation before words",
+        Kind.ORGANISATION,
+        contexts.FIRM + contexts.FIRM_AFTER,
+        contexts.firm_before,
+        trigger=contexts.FIRM_AFTER_TRIGGER,
+    ),
+    Pattern(
+        "place after words",
+        Kind.LOCATION,
+        contexts.PLACE_BEFORE + contexts.PLACE,
+        contexts.place_after,
+        trigger=contexts.PLACE_BEFORE_TRIGGER,
+    ),
+    Pattern(
+        "nationality after words",
+        Kind.NATIONALITY,
+        rb"(?i)\b(?:proud|great|fellow|authentic|traditional|typical) [a-z]{4,16}",
+        contexts.nationality,
+        trigger=rb"(?i)\b(?:proud|fellow|authentic|traditional|typical|great) [a-z]",
+    ),
+    Pattern(
+        "job on a line",
+        Kind.TITLE,
+        contexts.JOB_LINE,
+        contexts.job_alone,
+        trigger=contexts.JOB_TRIGGER,
+    ),
+    Pattern(
+        "job after words",
+        Kind.TITLE,
+        rb"(?i)\b(?:as|job is|job title|job title:|profession:|occupation:)(?: an?| the)? "
+        rb"[a-z][a-z,'\- ]{2,60}",
+        contexts.job_after,
+        trigger=rb"(?i)work[a-z]* (?:as|for|at)|job (?:is|title)|profession|occupation|employed as",
+    ),
+    Pattern(ANCHORS, Kind.STREET_ADDRESS, addresses.ANNOUNCEMENT, addresses.announcement),
+    Pattern(
+        "web address",
+        Kind.DOMAIN,
+        rb"(?i)(?:https?://|ftp://|www\.)[^\s\"'<>|\x00]+",
+        moments.web_address,
+        trigger=rb"(?i)p?s?://|www\.",
+    ),
+    Pattern(
+        "domain name",
+        Kind.DOMAIN,
+        rb"(?i)[a-z0-9][a-z0-9\-]*(?:\.[a-z0-9\-]+)*\.(?:com|org|net|edu|gov)(?:\.[a-z]{2})?",
+        moments.domain,
+        trigger=rb"(?i)\.(?:com|org|net|edu|gov)",
     ),
 )
 
@@ -117,17 +370,14 @@ PATTERNS_DIGEST: Final = digest_of(
     {
         "recognisers": RECOGNISERS_VERSION,
         "patterns": [
-            [pattern.name, pattern.kind, pattern.expression.decode("latin-1")] for pattern in PATTERNS
+            [
+                pattern.name,
+                pattern.kind,
+                pattern.expression.decode("latin-1"),
+                pattern.trigger.decode("latin-1"),
+            ]
+            for pattern in PATTERNS
         ],
     }
 )
 """Names this set of patterns and recognisers; part of every scan report and every recipe digest."""
-
-
-def byte_options() -> Any:
-    """RE2 options for bytes; the memory limit is far above what these patterns need."""
-    options = re2.Options()
-    options.encoding = re2.Options.Encoding.LATIN1
-    options.max_mem = 64 * 1024 * 1024
-    options.log_errors = False
-    return options

@@ -206,7 +206,7 @@ def iban(data: bytes, start: int, end: int) -> Iterator[Span]:
     """A country's IBAN, with or without single spaces, whose remainder modulo 97 is 1."""
     if before(data, start) in _WORD:
         return
-    length = IBAN_LENGTHS.get(data[start : start + 2])
+    length = IBAN_LENGTHS.get(data[start : start + 2].upper())
     if length is None:
         return
     compact = bytearray()
@@ -215,7 +215,7 @@ def iban(data: bytes, start: int, end: int) -> Iterator[Span]:
         if data[at] != 0x20:
             compact.append(data[at])
         at += 1
-    if after(data, at) not in _WORD and iban_check(bytes(compact)):
+    if after(data, at) not in _WORD and iban_check(bytes(compact).upper()):
         yield start, at
 
 
@@ -228,6 +228,8 @@ def token(data: bytes, start: int, end: int) -> Iterator[Span]:
 def private_key(data: bytes, start: int, end: int) -> Iterator[Span]:
     """From the BEGIN line to its END line, or over everything that looks like base64 after it."""
     limit = min(len(data), start + MAX_KEY_BLOCK_BYTES)
+    following = data.find(b"-----BEGIN ", end, limit)
+    limit = following if following >= 0 else limit
     label = data[start + len(b"-----BEGIN ") : end - len(b"-----")]
     finish = data.find(b"-----END " + label + b"-----", end, limit)
     if finish >= 0:

@@ -7,20 +7,37 @@ candidates of those patterns and hands each to its exact recogniser.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping, Sequence
+import itertools
+from bisect import bisect_right
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import re2
 
 from stoker.core.errors import StokerError
-from stoker.intake.detect.patterns import PATTERNS, Pattern, byte_options
+from stoker.intake.detect.addresses import address_anchors, find_addresses
+from stoker.intake.detect.lexicon import Mark, lexicon
+from stoker.intake.detect.names import find_names
+from stoker.intake.detect.normal import normal
+from stoker.intake.detect.patterns import ANCHORS, PATTERNS, Pattern, byte_options
 from stoker.spec.recipe import Kind
 
 ALL_KINDS: Final[frozenset[Kind]] = frozenset(Kind)
 
 PLACEHOLDERS: Final[Mapping[Kind, bytes]] = {kind: f"<{kind.name}>".encode() for kind in Kind}
 """What stands in the place of a finding after redaction."""
+
+NAME_KINDS: Final = frozenset(
+    {Kind.PERSON, Kind.ORGANISATION, Kind.LOCATION, Kind.NATIONALITY, Kind.TITLE, Kind.STREET_ADDRESS}
+)
+CAPITALISED: Final = int(Mark.TITLE | Mark.UNIT | Mark.COMPANY_FORM | Mark.COUNTRY)
+MAX_CASELESS_BYTES: Final = 4096
+"""A longer text without capitals is no text that lost them."""
+
+WINDOW_BYTES: Final = 8192
+OVERLAP_BYTES: Final = 384
+"""What a pattern needs to match is shorter than this; recognisers look at the whole text."""
 
 MAX_ROUNDS: Final = 8
 """Redaction is repeated until nothing is found; a cut that makes a new finding needs a second round."""
@@ -36,7 +53,7 @@ class Finding:
 
 
 class _Scanner:
-    """The compiled set and the compiled single patterns for some kinds."""
+    """The compiled set of triggers and the compiled single patterns for some kinds."""
 
     def __init__(self, kinds: frozenset[Kind]) -> None:
         options = byte_options()
@@ -46,9 +63,13 @@ class _Scanner:
             if pattern.kind in kinds
         )
         self.set: Any = re2.Set.SearchSet(options)
-        for pattern, _ in self.patterns:
-            self.set.Add(pattern.expression)
-        self.always = len(self.patterns)
+        by_trigger: dict[bytes, list[int]] = {}
+        for index, (pattern, _) in enumerate(self.patterns):
+            by_trigger.setdefault(pattern.trigger or pattern.expression, []).append(index)
+        for trigger in by_trigger:
+            self.set.Add(trigger)
+        self.indices = tuple(by_trigger.values())
+        self.always = len(by_trigger)
         self.set.Add(b"")
         self.set.Compile()
 
@@ -60,8 +81,31 @@ class _Scanner:
         """
         hits = self.set.Match(data) or ()
         if self.always not in hits:
-            return range(self.always)
-        return [index for index in hits if index != self.always]
+            return range(len(self.patterns))
+        return [index for hit in hits if hit != self.always for index in self.indices[hit]]
+
+    def regions(self, data: bytes) -> Iterator[tuple[int, int, int]]:
+        """Pattern, begin and end of every part of `data` where the pattern may match.
+
+        A long text is looked at in windows that overlap; neighbouring windows of a pattern are one part.
+        """
+        if len(data) <= WINDOW_BYTES + 2 * OVERLAP_BYTES:
+            for index in self.candidates(data):
+                yield index, 0, len(data)
+            return
+        parts: dict[int, list[int]] = {}
+        for at in range(0, len(data), WINDOW_BYTES):
+            begin, end = max(0, at - OVERLAP_BYTES), min(len(data), at + WINDOW_BYTES + OVERLAP_BYTES)
+            for index in self.candidates(data[begin:end]):
+                part = parts.get(index)
+                if part is not None and part[1] >= begin:
+                    part[1] = end
+                    continue
+                if part is not None:
+                    yield index, part[0], part[1]
+                parts[index] = [begin, end]
+        for index, (begin, end) in parts.items():
+            yield index, begin, end
 
 
 @functools.cache
@@ -75,19 +119,98 @@ def set_of(kinds: Collection[Kind]) -> Any:
 
 
 def find(data: bytes, kinds: Collection[Kind] = ALL_KINDS) -> tuple[Finding, ...]:
-    """Every finding of `kinds` in `data`, in order and without overlap.
+    """Every finding of `kinds` in `data`, in order and without overlap, in offsets of `data` itself.
 
     Overlapping findings become one that covers them all, of the kind that begins first (the longer when two
     begin together), so that cutting it out leaves no part of either.
     """
-    scanner = _scanner(frozenset(kinds))
-    found: list[Finding] = []
-    for index in scanner.candidates(data):
-        pattern, expression = scanner.patterns[index]
-        for match in expression.finditer(data):
-            for start, end in pattern.recogniser(data, *match.span()):
-                found.append(Finding(start, end, pattern.kind))
+    wanted = frozenset(kinds)
+    seen = normal(data)
+    found = [one for one in _raw(restored(seen.data), wanted) if one.kind in wanted]
+    if seen.begins:
+        found = [Finding(*seen.original(one.start, one.end), one.kind) for one in found]
     return _merged(found)
+
+
+def find_in_pieces(
+    pieces: Sequence[bytes], kinds: Collection[Kind] = ALL_KINDS
+) -> tuple[tuple[Finding, ...], ...]:
+    """The findings of each piece of one text, such as chunks, fields or cells, in offsets of the piece.
+
+    The pieces are looked through joined without anything between them and joined by a blank; a finding that
+    lies
+    across a border is a finding in every piece that it touches.
+    """
+    direct = _by_piece(pieces, b"", kinds)
+    if len(pieces) < 2:
+        return tuple(map(_merged, direct))
+    spaced = _by_piece(pieces, b" ", kinds)
+    return tuple(_merged(_extended(ours, more)) for ours, more in zip(direct, spaced, strict=True))
+
+
+def _by_piece(pieces: Sequence[bytes], glue: bytes, kinds: Collection[Kind]) -> list[list[Finding]]:
+    """The findings of the joined pieces, cut at the borders."""
+    found: list[list[Finding]] = [[] for _ in pieces]
+    begins = list(itertools.accumulate((len(piece) + len(glue) for piece in pieces[:-1]), initial=0))
+    for one in find(glue.join(pieces), kinds):
+        for index in range(bisect_right(begins, one.start) - 1, len(pieces)):
+            if begins[index] >= one.end:
+                break
+            start = max(0, one.start - begins[index])
+            end = min(len(pieces[index]), one.end - begins[index])
+            if start < end:
+                found[index].append(Finding(start, end, one.kind))
+    return found
+
+
+def _extended(ours: list[Finding], more: list[Finding]) -> list[Finding]:
+    """Both; what overlaps one of ours widens it and takes its kind."""
+    whole = list(ours)
+    for one in more:
+        kind = next((own.kind for own in ours if own.start < one.end and one.start < own.end), one.kind)
+        whole.append(Finding(one.start, one.end, kind))
+    return whole
+
+
+def _raw(data: bytes, kinds: frozenset[Kind]) -> list[Finding]:
+    """Findings as they come: they may overlap, and of any kind."""
+    scanner = _scanner(kinds)
+    found: list[Finding] = []
+    anchors: list[tuple[int, int]] = []
+    for index, begin, stop in scanner.regions(data):
+        pattern, expression = scanner.patterns[index]
+        for match in expression.finditer(data, begin, stop):
+            spans = pattern.recogniser(data, *match.span())
+            if pattern.name == ANCHORS:
+                anchors += spans
+            else:
+                found += [Finding(start, end, pattern.kind) for start, end in spans]
+    if kinds & NAME_KINDS:
+        known = lexicon()
+        words = known.table.look_up(data)
+        found += [Finding(*one) for one in find_names(data, known, words)]
+        if Kind.STREET_ADDRESS in kinds:
+            anchors = sorted([*anchors, *address_anchors(data, words)])
+            found += [Finding(*one, Kind.STREET_ADDRESS) for one in find_addresses(data, known, anchors)]
+    return found
+
+
+def restored(data: bytes) -> bytes:
+    """`data` with capitals where a text without any has words that are no common words; as long as before."""
+    if len(data) > MAX_CASELESS_BYTES or data != data.lower():
+        return data
+    words = lexicon().table.look_up(data, capitals=False)
+    changed = bytearray(data)
+    keep = (words.flags & CAPITALISED) != 0
+    rare = (words.flags & Mark.COMMON) == 0
+    for start in words.starts[(keep | rare) & (words.ends - words.starts > 1)].tolist():
+        if start == 0 or data[start - 1] in b" \n\t(\"'>-,:":
+            letter = data[start : start + 2]
+            if 0x61 <= letter[0] <= 0x7A:
+                changed[start] = letter[0] - 32
+            elif letter[0] == 0xC3 and 0xA0 <= letter[1] <= 0xBE:
+                changed[start + 1] = letter[1] - 32
+    return bytes(changed)
 
 
 def _merged(found: list[Finding]) -> tuple[Finding, ...]:

@@ -1,6 +1,9 @@
-"""Look up every capitalised word of a text at once in a table of listed words. See docs/design/detect.md, "Words".
+"""Look up every capitalised word of a text at once in a table of listed words.
 
-Words are found and hashed with array operations, so that the cost a byte does not depend on what the words are and
+See docs/design/detect.md, "Words".
+
+Words are found and hashed with array operations, so that the cost a byte does not depend on what the words
+are and
 Python sees only the words that are asked for.
 """
 
@@ -112,7 +115,8 @@ class WordTable:
     """Listed words with 32 flags each."""
 
     def __init__(self, words: Mapping[bytes, int]) -> None:
-        """`words`: ASCII letters in lower case, other characters as they are, at most MAX_WORD_BYTES, to flags."""
+        """`words`: ASCII letters in lower case, other characters as they are, at most MAX_WORD_BYTES, to
+        flags."""
         kept = {word: flags for word, flags in words.items() if len(word) <= MAX_WORD_BYTES}
         folded = folded_letters(b"\n".join(kept))
         starts = np.cumsum([0, *(len(word) + 1 for word in kept)])[:-1]

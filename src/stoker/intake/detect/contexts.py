@@ -1,0 +1,283 @@
+"""Names that no list holds, by the words beside them; job titles. See docs/design/detect.md, "Context".
+
+Each recogniser gets a candidate that begins or ends with words of context and yields the name alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from stoker.intake.detect.lexicon import Mark, lexicon
+from stoker.intake.detect.recognise import Span, after, before
+from stoker.intake.detect.vocabulary import JOB_HEADS
+
+CAPITAL: Final = rb"[A-Z\xc3-\xd4][A-Za-z\x80-\xff'\-]*"
+NAME: Final = CAPITAL + rb"(?:\.? (?:(?:van|von|de|der|den|la|bin|al) ){0,2}" + CAPITAL + rb"){0,3}"
+FIRM: Final = rb"(?:\d{1,3} )?" + CAPITAL + rb"(?: (?:(?:and|of|&|for|the) )?" + CAPITAL + rb"){0,5}\.?"
+PLACE: Final = (
+    CAPITAL
+    + rb"(?: (?:(?:de|del|la|le|al|nad|am|an|der|na|y) ){0,2}"
+    + CAPITAL
+    + rb"){0,3}(?: \("
+    + CAPITAL
+    + rb"(?: "
+    + CAPITAL
+    + rb"){0,2}\))?"
+)
+
+PERSON_BEFORE: Final = (
+    rb"(?i:\b(?:name is|name's|name\? ?(?:user:)?|names? (?:him|her|it)|(?:him|her|me) (?:is )?called"
+    rb"|was called|is called|"
+    rb"call(?:s|ed)? me|dear|hi|hello|hey|i am|i'm|kid|son|daughter|husband|wife|partner|friend"
+    rb"|brother|sister|signed|"
+    rb"sincerely|regards|why is|up with|named (?:him|her)|named|"
+    rb"influenced by|what's your (?:last |first )?name\?|written by|sung by|"
+    rb"ex-[a-z]+|mother|father|uncle|aunt|patient|customer|employee))[ ,]{1,2}"
+)
+PERSON_AFTER: Final = (
+    rb"(?:,? (?:says|said|asked|told|replied|wrote|thinks|was born|has been|had given|is a very|began|"
+    rb"concert|fan\b)|: ?\"|'s (?:song|daughter|son|wife|husband|"
+    rb"mother|father|tales|album|book|birthday|account|address|phone))"
+)
+FIRM_BEFORE: Final = (
+    rb"(?:(?i:\bworks? (?:for|at)|\bworked (?:for|at)|\bworking (?:for|at)|\bemployed (?:by|at)|\bCEO "
+    rb"of|\baddress of|"
+    rb"\baccording to the|\bheadquarters of|\bcustomers? of|\bshares of|\bsubsidiary of)) "
+)
+FIRM_AFTER: Final = (
+    rb"(?:'s)? (?:office|website|headquarters|employees|invested|announced|acquired|"
+    rb"is an? [A-Za-z ]{0,40}(?:company|bank|firm|corporation|non-profit|organi[sz]ation))\b"
+)
+PLACE_BEFORE: Final = (
+    rb"(?i:\btravell?(?:ing|ed)? to|\bcom(?:ing|es?) to|\barriv(?:ed|es?|ing) (?:at|in)|\breturn(?:ed"
+    rb"|s)? to|\bmoved to|\bflew to|"
+    rb"\bborn in|\blives? in|\bliving in|\buniversity of|\bbased in|\bcity of|\bback to|"
+    rb"\b(?:south|north|east|west)ern|\btrip to|\bvisit(?:ing|ed)?|\bwent to|\bwhere:|\bstreet in) "
+)
+
+_INITIAL: Final = rb"[A-Z\xc3-\xd4]"
+PERSON_BEFORE_TRIGGER: Final = (
+    rb"(?i:name is|name's|name\?|user:|names? (?:him|her|it)|called|calls? me|dear|hi|hello|hey|i am"
+    rb"|i'm|kid|son|daughter|husband|wife|"
+    rb"partner|friend|brother|sister|signed|sincerely|regards|why is|up with|named|influenced by"
+    rb"|written by|sung by|ex-[a-z]+|mother|"
+    rb"father|uncle|aunt|patient|customer|employee)[ ,]" + b"(?:[ ]?)" + _INITIAL
+)
+PERSON_AFTER_TRIGGER: Final = (
+    rb" (?:says|said|asked|told|replied|wrote|thinks|was born|has been|had given|is a very|began"
+    rb"|concert|fan)|: ?\""
+    rb"|'s (?:song|daughter|son|wife|husband|mother|father|tales|album|book|birthday|account|address|phone)"
+)
+FIRM_BEFORE_TRIGGER: Final = (
+    rb"(?i:works? (?:for|at)|worked (?:for|at)|working (?:for|at)|employed (?:by|at)|CEO of|address of"
+    rb"|according to the|headquarters of|customers? of|shares of|subsidiary of) "
+)
+FIRM_AFTER_TRIGGER: Final = rb" (?:office|website|headquarters|employees|invested|announced|acquired|is an? )"
+PLACE_BEFORE_TRIGGER: Final = (
+    rb"(?i:travell?(?:ing|ed)? to|com(?:ing|es?) to|arriv(?:ed|es?|ing) (?:at|in)|return(?:ed|s)? to"
+    rb"|moved to|flew to|born in|lives? in|"
+    rb"living in|university of|based in|city of|back to|(?:south|north|east|west)ern|trip to"
+    rb"|visit(?:ing|ed)?|went to|where:|street in) " + _INITIAL
+)
+
+
+def _either(word: str) -> str:
+    return f"[{word[0].upper()}{word[0]}]{word[1:]}"
+
+
+_JOB_ENDS: Final = "|".join(sorted({head[-4:] for head in JOB_HEADS}))
+JOB_TRIGGER: Final = f"(?:{_JOB_ENDS})s?\n|(?:{_JOB_ENDS})s?\\z".encode()
+JOB_LINE: Final = (
+    r"(?m)^[A-Za-z](?:[A-Za-z,'\- ]{0,60}[ \-])?(?:"
+    + "|".join(_either(head) for head in sorted(JOB_HEADS))
+    + r")s?$"
+).encode()
+
+_GIVEN_OR_NONE: Final = int(
+    Mark.COMMON | Mark.TECHNICAL | Mark.MONTH | Mark.WEEKDAY | Mark.COUNTRY | Mark.NATIONALITY
+)
+_WORDS: Final = re.compile(rb"[A-Za-z\x80-\xff]+")
+_DULL: Final = int(Mark.COMMON | Mark.TECHNICAL | Mark.MONTH | Mark.WEEKDAY)
+
+
+def marks_of(word: bytes) -> int:
+    """What a word can be."""
+    return lexicon().marks.get(word.lower(), 0)
+
+
+def _strip(data: bytes, start: int, end: int) -> Span | None:
+    text = data[start:end]
+    for tail in (b"'s", b"'", b"-", b"."):
+        if text.endswith(tail):
+            end -= len(tail)
+            text = text[: -len(tail)]
+    return (start, end) if len(text) > 1 else None
+
+
+def _plausible(data: bytes, start: int, end: int) -> Span | None:
+    """The name's words until the first that is a common word."""
+    stop = start
+    for match in _WORDS.finditer(data, start, end):
+        marks = marks_of(match.group())
+        if len(match.group()) > 1 and marks & _GIVEN_OR_NONE and not marks & Mark.GIVEN:
+            break
+        if marks & (Mark.COMMON | Mark.TECHNICAL) and match.start() == start:
+            break
+        stop = match.end()
+    return _strip(data, start, stop) if stop > start else None
+
+
+_PERSON: Final = re.compile(PERSON_BEFORE + b"(?P<name>" + NAME + b")")
+_PERSON_END: Final = re.compile(b"(?P<name>" + NAME + b")" + PERSON_AFTER)
+_FIRM: Final = re.compile(FIRM_BEFORE + b"(?P<name>" + FIRM + b")")
+_FIRM_END: Final = re.compile(b"(?P<name>" + FIRM + b")" + FIRM_AFTER)
+_PLACE: Final = re.compile(PLACE_BEFORE + b"(?P<name>" + PLACE + b")")
+
+
+def person_after(data: bytes, start: int, end: int) -> Iterator[Span]:
+    """A name after words such as `my name is`."""
+    match = _PERSON.match(data, start, end)
+    found = match and _plausible(data, *match.span("name"))
+    if found:
+        yield found
+
+
+def person_before(data: bytes, start: int, end: int) -> Iterator[Span]:
+    """A name before words such as `says`."""
+    match = _PERSON_END.match(data, start, end)
+    if match and not before(data, start).to_bytes(1, "big").isalnum():
+        found = _plausible(data, *match.span("name"))
+        if found and found[1] >= match.end("name") - 2:
+            yield found
+
+
+def _firm(data: bytes, start: int, end: int, *, first: bool) -> Span | None:
+    text = data[start:end]
+    if text.split(b" ")[0] in (b"The", b"A", b"An", b"I", b"This", b"That", b"It", b"My", b"Our", b"There"):
+        start += len(text.split(b" ")[0]) + 1
+    words = _WORDS.findall(data, start, end)
+    if not words or start >= end:
+        return None
+    if len(words) == 1 and not first and marks_of(words[0]) & _DULL:
+        return None
+    span = _strip(data, start, end)
+    if span and data[span[0] : span[1]].split(b" ")[-1].lower() in _FORMS and after(data, span[1]) == 0x2E:
+        return span[0], span[1] + 1
+    return span
+
+
+_FORMS: Final = frozenset(b"inc ltd corp co llc".split())
+
+
+def firm_after(data: bytes, start: int, end: int) -> Iterator[Span]:
+    """An organisation after words such as `work for`."""
+    match = _FIRM.match(data, start, end)
+    found = match and _firm(data, *match.span("name"), first=b"work" in match.group()[:8].lower())
+    if found and not marks_of(data[found[0] : found[1]]) & (Mark.COUNTRY | Mark.PLACE):
+        yield found
+
+
+def firm_before(data: bytes, start: int, end: int) -> Iterator[Span]:
+    """An organisation before words such as `is a bank`."""
+    match = _FIRM_END.match(data, start, end)
+    if match and not before(data, start).to_bytes(1, "big").isalnum():
+        found = _firm(data, *match.span("name"), first=False)
+        if found:
+            yield found
+
+
+def place_after(data: bytes, start: int, end: int) -> Iterator[Span]:
+    """A place after words such as `travelling to`."""
+    match = _PLACE.match(data, start, end)
+    if not match:
+        return
+    first, last = match.span("name")
+    words = _WORDS.findall(data, first, last)
+    if words and all(marks_of(word) & (_DULL | Mark.NATIONALITY) for word in words):
+        return
+    stop = first
+    for word in _WORDS.finditer(data, first, last):
+        if marks_of(word.group()) & Mark.COMMON and word.group() in (
+            b"Country",
+            b"The",
+            b"I",
+            b"In",
+            b"On",
+            b"At",
+        ):
+            break
+        stop = word.end()
+    if data[stop : stop + 1] == b")":
+        stop += 1
+    if stop > first:
+        yield first, stop
+
+
+def nationality(data: bytes, start: int, end: int) -> Iterator[Span]:
+    """A nationality, also in lower case, after words such as `proud`."""
+    first = data.rindex(b" ", start, end) + 1
+    word = data[first:end].lower()
+    for form in (
+        word,
+        word[:-1] if word.endswith(b"s") else word,
+        word[:-2] if word.endswith(b"es") else word,
+    ):
+        if marks_of(form) & (Mark.NATIONALITY | Mark.COUNTRY):
+            yield first, end
+            return
+
+
+_HEADS: Final = frozenset(head.encode() for head in JOB_HEADS)
+
+
+def _is_job(text: bytes) -> bool:
+    last = re.split(rb"[ -]", text.lower())[-1]
+    return (
+        last in _HEADS
+        or (last.endswith(b"s") and last[:-1] in _HEADS)
+        or (marks_of(last) & Mark.OCCUPATION_START != 0 and b" " not in text)
+    )
+
+
+def job_alone(data: bytes, start: int, end: int) -> Iterator[Span]:
+    """A line that is a job's name."""
+    if (
+        (start == 0 or data[start - 1] == 0x0A)
+        and (end == len(data) or data[end] == 0x0A)
+        and _is_job(data[start:end])
+    ):
+        yield start, end
+
+
+_AS: Final = re.compile(
+    rb"(?i)\b(?:as|job (?:is|title:?)|profession:?|occupation:?|position (?:is|of)|works? as|employed "
+    rb"as)(?: an?| the)? "
+)
+
+
+def job_after(data: bytes, start: int, end: int) -> Iterator[Span]:
+    """A job's name after `as`, up to the punctuation."""
+    match = _AS.match(data, start, end)
+    if match is None:
+        return
+    text = data[match.end() : end]
+    parts = re.split(rb",(?! and| municipal)|\.| but | and I | when ", text)
+    first = parts[0].rstrip()
+    while first and not _is_job(first) and b" " in first:
+        first = first.rsplit(b" ", 1)[0]
+    if (
+        first
+        and _is_job(first)
+        and (first[:1].isupper() or b"work" in data[max(0, start - 60) : start].lower())
+    ):
+        yield match.end(), match.end() + len(first)
+
+
+def title(data: bytes, start: int, end: int) -> Iterator[Span]:
+    """A form of address before a capitalised name."""
+    stop = end
+    while stop > start and not data[stop - 1 : stop].isspace():
+        stop -= 1
+    yield start, data[start:stop].rstrip().__len__() + start
