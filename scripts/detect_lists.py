@@ -16,12 +16,34 @@ from typing import Any
 
 SURNAMES_OF_THE_CENSUS = 30_000
 FREQUENT_SURNAMES = 6_000
+LANGUAGES = (
+    "en",
+    "fr",
+    "pt",
+    "de",
+    "es",
+    "it",
+    "nl",
+    "sv",
+    "hu",
+    "pl",
+    "fi",
+    "ro",
+    "tr",
+    "cs",
+    "hr",
+    "sl",
+    "bs",
+    "ca",
+)
 LETTERS = re.compile(r"[A-Za-zÀ-ʯͰ-ϿЀ-ӿḀ-ỿἀ-῿]+(?:['’ .-]{1,2}[A-Za-zÀ-ʯͰ-ϿЀ-ӿḀ-ỿἀ-῿]+)*\.?")
 
 
 def datasets(file: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every locale of mimesis with its `file`."""
-    for folder in sorted((importlib.resources.files("mimesis") / "datasets").iterdir(), key=lambda one: one.name):
+    for folder in sorted(
+        (importlib.resources.files("mimesis") / "datasets").iterdir(), key=lambda one: one.name
+    ):
         path = folder / file
         if path.is_file():
             yield folder.name, json.loads(path.read_text(encoding="utf-8"))
@@ -59,7 +81,7 @@ def places() -> Iterator[str]:
     """Cities and regions in the geocoding tables of phonenumbers, in languages of Latin script."""
     from phonenumbers.geodata import GEOCODE_DATA
 
-    languages = set("en fr pt de es it nl sv hu pl fi ro tr cs hr sl bs ca da no".split())
+    languages = {*LANGUAGES}
     for descriptions in GEOCODE_DATA.values():
         for language, text in descriptions.items():
             if language in languages:
@@ -93,7 +115,9 @@ def main(dictionary: Path, folder: Path) -> None:
         "frequent_surnames": tidy(census("dist.all.last", FREQUENT_SURNAMES)),
         "places": tidy(places(), least=3),
         "countries": tidy(mimesis("address.json", "country", "name"), least=3),
-        "occupations": tidy(one for locale, data in datasets("person.json") if locale == "en" for one in data["occupation"]),
+        "occupations": tidy(
+            one for locale, data in datasets("person.json") if locale == "en" for one in data["occupation"]
+        ),
         "companies": tidy(
             [
                 one

@@ -42,7 +42,7 @@ def test_the_example_becomes_a_dataset(tmp_path: Path) -> None:
             progress=SILENT,
         )
         found = {kind for kind, count in report.counts.items() if count}
-        assert found == {Kind.EMAIL, Kind.PHONE, Kind.IBAN, Kind.IPV4}
+        assert found == {Kind.EMAIL, Kind.PHONE, Kind.IBAN, Kind.IPV4, Kind.PERSON}
         review = request_review(
             imported.record,
             report.digest,

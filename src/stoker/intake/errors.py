@@ -204,7 +204,7 @@ class RecordFault(StokerError):
 
 
 class MediaNotStripped(StokerError):
-    """The metadata of a picture or clip cannot be taken out for certain, as its structure is not understood."""
+    """The metadata of a picture or clip cannot be taken out, as its structure is not understood."""
 
     exit_code = 233
 

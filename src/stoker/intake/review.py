@@ -235,7 +235,7 @@ def decide_review(
     """Allow or refuse, signed by `decided_by`'s own key.
 
     `shown` is the digest of the request that the decider was shown; every face gives it, and another request
-    is then never decided. `recall` is what `policy.gate.worst_recall` tells of the scan report that the request
+    is then never decided. `recall` is what `policy.gate.worst_recall` tells of the scan report the request
     names; terms that ask for a recall are not approved without it. Raises SelfReview, NotAReviewer,
     ReviewClosed, ReviewExpired, GateShut, OtherRequest, or ReviewTampered when the request's row was changed
     after it was made, LedgerUnusable when the audit log does not vouch for request or decider.

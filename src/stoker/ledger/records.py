@@ -84,7 +84,7 @@ class ReviewRecord:
 
 @dataclass(frozen=True, slots=True)
 class ReviewTermsRecord:
-    """What a request says beside its own fields: `terms`, `policy`, `answers`; see intake's review_request."""
+    """A request beside its own fields: `terms`, `policy`, `answers`; see `intake.review_request`."""
 
     review: ReviewId
     terms: Mapping[str, JsonValue]

@@ -21,7 +21,7 @@ _NEVER_ASKED = "purpose-nobody-asked-for"
 
 @dataclass(frozen=True, slots=True)
 class _Use:
-    """Reviewed bytes were used: by whom, when, under one of which reviews, and what their terms must allow."""
+    """Reviewed bytes were used: by whom, when, under one of which reviews and terms."""
 
     what: str
     at_s: float

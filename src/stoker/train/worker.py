@@ -209,7 +209,7 @@ def _work(job: Job, rank: int, telemetry: Telemetry, environment: Mapping[str, s
 def _meeting_place(job: Job, keys: AgentKeySource) -> Any:
     """Where the ranks of this attempt find one another: under a name that only they can compute.
 
-    The key agent tells the secret to the processes that were started for this attempt, so that nobody else who
+    The key agent tells the secret to the processes that were started for this attempt, so nobody else who
     can reach the place can answer in a rank's stead.
     """
     import torch.distributed as distributed

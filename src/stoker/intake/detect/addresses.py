@@ -220,6 +220,14 @@ def _judged(data: bytes, lexicon: Lexicon, tokens: list[Token]) -> tuple[int, in
     last = max(units + numbers + streets + places, default=-1)
     if announced and names:
         last = max(last, names[-1])
+    following = tokens[last + 1] if 0 <= last < len(tokens) - 1 else None
+    if (
+        following
+        and following.marks & PLACE
+        and len(tokens[last].text) >= 4
+        and tokens[last].kind == "number"
+    ):
+        last += 1
     first = 0
     while first < last and tokens[first].kind == "particle":
         first += 1
