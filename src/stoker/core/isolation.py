@@ -255,6 +255,10 @@ def _loopback_works() -> bool:
     return True
 
 
+MAX_SOCKET_PATH: Final = 100
+"""Linux takes 107 bytes for the path of a socket; see unix(7)."""
+
+
 @contextlib.contextmanager
 def listening_outside() -> Iterator[Outside]:
     """Listeners in this network that an isolated process must not reach: a TCP port, a name, a file."""
@@ -263,7 +267,9 @@ def listening_outside() -> Iterator[Outside]:
         tcp = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         path = ""
         if sys.platform.startswith("linux"):
-            path = f"{stack.enter_context(tempfile.TemporaryDirectory(prefix=name))}/s"
+            room = MAX_SOCKET_PATH - len("/abcdefgh/s")
+            folder = tempfile.gettempdir() if len(os.fsencode(tempfile.gettempdir())) <= room else "/tmp"  # noqa: S108
+            path = f"{stack.enter_context(tempfile.TemporaryDirectory(prefix='', dir=folder))}/s"
             for place in (b"\0" + name.encode(), path.encode()):
                 listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
                 listener.bind(place)

@@ -88,7 +88,7 @@ def _either(word: str) -> str:
 
 
 _JOB_ENDS: Final = "|".join(sorted({head[-4:] for head in JOB_HEADS}))
-JOB_TRIGGER: Final = f"(?:{_JOB_ENDS})s?\n|(?:{_JOB_ENDS})s?\\z".encode()
+JOB_TRIGGER: Final = f"(?:{_JOB_ENDS})s?\n".encode()
 JOB_LINE: Final = (
     r"(?m)^[A-Za-z](?:[A-Za-z,'\- ]{0,60}[ \-])?(?:"
     + "|".join(_either(head) for head in sorted(JOB_HEADS))

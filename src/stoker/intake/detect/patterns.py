@@ -199,9 +199,9 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         Kind.NATIONAL_ID,
         rb"[A-Z]{0,2}\d(?:[ \-./]?\d){6,14}[A-Z]?",
         identity.announced_id,
-        trigger=rb"(?i)ssn|social sec|national i|personal [cin]|id (?:no|num|card)|tax |passport|nino|\bdni"
-        rb"|\bnie\b|\bnir\b|codice f|pesel|personnum|henkil|\bcpr\b|dselsn|\bbsn\b|burgers|\bcpf\b"
-        rb"|aadhaar|\bahv\b|\bavs\b|steuer|idnr|\bnhs\b|sozialv|rijksr|registre n|rodn|curp|kennitala",
+        trigger=rb"(?i)ssn|social sec|national i|personal [cin]|id (?:no|num|card)|tax |passport|nino|codice f|pesel"
+        rb"|personnum|henkil|dselsn|burgers|aadhaar|steuer|idnr|sozialv|rijksr|registre n|rodn|curp|kennitala"
+        rb"|(?:\A|[^a-z])(?:dni|nie|nir|cpr|bsn|cpf|ahv|avs|nhs)",
     ),
     Pattern(
         "number after a driver licence's words",
@@ -332,7 +332,7 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         Kind.NATIONALITY,
         rb"(?i)\b(?:proud|great|fellow|authentic|traditional|typical) [a-z]{4,16}",
         contexts.nationality,
-        trigger=rb"(?i)\b(?:proud|fellow|authentic|traditional|typical|great) [a-z]",
+        trigger=rb"(?i)(?:proud|fellow|authentic|traditional|typical|great) [a-z]",
     ),
     Pattern(
         "job on a line",
@@ -349,7 +349,7 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         contexts.job_after,
         trigger=rb"(?i)work[a-z]* (?:as|for|at)|job (?:is|title)|profession|occupation|employed as",
     ),
-    Pattern(ANCHORS, Kind.STREET_ADDRESS, addresses.ANNOUNCEMENT, addresses.announcement),
+    Pattern(ANCHORS, Kind.STREET_ADDRESS, addresses.ANNOUNCEMENT, addresses.announcement, addresses.ANNOUNCEMENT_TRIGGER),
     Pattern(
         "web address",
         Kind.DOMAIN,
