@@ -97,14 +97,18 @@ _STRONG_STREETS: Final = frozenset(
 
 
 ANNOUNCED_BYTES: Final = 32
-ANNOUNCEMENT: Final = (
-    rb"(?i)\b(?:apt|suite|unit|box|apo|fpo|dpo|psc|postbox)\.? \#?(?:\d|a[aep] )|\baddress|located at"
-    rb"|\boffices? (?:is|are)"
-    rb"|corner of|arrived at|lives on|sent to|reside"
-    rb"|\d,? (?:bis |ter )?(?:rue|avenue|av|bd|boulevard|place|chemin|all\xc3\xa9e|impasse|quai|route"
-    rb"|via|viale|piazza"
-    rb"|corso|calle|rua|ul)\.? [a-z\x80-\xff]"
+_UNITS: Final = (
+    rb"(?i:apt|suite|unit|box|apo|fpo|dpo|psc|postbox)\.? \#?(?:\d|[Aa][AaEePp] )"
+    rb"|\d,? (?:bis |ter )?(?:[Rr]ue|[Aa]v|[Bb]d|[Bb]oulevard|[Cc]hemin|[Aa]ll\xc3\xa9e|[Ii]mpasse|[Qq]uai|[Vv]iale|[Pp]iazza"
+    rb"|[Cc]orso|[Cc]alle|[Rr]ua|[Uu]l)"
 )
+_PLACED: Final = (
+    rb"(?:[Aa]ddress(?:es)?(?: is| of|,? here they are)?|[Ll]ocated (?:at|on)|[Oo]ffices? (?:is|are)|[Cc]orner of"
+    rb"|[Aa]rrived at|[Ll]ives (?:at|on)|[Ss]ent to|[Rr]esid(?:es?|ing) at)[ :,]*[ \n]"
+)
+_ADDRESSED: Final = rb"(?:the )?(?:corner )?(?:of )?[0-9A-Z\xc3-\xd2]"
+ANNOUNCEMENT: Final = rb"\b(?:" + _UNITS + rb")|\b" + _PLACED + _ADDRESSED
+ANNOUNCEMENT_TRIGGER: Final = _UNITS + rb"|" + _PLACED + _ADDRESSED
 
 
 class Token(NamedTuple):

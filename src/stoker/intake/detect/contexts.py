@@ -74,7 +74,10 @@ FIRM_BEFORE_TRIGGER: Final = (
     rb"(?i:works? (?:for|at)|worked (?:for|at)|working (?:for|at)|employed (?:by|at)|CEO of|address of"
     rb"|according to the|headquarters of|customers? of|shares of|subsidiary of) "
 )
-FIRM_AFTER_TRIGGER: Final = rb" (?:office|website|headquarters|employees|invested|announced|acquired|is an? )"
+FIRM_AFTER_TRIGGER: Final = (
+    rb" (?:office|website|headquarters|employees|invested|announced|acquired)"
+    rb"|(?:company|bank|firm|corporation|non-profit|organi[sz]ation)"
+)
 PLACE_BEFORE_TRIGGER: Final = (
     rb"(?i:travell?(?:ing|ed)? to|com(?:ing|es?) to|arriv(?:ed|es?|ing) (?:at|in)|return(?:ed|s)? to"
     rb"|moved to|flew to|born in|lives? in|"

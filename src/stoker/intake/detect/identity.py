@@ -43,7 +43,7 @@ REGIONS: Final = (
 _PHONE_WORDS: Final = re.compile(
     rb"(?i)\b(?:tele)?(?:phone|fon|fono)|\btel\b|\bmobiles?\b|\bcell|\bfax\b|\bcall(?:ing)?\b|\bdesk:"
     rb"|\btext (?:me|to)|\bsms\b|"
-    rb"whatsapp|\banswering at|\bmessages? to|\bnumber\b|\bregistered\b|\breach (?:me|him|her|them"
+    rb"whatsapp|\banswering at|\bmessages? to|\b(?:my|her|his|their|your|our) number\b|\bnumber is\b|\bregistered\b|\breach (?:me|him|her|them"
     rb"|us)|\bcontact|\bdial|\bhandy\b|"
     rb"\bmovil|\bm\xc3\xb3vil"
 )
@@ -94,6 +94,13 @@ def announced_card(data: bytes, start: int, end: int) -> Iterator[Span]:
         yield start, end
 
 
+_NO_PHONE: Final = re.compile(
+    rb"(?:1[5-9]|20)\d\d[-./ ]\d\d?[-./ ]\d\d?(?:[ T]?\d\d)?|\d\d?[-./]\d\d?[-./](?:1[5-9]|20)\d\d(?: \d\d)?"
+    rb"|(?:1[5-9]|20)\d\d[-/](?:1[5-9]|20)\d\d|\d{3}-\d{2}-\d{4}|\d+\.\d{3,}.*"
+)
+"""Dates, spans of years, social security numbers and decimals."""
+
+
 def phone_grouped(data: bytes, start: int, end: int) -> Iterator[Span]:
     """Digits in groups that a numbering plan issues, or that words before them announce."""
     text = data[start:end]
@@ -108,9 +115,7 @@ def phone_grouped(data: bytes, start: int, end: int) -> Iterator[Span]:
         or text.count(b"(") != text.count(b")")
     ):
         return
-    if re.fullmatch(rb"(?:1[5-9]|20)\d\d[-./ ]\d\d?[-./ ]\d\d?(?:[ T]?\d\d)?", text) or re.fullmatch(
-        rb"\d{3}-\d{2}-\d{4}", text
-    ):
+    if _NO_PHONE.fullmatch(text):
         return
     announced = (
         _near(_PHONE_WORDS, data, start)

@@ -263,7 +263,7 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
     Pattern(
         "latitude and longitude",
         Kind.COORDINATES,
-        rb"[-+]?\d{1,2}\.\d{4,}\xc2?\xb0? ?[NS]?[,;] ?[-+]?\d{1,3}\.\d{4,}",
+        rb"[-+]?\d{1,2}\.\d{4,}\xc2?\xb0? ?[NS]?, ?[-+]?\d{1,3}\.\d{4,}",
         moments.coordinates,
         trigger=rb"\d\.\d{4}",
     ),
@@ -349,7 +349,13 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         contexts.job_after,
         trigger=rb"(?i)work[a-z]* (?:as|for|at)|job (?:is|title)|profession|occupation|employed as",
     ),
-    Pattern(ANCHORS, Kind.STREET_ADDRESS, addresses.ANNOUNCEMENT, addresses.announcement, addresses.ANNOUNCEMENT_TRIGGER),
+    Pattern(
+        ANCHORS,
+        Kind.STREET_ADDRESS,
+        addresses.ANNOUNCEMENT,
+        addresses.announcement,
+        addresses.ANNOUNCEMENT_TRIGGER,
+    ),
     Pattern(
         "web address",
         Kind.DOMAIN,

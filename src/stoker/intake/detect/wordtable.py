@@ -149,7 +149,18 @@ class WordTable:
         lengths = _lengths(eights, starts)
         keys = _keys(eights, starts, lengths)
         flags = np.zeros(len(keys), dtype=np.uint32)
+        left: Positions | None = None
         for turn, (table_keys, table_flags) in enumerate(self._tables):
-            slots = self._slots(keys, turn)
-            flags |= np.where(table_keys[slots] == keys, table_flags[slots], np.uint32(0))
+            sought = keys if left is None else keys[left]
+            slots = self._slots(sought, turn)
+            there = table_keys[slots]
+            same = there == sought
+            if left is None:
+                flags = np.where(same, table_flags[slots], np.uint32(0))
+                left = np.flatnonzero(~same & (there != 0))
+            else:
+                flags[left[same]] = table_flags[slots[same]]
+                left = left[~same & (there != 0)]
+            if not len(left):
+                break
         return TextWords(starts, starts + lengths, flags)
