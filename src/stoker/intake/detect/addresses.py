@@ -99,11 +99,13 @@ _STRONG_STREETS: Final = frozenset(
 ANNOUNCED_BYTES: Final = 32
 _UNITS: Final = (
     rb"(?i:apt|suite|unit|box|apo|fpo|dpo|psc|postbox)\.? \#?(?:\d|[Aa][AaEePp] )"
-    rb"|\d,? (?:bis |ter )?(?:[Rr]ue|[Aa]v|[Bb]d|[Bb]oulevard|[Cc]hemin|[Aa]ll\xc3\xa9e|[Ii]mpasse|[Qq]uai|[Vv]iale|[Pp]iazza"
+    rb"|\d,? (?:bis |ter )?(?:[Rr]ue|[Aa]v|[Bb]d|[Bb]oulevard|[Cc]hemin|[Aa]ll\xc3\xa9e|[Ii]mpasse"
+    rb"|[Qq]uai|[Vv]iale|[Pp]iazza"
     rb"|[Cc]orso|[Cc]alle|[Rr]ua|[Uu]l)"
 )
 _PLACED: Final = (
-    rb"(?:[Aa]ddress(?:es)?(?: is| of|,? here they are)?|[Ll]ocated (?:at|on)|[Oo]ffices? (?:is|are)|[Cc]orner of"
+    rb"(?:[Aa]ddress(?:es)?(?: is| of|,? here they are)?|[Ll]ocated (?:at|on)|[Oo]ffices? (?:is|are)"
+    rb"|[Cc]orner of"
     rb"|[Aa]rrived at|[Ll]ives (?:at|on)|[Ss]ent to|[Rr]esid(?:es?|ing) at)[ :,]*[ \n]"
 )
 _ADDRESSED: Final = rb"(?:the )?(?:corner )?(?:of )?[0-9A-Z\xc3-\xd2]"

@@ -93,10 +93,12 @@ def _either(word: str) -> str:
 _JOB_ENDS: Final = "|".join(sorted({head[-4:] for head in JOB_HEADS}))
 JOB_TRIGGER: Final = f"(?:{_JOB_ENDS})s?\n".encode()
 JOB_LINE: Final = (
-    r"(?m)^[A-Za-z](?:[A-Za-z,'\- ]{0,60}[ \-])?(?:"
+    r"(?m)^[A-Za-z](?:[A-Za-z,'\- ]*[ \-])?(?:"
     + "|".join(_either(head) for head in sorted(JOB_HEADS))
     + r")s?$"
 ).encode()
+
+MAX_JOB_BYTES: Final = 64
 
 _GIVEN_OR_NONE: Final = int(
     Mark.COMMON | Mark.TECHNICAL | Mark.MONTH | Mark.WEEKDAY | Mark.COUNTRY | Mark.NATIONALITY
@@ -249,6 +251,7 @@ def job_alone(data: bytes, start: int, end: int) -> Iterator[Span]:
     if (
         (start == 0 or data[start - 1] == 0x0A)
         and (end == len(data) or data[end] == 0x0A)
+        and end - start <= MAX_JOB_BYTES
         and _is_job(data[start:end])
     ):
         yield start, end

@@ -43,7 +43,8 @@ REGIONS: Final = (
 _PHONE_WORDS: Final = re.compile(
     rb"(?i)\b(?:tele)?(?:phone|fon|fono)|\btel\b|\bmobiles?\b|\bcell|\bfax\b|\bcall(?:ing)?\b|\bdesk:"
     rb"|\btext (?:me|to)|\bsms\b|"
-    rb"whatsapp|\banswering at|\bmessages? to|\b(?:my|her|his|their|your|our) number\b|\bnumber is\b|\bregistered\b|\breach (?:me|him|her|them"
+    rb"whatsapp|\banswering at|\bmessages? to|\b(?:my|her|his|their|your|our) number\b|\bnumber is\b"
+    rb"|\bregistered\b|\breach (?:me|him|her|them"
     rb"|us)|\bcontact|\bdial|\bhandy\b|"
     rb"\bmovil|\bm\xc3\xb3vil"
 )

@@ -38,6 +38,7 @@ _MARK_UP: Final = re2.compile(
     rb"|p|br|div|li|ul|ol|dd|dt|h[1-6])(?:[ \t][^<>\n]*)?/?>[ \t\r\n]*)+",
     byte_options(),
 )
+_TAG: Final = re2.compile(rb"<(?:/|w?br)", byte_options())
 _INSIDE: Final = frozenset(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789@.+- ("
 ) | frozenset(range(0x80, 0x100))
@@ -114,7 +115,7 @@ def normal(data: bytes) -> Normal:
             if changed != match.group():
                 pieces.append((match.start(), match.end(), changed))
         pieces = _with_lookalikes(data, pieces)
-    if b"</" in data or b"<br" in data or b"<wbr" in data:
+    if _TAG.search(data) is not None:
         pieces = _with_mark_up(data, pieces)
     return _assembled(data, pieces) if pieces else Normal(data)
 

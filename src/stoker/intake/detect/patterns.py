@@ -199,7 +199,8 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         Kind.NATIONAL_ID,
         rb"[A-Z]{0,2}\d(?:[ \-./]?\d){6,14}[A-Z]?",
         identity.announced_id,
-        trigger=rb"(?i)ssn|social sec|national i|personal [cin]|id (?:no|num|card)|tax |passport|nino|codice f|pesel"
+        trigger=rb"(?i)ssn|social sec|national i|personal [cin]|id (?:no|num|card)|tax |passport|nino|codice "
+        rb"f|pesel"
         rb"|personnum|henkil|dselsn|burgers|aadhaar|steuer|idnr|sozialv|rijksr|registre n|rodn|curp|kennitala"
         rb"|(?:\A|[^a-z])(?:dni|nie|nir|cpr|bsn|cpf|ahv|avs|nhs)",
     ),

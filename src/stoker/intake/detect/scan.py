@@ -35,8 +35,8 @@ CAPITALISED: Final = int(Mark.TITLE | Mark.UNIT | Mark.COMPANY_FORM | Mark.COUNT
 MAX_CASELESS_BYTES: Final = 4096
 """A longer text without capitals is no text that lost them."""
 
-WINDOW_BYTES: Final = 8192
-OVERLAP_BYTES: Final = 384
+WINDOW_BYTES: Final = 3072
+OVERLAP_BYTES: Final = 256
 """What a pattern needs to match is shorter than this; recognisers look at the whole text."""
 
 ALWAYS: Final = rb"\A"
@@ -80,7 +80,8 @@ class _Scanner:
         """Indices of the patterns that may have a match in `data`.
 
         RE2 answers a set that ran out of memory like one without a match. The beginning of the text matches
-        always, so when it is missing the answer is worth nothing and every pattern is tried. The end of the text
+        always, so when it is missing the answer is worth nothing and every pattern is tried. The end of the
+        text
         counts as a line's end.
         """
         hits = self.set.Match(data + b"\n") or ()

@@ -26,7 +26,8 @@ MONTHS: Final = _words(
     "februari maart mei augustus janeiro fevereiro março maio junho julho setembro outubro novembro dezembro"
 )
 WEEKDAYS: Final = _words(
-    "mon tue tues wed thu thur thurs fri sat sun monday tuesday wednesday thursday friday saturday sunday montag dienstag mittwoch donnerstag "
+    "mon tue tues wed thu thur thurs fri sat sun monday tuesday wednesday thursday friday saturday "
+    "sunday montag dienstag mittwoch donnerstag "
     "freitag samstag "
     "sonntag lundi mardi mercredi jeudi vendredi samedi dimanche lunes martes miércoles jueves "
     "viernes sábado domingo"
@@ -322,7 +323,8 @@ MORE_GIVEN_NAMES: Final = _words(
 )
 
 TECHNICAL: Final = _words(
-    "nan meta emin perm alt utf grep max min per mille baz foo bar qux spam eggs rho phi psi chi xi mu nu tau del ulong dword cvs svn hig gmt utc "
+    "nan meta emin perm alt utf grep max min per mille baz foo bar qux spam eggs rho phi psi chi xi "
+    "mu nu tau del ulong dword cvs svn hig gmt utc "
     "python unicode linux posix windows unix ascii java javascript perl ruby rust tcl django flask "
     "jupyter numpy pandas "
     "boolean gaussian bayesian fourier cartesian gregorian julian euclidean markov huffman latin "

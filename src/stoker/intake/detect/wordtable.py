@@ -71,9 +71,7 @@ def _lengths(eights: NDArray[np.uint64], starts: Positions) -> Positions:
         value = eights[starts[at] + lengths[at]]
         zeros = (value - _LOW) & ~value & _HIGH
         lowest = zeros & (~zeros + np.uint64(1))
-        run = np.where(
-            zeros == 0, 8, (np.log2(np.maximum(lowest, 1).astype(np.float64)) // 8).astype(np.int64)
-        )
+        run = (np.bitwise_count(lowest - np.uint64(1)) >> 3).astype(np.int64)
         lengths[at] += run
         at = at[(run == 8) & (lengths[at] < MAX_WORD_BYTES)]
     return lengths
