@@ -45,6 +45,7 @@ METHOD: Final = (
 HOSTILE: Final[dict[str, bytes]] = {
     "digits": b"4" * 262144,
     "grouped_digits": b"12 " * 87381,
+    "grouped_cards": b"4444 " * 52428,
     "letters": b"a" * 262144,
     "capitals": b"Xqzt " * 52428,
     "addresses": b"a@" * 131072,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stoker.intake.detect.normal import normal
+from stoker.intake.detect.normal import dense, normal
 from stoker.intake.detect.scan import OVERLAP_BYTES, WINDOW_BYTES, Finding, find, find_in_pieces
 from stoker.spec.kinds import Kind
 
@@ -128,3 +128,29 @@ def test_text_in_another_script_stays_as_it_is() -> None:
     for text in ("Привет, мир. Как дела?", "Καλημέρα κόσμε", "日本語のテキスト", "Grüße aus Köln", "plain"):
         assert normal(text.encode()).data == text.encode()
         assert normal(text.encode()).begins == []
+
+
+def test_a_text_with_a_change_everywhere_gives_the_same_findings_letter_by_letter() -> None:
+    for text in (
+        "a\u200b" * 40,
+        "１２ " * 40,
+        "x ａｄａ＠example．org \u2009",
+        "4111\u200b1111\u200b1111\u200b1111 é",
+    ):
+        data = text.encode()
+        slow, fast = normal(data), dense(data)
+        assert fast.data == slow.data
+        for start in range(0, len(fast.data), 3):
+            for end in range(start + 1, len(fast.data), 5):
+                first, last = fast.original(start, end)
+                wide_first, wide_last = slow.original(start, end)
+                assert wide_first <= first <= last <= wide_last
+    hidden = ("a\u200bd\u200ba\u200b@\u200be\u200bx\u200b.\u200bo\u200br\u200bg " + "b\u200b" * 400).encode()
+    found = [one for one in find(hidden) if one.kind == Kind.EMAIL]
+    assert [hidden[one.start : one.end].decode().replace("\u200b", "") for one in found] == ["ada@ex.org"]
+
+
+def test_many_invisible_characters_do_not_save_a_lookalike() -> None:
+    data = ("b\u200b" * 900 + " аdа@exаmple.org " + "Jose\u0301 Garci\u0301a" + " <b>x</b>y").encode()
+    found = {one.kind: data[one.start : one.end].decode() for one in find(data)}
+    assert found == {Kind.EMAIL: "аdа@exаmple.org", Kind.PERSON: "Jose\u0301 Garci\u0301a"}

@@ -101,7 +101,7 @@ _UNITS: Final = (
     rb"(?i:apt|suite|unit|box|apo|fpo|dpo|psc|postbox)\.? \#?(?:\d|[Aa][AaEePp] )"
     rb"|\d,? (?:bis |ter )?(?:[Rr]ue|[Aa]v|[Bb]d|[Bb]oulevard|[Cc]hemin|[Aa]ll\xc3\xa9e|[Ii]mpasse"
     rb"|[Qq]uai|[Vv]iale|[Pp]iazza"
-    rb"|[Cc]orso|[Cc]alle|[Rr]ua|[Uu]l)"
+    rb"|[Cc]orso|[Cc]alle|[Rr]ua|[Uu]l)[. ]"
 )
 _PLACED: Final = (
     rb"(?:[Aa]ddress(?:es)?(?: is| of|,? here they are)?|[Ll]ocated (?:at|on)|[Oo]ffices? (?:is|are)"

@@ -19,6 +19,8 @@ from stoker.intake.detect.recognise import Span, after, before, luhn
 
 _WORD: Final = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_")
 CONTEXT_BYTES: Final = 64
+MAX_NUMBER_BYTES: Final = 32
+"""No number of a person is written longer; a longer row of digits is a table."""
 REGIONS: Final = (
     "US",
     "GB",
@@ -87,7 +89,8 @@ def announced_card(data: bytes, start: int, end: int) -> Iterator[Span]:
     """12 to 19 digits with a Luhn digit after words such as `card`; also of issuers that are not in the
     table."""
     if (
-        _alone(data, start, end)
+        end - start <= 19
+        and _alone(data, start, end)
         and luhn(data[start:end])
         and len(set(data[start:end])) > 2
         and _near(_CARD_WORDS, data, start)
@@ -102,8 +105,15 @@ _NO_PHONE: Final = re.compile(
 """Dates, spans of years, social security numbers and decimals."""
 
 
+_FEW_GROUPS: Final = re.compile(rb"\(?\d{1,4}\)?(?:[ .\-/]\(?\d{2,7}\)?){1,5}")
+
+
 def phone_grouped(data: bytes, start: int, end: int) -> Iterator[Span]:
     """Digits in groups that a numbering plan issues, or that words before them announce."""
+    if end - start > MAX_NUMBER_BYTES:
+        for part in _FEW_GROUPS.finditer(data, start, min(end, start + CONTEXT_BYTES)):
+            yield from phone_grouped(data, *part.span())
+        return
     text = data[start:end]
     while text and text[-1] not in b"0123456789":
         text = text[:-1]
@@ -302,7 +312,7 @@ def ssn(data: bytes, start: int, end: int) -> Iterator[Span]:
 def checked_id(data: bytes, start: int, end: int) -> Iterator[Span]:
     """A national number whose own shape and check digits say what it is."""
     text = data[start:end]
-    if not _alone(data, start, end):
+    if end - start > MAX_NUMBER_BYTES or not _alone(data, start, end):
         return
     digits = _digits(text)
     plain = text.replace(b" ", b"").replace(b"-", b"").replace(b".", b"")
@@ -335,7 +345,7 @@ def _ean(digits: bytes) -> bool:
 def announced_id(data: bytes, start: int, end: int) -> Iterator[Span]:
     """Digits with the check digits of some country's number, or of a passport, after words that announce
     one."""
-    if not _alone(data, start, end) or not _near(_ID_WORDS, data, start):
+    if end - start > MAX_NUMBER_BYTES or not _alone(data, start, end) or not _near(_ID_WORDS, data, start):
         return
     text = data[start:end]
     digits = _digits(text)

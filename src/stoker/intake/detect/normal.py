@@ -14,9 +14,11 @@ import re
 import unicodedata
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
+import numpy as np
 import re2
+from numpy.typing import NDArray
 
 from stoker.intake.detect.lookalikes import INVISIBLE, LOOKALIKES, PUNCTUATION
 from stoker.intake.detect.options import byte_options
@@ -45,6 +47,10 @@ _INSIDE: Final = frozenset(
 _BLOCK: Final = re.compile(rb"</?(?:td|th|tr|p|br|div|li|ul|ol|dd|dt|h[1-6])\b")
 
 
+Piece: TypeAlias = tuple[int, int, bytes]
+"""Where a piece begins and ends, and what it becomes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Normal:
     """The text to look through. Lists are in order, one entry a changed piece: where it begins and ends,
@@ -56,10 +62,16 @@ class Normal:
     ends: list[int] = field(default_factory=list)
     original_begins: list[int] = field(default_factory=list)
     original_ends: list[int] = field(default_factory=list)
+    inner: Normal | None = None
+    """Where `data` was made in two steps: what the first one gave."""
 
     def original(self, start: int, end: int) -> tuple[int, int]:
         """The range of the original that `start` to `end` of `data` came from; a changed piece counts
         whole."""
+        first, last = self._before(start, end)
+        return self.inner.original(first, last) if self.inner else (first, last)
+
+    def _before(self, start: int, end: int) -> tuple[int, int]:
         if not self.begins:
             return start, end
         index = bisect_right(self.begins, start) - 1
@@ -108,19 +120,85 @@ def _latin(word: bytes) -> bytes:
 
 def normal(data: bytes) -> Normal:
     """`data` as a reader sees it."""
-    pieces: list[tuple[int, int, bytes]] = []
+    pieces: list[Piece] = []
+    inner: Normal | None = None
     if not data.isascii():
-        for match in _CHANGES.finditer(data):
-            changed = _changed(match.group())
-            if changed != match.group():
-                pieces.append((match.start(), match.end(), changed))
-        pieces = _with_lookalikes(data, pieces)
+        few = _changes(data, MANY_CHANGES + len(data) // BYTES_A_CHANGE)
+        if few is None:
+            inner = dense(data)
+            data = inner.data
+            few = _changes(data, len(data)) or []
+        pieces = _with_lookalikes(data, few)
     if _TAG.search(data) is not None:
         pieces = _with_mark_up(data, pieces)
-    return _assembled(data, pieces) if pieces else Normal(data)
+    return _assembled(data, pieces, inner) if pieces else inner or Normal(data)
 
 
-def _with_lookalikes(data: bytes, pieces: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
+def _changes(data: bytes, most: int) -> list[Piece] | None:
+    """Every run of characters that changes, and what it becomes; None when there are more than `most`."""
+    pieces: list[Piece] = []
+    for match in _CHANGES.finditer(data):
+        changed = _changed(match.group())
+        if changed != match.group():
+            pieces.append((match.start(), match.end(), changed))
+            if len(pieces) > most:
+                return None
+    return pieces
+
+
+MANY_CHANGES: Final = 64
+BYTES_A_CHANGE: Final = 512
+"""A text with more changed pieces than these allow is changed letter by letter, all at once."""
+
+
+@functools.cache
+def _letters() -> tuple[dict[int, str], NDArray[np.uint8], NDArray[np.bool_]]:
+    """What each letter that changes by itself becomes, how many bytes every letter has
+    afterwards, and whether it changes."""
+    becomes: dict[int, str] = {}
+    sizes = np.full(0x110000, 4, dtype=np.uint8)
+    sizes[:0x80], sizes[0x80:0x800], sizes[0x800:0x10000] = 1, 2, 3
+    for code in range(0x80, 0x30000):
+        letter = chr(code)
+        if 0xAC00 <= code <= 0xD7FF or 0x3400 <= code <= 0x9FFF or 0xD800 <= code <= 0xDFFF:
+            continue
+        digit = unicodedata.decimal(letter, None)
+        changed = "" if letter in INVISIBLE else PUNCTUATION.get(letter)
+        if changed is None:
+            changed = str(digit) if digit is not None else unicodedata.normalize("NFKC", letter)
+        if changed != letter:
+            becomes[code] = changed
+            sizes[code] = len(changed.encode())
+    becomes |= dict.fromkeys(range(0xE0000, 0xE0200), "")
+    sizes[0xE0000:0xE0200] = 0
+    changes = np.zeros(0x110000, dtype=bool)
+    changes[list(becomes)] = True
+    return becomes, sizes, changes
+
+
+def dense(data: bytes) -> Normal:
+    """`data`, of which much changes, letter by letter; marks that combine and mixed scripts stay as they
+    are."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return Normal(data)
+    becomes, sizes, changes = _letters()
+    codes = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+    sizes_before = 1 + (codes >= 0x80) + (codes >= 0x800).astype(np.int64) + (codes >= 0x10000)
+    ends = np.cumsum(sizes[codes], dtype=np.int64)
+    original_ends = np.cumsum(sizes_before)
+    changed = np.flatnonzero(changes[codes])
+    return Normal(
+        text.translate(becomes).encode(),
+        (ends - sizes[codes])[changed].tolist(),
+        ends[changed].tolist(),
+        (original_ends - sizes_before)[changed].tolist(),
+        original_ends[changed].tolist(),
+    )
+
+
+def _with_lookalikes(data: bytes, pieces: list[Piece]) -> list[Piece]:
     mixed = [
         (match.start(), match.end(), _latin(match.group()))
         for match in _MIXED.finditer(data)
@@ -129,7 +207,7 @@ def _with_lookalikes(data: bytes, pieces: list[tuple[int, int, bytes]]) -> list[
     return _apart(pieces, mixed) if mixed else pieces
 
 
-def _with_mark_up(data: bytes, pieces: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
+def _with_mark_up(data: bytes, pieces: list[Piece]) -> list[Piece]:
     tags = [
         (match.start(), match.end(), b" " if _BLOCK.search(match.group()) else b"")
         for match in _MARK_UP.finditer(data)
@@ -139,18 +217,16 @@ def _with_mark_up(data: bytes, pieces: list[tuple[int, int, bytes]]) -> list[tup
     return _apart(pieces, tags) if tags else pieces
 
 
-def _apart(
-    first: list[tuple[int, int, bytes]], second: list[tuple[int, int, bytes]]
-) -> list[tuple[int, int, bytes]]:
+def _apart(first: list[Piece], second: list[Piece]) -> list[Piece]:
     """Both in order; of two that overlap the earlier stays."""
-    kept: list[tuple[int, int, bytes]] = []
+    kept: list[Piece] = []
     for piece in sorted([*first, *second]):
         if not kept or piece[0] >= kept[-1][1]:
             kept.append(piece)
     return kept
 
 
-def _assembled(data: bytes, pieces: list[tuple[int, int, bytes]]) -> Normal:
+def _assembled(data: bytes, pieces: list[Piece], inner: Normal | None) -> Normal:
     parts: list[bytes] = []
     found = Normal(b"")
     at = size = 0
@@ -164,4 +240,6 @@ def _assembled(data: bytes, pieces: list[tuple[int, int, bytes]]) -> Normal:
         found.original_ends.append(end)
         at = end
     parts.append(data[at:])
-    return Normal(b"".join(parts), found.begins, found.ends, found.original_begins, found.original_ends)
+    return Normal(
+        b"".join(parts), found.begins, found.ends, found.original_begins, found.original_ends, inner
+    )

@@ -115,7 +115,7 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
     Pattern(
         "private key block",
         Kind.SECRET,
-        rb"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----",
+        rb"(?:-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----\s*)+",
         recognise.private_key,
         trigger=rb"PRIVATE KEY",
     ),
@@ -151,21 +151,21 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
     Pattern(
         "digits announced as a card",
         Kind.CARD,
-        rb"\d{12,19}",
+        rb"\d{12,}",
         identity.announced_card,
         trigger=rb"\d{7}",
     ),
     Pattern(
         "phone number in groups",
         Kind.PHONE,
-        rb"\(?\d{1,4}\)?(?:[ .\-/]\(?\d{2,7}\)?){1,6}(?: ?x\d{1,5})?",
+        rb"\(?\d{1,4}\)?(?:[ .\-/]\(?\d{2,7}\)?)+(?: ?x\d{1,5})?",
         identity.phone_grouped,
         trigger=rb"\d[)]?[ .\-/]\(?\d\d",
     ),
     Pattern(
         "phone number in one piece",
         Kind.PHONE,
-        rb"\d{7,11}",
+        rb"\d{7,}",
         identity.phone_grouped,
         trigger=rb"\d{7}",
     ),
@@ -188,7 +188,7 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         "national number with check digits",
         Kind.NATIONAL_ID,
         rb"[0-9XYZ]\d{7}-?[A-Z]|\d{6}[-+A]\d{3}[0-9A-Y]|[A-Z]{6}\d\d[A-Z]\d\d[A-Z]\d{3}[A-Z]"
-        rb"|\d{3}\.\d{3}\.\d{3}-\d\d|\d\d\.\d\d\.\d\d-\d{3}\.\d\d|756\.\d{4}\.\d{4}\.\d\d|\d{17}[0-9X]"
+        rb"|\d{3}\.\d{3}\.\d{3}-\d\d|\d\d\.\d\d\.\d\d-\d{3}\.\d\d|756\.\d{4}\.\d{4}\.\d\d|\d{17,}[0-9X]"
         rb"|[12] ?\d\d ?\d\d ?\d[0-9AB] ?\d{3} ?\d{3} ?\d\d|[A-Z]{2} ?\d\d ?\d\d ?\d\d ?[A-D]",
         identity.checked_id,
         trigger=rb"\d{7}|\d{6}[-+A]\d|[A-Z]{6}\d\d|\d{3}\.\d{3}\.|\d\d\.\d\d\.\d\d-|756\.|[12] ?\d\d ?\d\d "
@@ -197,7 +197,7 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
     Pattern(
         "number announced as a national id",
         Kind.NATIONAL_ID,
-        rb"[A-Z]{0,2}\d(?:[ \-./]?\d){6,14}[A-Z]?",
+        rb"[A-Z]{0,2}\d(?:[ \-./]?\d){6,}[A-Z]?",
         identity.announced_id,
         trigger=rb"(?i)ssn|social sec|national i|personal [cin]|id (?:no|num|card)|tax |passport|nino|codice "
         rb"f|pesel"
@@ -207,7 +207,7 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
     Pattern(
         "number after a driver licence's words",
         Kind.DRIVER_LICENCE,
-        rb"[A-Z]{0,3}\d(?:-?[A-Z0-9]){4,17}",
+        rb"[A-Z]{0,3}\d(?:-?[A-Z0-9]){4,}",
         identity.licence,
         trigger=rb"(?i)driver|driving|hrerschein|permis de",
     ),

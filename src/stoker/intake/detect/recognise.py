@@ -10,12 +10,15 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
+import itertools
 import json
 import math
 import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Final, TypeAlias
+
+import numpy as np
 
 from stoker.intake.detect.numbering import CALLING_CODES, CARD_GROUPS, CARD_LENGTHS, IBAN_LENGTHS
 
@@ -45,17 +48,17 @@ def after(data: bytes, position: int) -> int:
     return data[position] if position < len(data) else 0
 
 
+_DOUBLED: Final = bytes((2 * digit if digit < 5 else 2 * digit - 9) for digit in range(10))
+
+
 def luhn(digits: bytes) -> bool:
     """Whether ASCII `digits` end in their Luhn check digit."""
-    total = 0
-    for place, byte in enumerate(reversed(digits)):
-        value = byte - 48
-        if place % 2:
-            value *= 2
-            if value > 9:
-                value -= 9
-        total += value
-    return total % 10 == 0
+    values = digits.translate(_VALUES)
+    return (sum(values[-1::-2]) + sum(values[-2::-2].translate(_DOUBLES))) % 10 == 0
+
+
+_VALUES: Final = bytes((byte - 48) % 256 for byte in range(256))
+_DOUBLES: Final = _DOUBLED + bytes(246)
 
 
 def iban_check(compact: bytes) -> bool:
@@ -172,15 +175,49 @@ def is_card_number(digits: bytes) -> bool:
     return False
 
 
+_CARD_SHAPES: Final = re.compile(
+    b"(?="
+    + b"|".join(re.escape(bytes(shape)) for shape in sorted(CARD_GROUPS, key=len, reverse=True))
+    + b"|["
+    + re.escape(bytes(range(13, 20)))
+    + b"])"
+)
+"""Where in a row of group lengths, one byte each, a card's groups may begin."""
+_LONG_ROW: Final = 32
+_WEIGHTS: Final = np.array([[0, 2, 4, 6, 8, 1, 3, 5, 7, 9], range(10)] * 2)
+
+
 def card(data: bytes, start: int, end: int) -> Iterator[Span]:
     """Card numbers inside a run of digit groups: one group, or groups as they are printed on cards."""
-    groups = [match.span() for match in re.compile(rb"\d+").finditer(data, start, end)]
-    at = 0
-    while at < len(groups):
+    pieces = data[start:end].replace(b"-", b" ").split(b" ")
+    longest = max(map(len, pieces))
+    sizes = bytes(map(len, pieces)) if longest < 256 else bytes([min(len(piece), 255) for piece in pieces])
+    if len(sizes) > _LONG_ROW and sizes == b"\x04" * len(sizes):
+        places = _fours(pieces)
+    else:
+        places = [match.start() for match in _CARD_SHAPES.finditer(sizes)]
+    places = [at for at in places if pieces[at][0] in b"23456"]
+    if not places:
+        return
+    ends = list(itertools.accumulate((len(piece) + 1 for piece in pieces), initial=start))
+    groups = [(first, first + len(piece)) for first, piece in zip(ends, pieces, strict=False)]
+    done = 0
+    for at in places:
+        if at < done:
+            continue
         taken = _card_at(data, groups, at)
         if taken:
             yield groups[at][0], groups[at + taken - 1][1]
-        at += max(taken, 1)
+            done = at + taken
+
+
+def _fours(pieces: list[bytes]) -> list[int]:
+    """Where in a long row of groups of four digits four of them carry a Luhn digit."""
+    digits = np.frombuffer(b"".join(pieces), dtype=np.uint8).reshape(-1, 4) - 48
+    sums = sum(_WEIGHTS[place][digits[:, place]] for place in range(4))
+    totals = sums[:-3] + sums[1:-2] + sums[2:-1] + sums[3:]
+    found: list[int] = np.flatnonzero(totals % 10 == 0).tolist()
+    return found
 
 
 def _card_at(data: bytes, groups: list[Span], at: int) -> int:
@@ -191,13 +228,13 @@ def _card_at(data: bytes, groups: list[Span], at: int) -> int:
         chosen = groups[at : at + count]
         if len(chosen) < count:
             continue
-        shape = tuple(last - first for first, last in chosen)
+        shape = tuple([last - first for first, last in chosen])
         if count > 1 and (shape not in CARD_GROUPS or len({data[last] for _, last in chosen[:-1]}) > 1):
             continue
         last = chosen[-1][1]
         if after(data, last) in _WORD or (after(data, last) == 0x2E and after(data, last + 1) in _DIGITS):
             continue
-        if is_card_number(b"".join(data[first:end] for first, end in chosen)):
+        if is_card_number(b"".join([data[first:end] for first, end in chosen])):
             return count
     return 0
 
@@ -230,7 +267,8 @@ def private_key(data: bytes, start: int, end: int) -> Iterator[Span]:
     limit = min(len(data), start + MAX_KEY_BLOCK_BYTES)
     following = data.find(b"-----BEGIN ", end, limit)
     limit = following if following >= 0 else limit
-    label = data[start + len(b"-----BEGIN ") : end - len(b"-----")]
+    last = data.rfind(b"-----BEGIN ", start, end)
+    label = data[last + len(b"-----BEGIN ") : data.rindex(b"-----", last, end)]
     finish = data.find(b"-----END " + label + b"-----", end, limit)
     if finish >= 0:
         yield start, finish + len(b"-----END ") + len(label) + len(b"-----")
