@@ -103,7 +103,7 @@ def judged(path: Path) -> tuple[dict[str, Figure], dict[str, JsonValue]]:
         ),
     }
     figures |= {
-        f"coverage_{kind.lower()}": Figure(one.share, "", None, (one.low, one.high))
+        f"coverage_{kind.lower()}": Figure(one.share, "of labelled characters", None, (one.low, one.high))
         for kind, one in shares.items()
     }
     return figures, {"labelled": path.name, "texts": len(texts), "by_kind": by_kind}

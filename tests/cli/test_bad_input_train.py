@@ -78,7 +78,7 @@ def test_a_dataset_that_is_over_destroyed_or_not_allowed_any_more_trains_nothing
     for command in (("train", "run.toml"), ("run", "resume", run)):
         assert "was revoked by decider: asked to." in home.refused(ReviewRevoked, *command)
     home.stoker("key", "destroy", dataset["kek"])
-    home.stoker("key", "destroy", dataset["kek"], "--approve", by="decider")
+    home.stoker("key", "destroy", dataset["kek"], "--emergency", "--reason", "it must go", by="decider")
     said = home.refused(DatasetGone, "train", "run.toml")
     assert f"No version of dataset text lives; the newest, {dataset['version']}, is destroyed." in said
     assert "Prepare it again from its source." in said

@@ -84,9 +84,8 @@ def test_who_may_not_end_or_clear_away_is_told_so(home: CliHome) -> None:
 
 def test_a_destroyed_dataset_is_refused_everywhere_and_cleared_away_at_once(home: CliHome) -> None:
     row = dataset(home)
-    person(home, "operations", "operator")
-    home.stoker("key", "destroy", row["kek"], "--emergency", "--reason", "it must go", by="operations")
-    home.stoker("key", "destroy", row["kek"], "--approve", by="decider")
+    home.stoker("key", "destroy", row["kek"])
+    home.stoker("key", "destroy", row["kek"], "--emergency", "--reason", "it must go", by="decider")
     assert dataset(home)["state"] == "destroyed"
     assert "is destroyed" in home.refused(DatasetEnded, "dataset", "expire", "text", "--now")
     assert "is destroyed" in home.refused(DatasetEnded, "dataset", "sample", "text", by="decider")

@@ -30,7 +30,7 @@ from stoker.core.events import Event, EventKind, decode_event, encode_event
 from stoker.core.ids import RunId
 from stoker.core.signing import Ed25519Signer
 from stoker.feed.media_headers import ogg_is_whole, sound_format, wav_claim, webp_size
-from stoker.intake.scan_report import Example, ScanReport, decode_report, encode_report
+from stoker.intake.report_format import Example, ScanReport, decode_report, encode_report
 from stoker.intake.source_index import SourceFile, decode_index, encode_index
 from stoker.intake.sources.media import HeaderFault, probe
 from stoker.keys.agent_protocol import (
