@@ -26,7 +26,8 @@ from stoker.intake.detect.scan import find
 from stoker.intake.importing import import_source
 from stoker.intake.policy.treat import treat
 from stoker.intake.prepare import PREPARATION_FORMAT, PrepareReport, prepare_dataset, recipe_digest
-from stoker.intake.review import review_digest, revoke_review
+from stoker.intake.review import revoke_review
+from stoker.intake.review_request import review_digest
 from stoker.intake.tokenizer import END_OF_TEXT, load_tokenizer
 from stoker.keys.errors import KeyExpired
 from stoker.keys.partition import BackendKeySource

@@ -12,16 +12,9 @@ import pytest
 from stoker.core.errors import BadName, StokerError
 from stoker.core.ids import VersionId, new_version_id
 from stoker.intake import errors
-from stoker.intake.review import (
-    decide_review,
-    policy_digest,
-    request_review,
-    require_review,
-    review_digest,
-    review_in_force,
-    revoke_review,
-    verify_decision,
-)
+from stoker.intake.review import decide_review, request_review, revoke_review
+from stoker.intake.review_gate import require_review, review_in_force, verify_decision
+from stoker.intake.review_request import policy_digest, review_digest
 from stoker.keys.identities import create_identity
 from stoker.ledger.errors import LedgerUnusable, UnknownIdentity
 from stoker.ledger.records import ReviewRecord, Role, SourceRecord

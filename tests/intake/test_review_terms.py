@@ -18,16 +18,8 @@ from stoker.intake import errors
 from stoker.intake.policy.gate import worst_recall
 from stoker.intake.prepare import recipe_digest
 from stoker.intake.proportion import share
-from stoker.intake.review import (
-    Use,
-    ask_changes,
-    bind_scan,
-    decide_review,
-    request_review,
-    require_review,
-    revoke_review,
-    terms_of,
-)
+from stoker.intake.review import ask_changes, bind_scan, decide_review, request_review, revoke_review
+from stoker.intake.review_gate import Use, require_review, terms_of
 from stoker.intake.review_request import answers_in, policy_in
 from stoker.ledger.records import ReviewRecord, ReviewState
 from stoker.spec.kinds import Kind

@@ -10,13 +10,8 @@ from typing import Any
 
 import pytest
 
-from stoker.intake.review import (
-    decide_review,
-    decision_message,
-    request_digest,
-    request_review,
-    revoke_review,
-)
+from stoker.intake.review import decide_review, request_review, revoke_review
+from stoker.intake.review_request import decision_message, request_digest
 from stoker.keys.identities import identity_signer
 from stoker.ledger.records import ReviewRecord, ReviewState
 from stoker.spec.terms import ReviewTerms

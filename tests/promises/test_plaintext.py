@@ -18,7 +18,7 @@ import pytest
 
 from stoker.core.progress import SILENT
 from stoker.feed.dataset import Dataset
-from stoker.intake.review import review_digest
+from stoker.intake.review_request import review_digest
 from stoker.intake.tokenizer import load_tokenizer
 from stoker.keys.partition import BackendKeySource
 from stoker.promises.promise import VerifyReport

@@ -18,7 +18,8 @@ from stoker.feed.feed import Feed
 from stoker.fleet.launch import start_run
 from stoker.intake.importing import import_source
 from stoker.intake.prepare import prepare_dataset
-from stoker.intake.review import decide_review, request_review, review_digest
+from stoker.intake.review import decide_review, request_review
+from stoker.intake.review_request import review_digest
 from stoker.intake.scan_report import scan_and_seal
 from stoker.keys.partition import BackendKeySource
 from stoker.ledger.records import RunOutcome

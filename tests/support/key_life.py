@@ -9,7 +9,7 @@ import numpy as np
 
 from stoker.core.home import Home
 from stoker.feed.dataset import Dataset
-from stoker.intake.review import review_digest
+from stoker.intake.review_request import review_digest
 from stoker.keys.backend import KekInfo, KeyBackend
 from stoker.keys.death import DeathProof, Replica, prove_death
 from stoker.keys.destruction import (

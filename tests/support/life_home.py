@@ -19,7 +19,8 @@ from stoker.core.home import Home
 from stoker.core.ids import RunId, new_run_id, new_version_id
 from stoker.intake.garbage import GarbageCollector, GarbageReport
 from stoker.intake.life import RunStanding
-from stoker.intake.review import decide_review, request_review, review_digest
+from stoker.intake.review import decide_review, request_review
+from stoker.intake.review_request import review_digest
 from stoker.intake.tokenizer import train_tokenizer
 from stoker.keys.backend import KeyBackend
 from stoker.keys.identities import create_identity

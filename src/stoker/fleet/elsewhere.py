@@ -18,7 +18,7 @@ from stoker.feed.dataset import Dataset
 from stoker.fleet.errands import require_leave
 from stoker.intake.life import OPEN_ACT, find_dataset
 from stoker.intake.permission import require_role
-from stoker.intake.review import review_digest
+from stoker.intake.review_request import review_digest
 from stoker.keys.destruction import reconcile_tombstones
 from stoker.keys.memory import harden_process
 from stoker.keys.open import open_backend

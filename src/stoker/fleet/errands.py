@@ -21,7 +21,7 @@ from stoker.fleet.errors import DatasetGone
 from stoker.fleet.links import Link, require_protection
 from stoker.fleet.run_folder import RunFolder
 from stoker.intake.permission import require_permission
-from stoker.intake.review import terms_of
+from stoker.intake.review_gate import terms_of
 from stoker.keys.agent import KeyAgent
 from stoker.keys.backend import KeyBackend
 from stoker.keys.lease import Lease

@@ -35,7 +35,7 @@ from stoker.fleet.run_state import Phase, Policy
 from stoker.fleet.summary import RunSummary, read_run, summarise, supervisor_lock
 from stoker.fleet.supervisor import Supervisor
 from stoker.fleet.verdict import Verdict
-from stoker.intake.review import review_digest
+from stoker.intake.review_request import review_digest
 from stoker.keys.backend import KeyBackend
 from stoker.keys.errors import AgentLost, LeaseExpired
 from stoker.keys.memory import harden_process

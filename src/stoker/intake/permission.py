@@ -13,7 +13,7 @@ from stoker.core.canonical import JsonValue
 from stoker.core.clock import Clock, iso_utc
 from stoker.core.errors import StokerError
 from stoker.intake.errors import DatasetEnded, NotAllowed, OtherPolicy
-from stoker.intake.review import Use, require_review, review_in_force
+from stoker.intake.review_gate import Use, require_review, review_in_force
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.permissions import Deed, roles_for
 from stoker.ledger.records import (

@@ -40,7 +40,8 @@ from stoker.intake.lent_tokenizer import find_lender, lent_tokenizer
 from stoker.intake.plan import PreparationPlan, plan_key, work_prefix, write_plan
 from stoker.intake.planning import find_unfinished, make_plan
 from stoker.intake.quality.judge import check_languages
-from stoker.intake.review import Use, policy_digest, require_review, review_digest, review_in_force
+from stoker.intake.review_gate import Use, require_review, review_in_force
+from stoker.intake.review_request import policy_digest, review_digest
 from stoker.intake.task_errors import TaskFailed
 from stoker.intake.tasks import BuildResult, Phase, run_tasks
 from stoker.intake.workplace import Workplace

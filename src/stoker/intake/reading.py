@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from stoker.intake.dataset_writer import ARTEFACT_SCHEMA, dataset_prefix
 from stoker.intake.errors import BrokenRecord, NoSuchSplit
-from stoker.intake.review import review_digest
+from stoker.intake.review_request import review_digest
 from stoker.keys.backend import KeyBackend
 from stoker.keys.partition import BackendKeySource
 from stoker.ledger.ledger import Ledger

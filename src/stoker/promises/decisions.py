@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from stoker.core.errors import StokerError
 from stoker.intake.errors import SelfReview
-from stoker.intake.review import Use, outside, require_review, review_digest, verify_decision
+from stoker.intake.review_gate import Use, outside, require_review, verify_decision
 from stoker.intake.review_machine import UNDECIDED, Approve, ReviewFacts, step
-from stoker.intake.review_request import terms_in
+from stoker.intake.review_request import review_digest, terms_in
 from stoker.ledger.records import DatasetRecord, ReviewRecord, ReviewState, Role, RunRecord
 from stoker.ledger.verification import CLOCK_TOLERANCE_S
 from stoker.promises.acts import Acts, Verdict

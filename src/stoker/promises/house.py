@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from stoker.core.clock import Clock
 from stoker.core.home import Home
 from stoker.feed.dataset import Dataset
-from stoker.intake.review import review_digest
+from stoker.intake.review_request import review_digest
 from stoker.keys.backend import KeyBackend
 from stoker.keys.moves import is_gone
 from stoker.keys.partition import BackendKeySource

@@ -6,7 +6,7 @@ import hashlib
 
 from stoker.core.errors import StokerError
 from stoker.core.progress import Progress
-from stoker.intake.review import review_digest
+from stoker.intake.review_request import review_digest
 from stoker.intake.scan_report import MAX_REPORT_BYTES
 from stoker.keys.moves import is_gone
 from stoker.keys.refs import KekRef

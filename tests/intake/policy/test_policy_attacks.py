@@ -21,7 +21,7 @@ from stoker.intake.policy import treating
 from stoker.intake.policy.pseudonym import Pseudonyms
 from stoker.intake.policy.treat import Treated, treat
 from stoker.intake.reading import DatasetRows
-from stoker.intake.review import policy_digest
+from stoker.intake.review_request import policy_digest
 from stoker.keys.partition import BackendKeySource
 from stoker.keys.refs import KekRef, Purpose
 from stoker.spec.kinds import Kind
@@ -187,7 +187,7 @@ def test_pseudonyms_are_the_same_in_the_whole_dataset_and_gone_with_its_key(
     from stoker.core.ids import VersionId
     from stoker.intake.dataset_writer import DatasetPlace
     from stoker.intake.plan import read_plan
-    from stoker.intake.review import review_digest
+    from stoker.intake.review_request import review_digest
 
     (version,) = {key.split("/")[2] for key in home.objects("datasets")}
     place = DatasetPlace(

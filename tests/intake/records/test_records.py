@@ -28,7 +28,7 @@ from stoker.intake.prepare import PrepareReport, prepare_dataset
 from stoker.intake.records import decoding
 from stoker.intake.records.decoding import Decoder
 from stoker.intake.records.grouping import group
-from stoker.intake.review import review_digest
+from stoker.intake.review_request import review_digest
 from stoker.intake.source_index import SourceFile
 from stoker.keys.partition import BackendKeySource
 from stoker.spec.recipe import ImportSpec, Kind, RecipeSpec
