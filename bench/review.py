@@ -25,22 +25,17 @@ from stoker.intake.detect.scan import ALL_KINDS, find, redact, set_of
 from stoker.spec.kinds import DEFAULT_KINDS
 
 ROOT: Final = Path(__file__).parents[1]
-JUDGED: Final = ROOT.parent / "shared/data/pii/synth_dataset_v2_dev.json"
 SAMPLE: Final = ROOT / "tests/intake/detect/labelled/synth_sample.json"
 DOCUMENTATION: Final = Path("/usr/share/doc")
 PEER_MEGABYTES: Final = 1
 METHOD: Final = (
-    "Coverage: characters of labelled spans inside a finding of any kind; precision: characters of "
-    "findings inside a "
-    "labelled span; intervals of 95 % by drawing groups of texts anew. Rates: the running Python's "
-    "standard library "
-    "(*.py without site-packages), the text files under /usr/share/doc, and the labelled texts joined "
-    "by line ends. "
-    "In each round, in rotating order: the RE2 set alone over every file; the whole find; redaction "
-    "of the default "
-    "kinds; find on hostile inputs of 256 KiB; Python's re with all shapes joined by '|'. By "
-    "processor time of the "
-    "one thread, after one round that is not counted; medians and quartiles; ratios round by round."
+    "Coverage: characters of labelled spans inside a finding of any kind; precision: characters of findings "
+    "inside a labelled span; intervals of 95 % by drawing groups of texts anew. Rates: the running Python's "
+    "standard library (*.py without site-packages), the text files under /usr/share/doc, and the labelled "
+    "texts joined by line ends. In each round, in rotating order: the RE2 set alone over every file; "
+    "the whole find; redaction of the default kinds; find on hostile inputs of 256 KiB; Python's re with all shapes "
+    "joined by '|'. By processor time of the one thread, after one round that is not counted; medians and "
+    "quartiles; ratios round by round."
 )
 HOSTILE: Final[dict[str, bytes]] = {
     "digits": b"4" * 262144,
@@ -175,7 +170,7 @@ SIZES: Final = (
 def main() -> int:
     """Read `--labelled`; the rest is every bench's command line."""
     options = argparse.ArgumentParser(add_help=False)
-    options.add_argument("--labelled", type=Path, default=JUDGED if JUDGED.exists() else SAMPLE)
+    options.add_argument("--labelled", type=Path, default=SAMPLE)
     chosen, rest = options.parse_known_args()
     sys.argv[1:] = rest
     return run(

@@ -81,8 +81,7 @@ class _Scanner:
 
         RE2 answers a set that ran out of memory like one without a match. The beginning of the text matches
         always, so when it is missing the answer is worth nothing and every pattern is tried. The end of the
-        text
-        counts as a line's end.
+        text counts as a line's end.
         """
         hits = self.set.Match(data + b"\n") or ()
         if self.always not in hits:
