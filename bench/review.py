@@ -29,13 +29,13 @@ SAMPLE: Final = ROOT / "tests/intake/detect/labelled/synth_sample.json"
 DOCUMENTATION: Final = Path("/usr/share/doc")
 PEER_MEGABYTES: Final = 1
 METHOD: Final = (
-    "Coverage: characters of labelled spans inside a finding of any kind; precision: characters of findings "
-    "inside a labelled span; intervals of 95 % by drawing groups of texts anew. Rates: the running Python's "
-    "standard library (*.py without site-packages), the text files under /usr/share/doc, and the labelled "
-    "texts joined by line ends. In each round, in rotating order: the RE2 set alone over every file; "
-    "the whole find; redaction of the default kinds; find on hostile inputs of 256 KiB; Python's re with all shapes "
-    "joined by '|'. By processor time of the one thread, after one round that is not counted; medians and "
-    "quartiles; ratios round by round."
+    "Coverage: characters of labelled spans inside a finding of any kind; precision: characters of "
+    "findings inside a labelled span; intervals of 95 % by drawing groups of texts anew. Rates: the "
+    "running Python's standard library (*.py without site-packages), the text files under "
+    "/usr/share/doc, and the labelled texts joined by line ends. In each round, in rotating order: the "
+    "RE2 set alone over every file; the whole find; redaction of the default kinds; find on hostile "
+    "inputs of 256 KiB; Python's re with all shapes joined by '|'. By processor time of the one thread, "
+    "after one round that is not counted; medians and quartiles; ratios round by round."
 )
 HOSTILE: Final[dict[str, bytes]] = {
     "digits": b"4" * 262144,
