@@ -46,6 +46,8 @@ class Lexicon:
     table: WordTable
     marks: dict[bytes, int]
     phrases: dict[bytes, int]
+    heads: frozenset[bytes]
+    """The first two words of every phrase: few texts go on as one of them does."""
 
 
 def _read(name: str) -> list[str]:
@@ -118,7 +120,8 @@ def lexicon() -> Lexicon:
     add(vocabulary.COMPANY_WORDS, Mark.COMPANY_WORD)
     add(vocabulary.CONTINENTS, Mark.COUNTRY)
     add(vocabulary.TECHNICAL, Mark.TECHNICAL)
-    return Lexicon(WordTable(marks), marks, phrases)
+    heads = frozenset(b" ".join(phrase.split(b" ")[:2]) for phrase in phrases)
+    return Lexicon(WordTable(marks), marks, phrases, heads)
 
 
 NAMES: Final = Mark.GIVEN | Mark.SURNAME

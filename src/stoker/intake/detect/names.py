@@ -388,16 +388,21 @@ def _firm(data: bytes, run: list[Word], at: int) -> tuple[int, list[Found]] | No
     return None
 
 
+_AROUND: Final = b".,;:!?'\")\n"
+
+
 def _place_phrase(data: bytes, lexicon: Lexicon, run: list[Word], at: int) -> tuple[int, list[Found]] | None:
     """A listed place of several words that begins with word `at`, or a country."""
     word = run[at]
     if word.marks & (START | COMPANY_START):
         tail = data[word.start : word.start + 48].lower()
-        for count in (5, 4, 3, 2):
+        head = b" ".join(tail.split(b" ", 2)[:2])
+        possible = head in lexicon.heads or head.rstrip(_AROUND) in lexicon.heads
+        for count in (5, 4, 3, 2) if possible else ():
             parts = tail.split(b" ", count)[:count]
             if len(parts) < count:
                 continue
-            phrase = b" ".join(parts).rstrip(b".,;:!?'\")\n")
+            phrase = b" ".join(parts).rstrip(_AROUND)
             kind = lexicon.phrases.get(phrase, 0)
             if kind & (PLACE | COUNTRY | COMPANY):
                 end = word.start + len(phrase)
