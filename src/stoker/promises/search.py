@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -225,26 +225,33 @@ class _Search:
             self._refused(path, name, parent, error)
             return
         try:
-            for entry in sorted(os.listdir(descriptor)):  # noqa: PTH208 - by descriptor, not by path
-                self._entry(path / entry, entry, descriptor)
+            entries = sorted(os.listdir(descriptor))  # noqa: PTH208 - by descriptor, not by path
+            self._names(path, entries)
+            for entry in entries:
+                self._entry(path, entry, descriptor)
         except OSError as error:
             self._refused(path, name, parent, error)
         finally:
             os.close(descriptor)
 
-    def _entry(self, path: Path, name: str, parent: int) -> None:
+    def _names(self, folder: Path, names: Sequence[str]) -> None:
+        """The names in a folder: all at once, and one by one where that finds something, be it across two."""
+        if any(self.matcher.find(os.fsencode("/".join(names)))):
+            for name in names:
+                self.name(folder / name, os.fsencode(name), "file name")
+
+    def _entry(self, folder: Path, name: str, parent: int) -> None:
         try:
             status = os.stat(name, dir_fd=parent, follow_symlinks=False)
-            self.name(path, os.fsencode(name), "file name")
             if stat.S_ISDIR(status.st_mode):
-                self._folder(path, name, parent)
+                self._folder(folder / name, name, parent)
             elif stat.S_ISLNK(status.st_mode):
-                self.name(path, os.fsencode(os.readlink(name, dir_fd=parent)), "link target")
+                self.name(folder / name, os.fsencode(os.readlink(name, dir_fd=parent)), "link target")
             # The time of the last change cannot be set back by hand, the time of writing can.
             elif stat.S_ISREG(status.st_mode) and max(status.st_mtime, status.st_ctime) >= self.newer_s:
-                self._file(path, name, parent)
+                self._file(folder / name, name, parent)
         except OSError as error:
-            self._refused(path, name, parent, error)
+            self._refused(folder / name, name, parent, error)
 
     def _file(self, path: Path, name: str, parent: int) -> None:
         # Not blocking and not following, since somebody may have put a pipe or a link there just now.
