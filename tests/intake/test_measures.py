@@ -6,7 +6,7 @@ import itertools
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,18 +90,18 @@ def test_atk_043_a_text_on_which_a_recogniser_crashes_hangs_or_fails_is_held_bac
     home: IntakeHome, record: SourceRecord, monkeypatch: pytest.MonkeyPatch, fault: str, why: str
 ) -> None:
     """Everything else in the same batch is scanned, and nothing about the one is said to be clean."""
-    real = scanning.find
+    real = scanning.find_each
 
-    def find(data: bytes) -> tuple[Finding, ...]:
-        if b"boom" in data:
+    def find_each(texts: Sequence[bytes]) -> list[tuple[Finding, ...]]:
+        if any(b"boom" in data for data in texts):
             if fault == "crash":
                 os.kill(os.getpid(), signal.SIGSEGV)
             if fault == "hang":
                 time.sleep(600)
             raise ValueError("a personal text")
-        return real(data)
+        return real(texts)
 
-    monkeypatch.setattr(scanning, "find", find)
+    monkeypatch.setattr(scanning, "find_each", find_each)
     # A limit is for a hang only: a slow machine must not lose another text.
     monkeypatch.setattr(
         scanning, "limit_of", lambda texts, _: 2.0 if any(b"boom" in one.data for one in texts) else 120.0

@@ -15,7 +15,7 @@ from typing import Any, Final
 from stoker.core.progress import Progress
 from stoker.intake.bounded import Bounded, Lost
 from stoker.intake.detect.patterns import PATTERNS_DIGEST
-from stoker.intake.detect.scan import excerpt, find
+from stoker.intake.detect.scan import excerpt, find_each
 from stoker.intake.left_out import printable
 from stoker.intake.measures import Measures
 from stoker.intake.media_scan import MediaTask, MediaTold, start_media
@@ -209,8 +209,8 @@ def _scan_batch(texts: list[_Text], keep_hits: bool) -> _Told:
     files_with: dict[Kind, int] = {}
     ranked: list[_Ranked] = []
     hits = {}
-    for text in texts:
-        found = find(text.data)
+    each = find_each([text.data for text in texts])
+    for text, found in zip(texts, each, strict=True):
         for kind in {finding.kind for finding in found}:
             files_with[kind] = files_with.get(kind, 0) + text.times
         places = []

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stoker.intake.detect import scan
 from stoker.intake.detect.patterns import PATTERNS, byte_options
 from stoker.intake.detect.recognise import entropy_bits, iban_check, is_card_number, luhn
-from stoker.intake.detect.scan import ALL_KINDS, Finding, excerpt, find, mask, redact
+from stoker.intake.detect.scan import ALL_KINDS, Finding, excerpt, find, find_each, mask, redact
 from stoker.spec.recipe import Kind
 
 FOUND = [
@@ -247,3 +247,23 @@ def test_every_pattern_compiles_alone_and_has_its_own_name() -> None:
     assert byte_options().max_mem == 64 * 1024 * 1024
     assert len({pattern.name for pattern in PATTERNS}) == len(PATTERNS)
     assert {pattern.kind for pattern in PATTERNS} <= set(Kind)
+
+
+def test_many_texts_at_once_give_what_each_gives_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(20261123)
+    examples = [text.encode() for _, text, _ in FOUND] + [
+        b"", b"\n", b"Dear Mr", b" Byron", b"Ada", b"Lovelace lives in New", b"Zealand", b"12 Main Street,",
+        b"Springfield",
+        "Grüße von Jürgen".encode(), b"\xff\xfe", b"works for ", b"Siemens", b"born in", b"Leeds on 3",
+    ]  # fmt: skip
+    for size in (1, 2, 40):
+        monkeypatch.setattr(scan, "GROUP_BYTES", chance.choice((1, 100, 1 << 19)))
+        for _ in range(30):
+            texts = [chance.choice(examples)[chance.randint(0, 3) :] for _ in range(size)]
+            assert find_each(texts) == [find(text) for text in texts]
+    assert find_each([]) == []
+
+
+def test_a_place_of_two_words_is_found_before_a_line_end() -> None:
+    data = b"She moved to New Zealand\nlast year"
+    assert Finding(13, 24, Kind.LOCATION) in find(data)

@@ -3,10 +3,8 @@
 See docs/design/detect.md.
 
 An *anchor* is a place where an address may be: a number beside a capitalised word that is no common word, a
-unit
-(`Apt. 5`), a military post box, or words that announce an address. Around it the longest sequence of address
-tokens
-is taken, over one line break at a time, and cut back to the part that the evidence carries.
+unit (`Apt. 5`), a military post box, or words that announce an address. Around it the longest sequence of
+address tokens is taken, over one line break at a time, and cut back to the part that the evidence carries.
 """
 
 from __future__ import annotations

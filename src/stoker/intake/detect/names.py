@@ -1,8 +1,8 @@
 """People, organisations and places by lists and the words around them. See docs/design/detect.md, "Names".
 
 A *run* is capitalised words with a blank, a hyphen, an apostrophe or the dot of an initial between them.
-Runs that
-hold a listed word which is no common word are looked at, one by one; the others cost array operations only.
+Runs that hold a listed word which is no common word are looked at, one by one; the others cost array
+operations only.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ COMPANY_START, CALENDAR = int(Mark.COMPANY_START), int(Mark.MONTH | Mark.WEEKDAY
 STREET, UNIT = int(Mark.STREET), int(Mark.UNIT)
 LISTED: Final = GIVEN | SURNAME | PLACE | COUNTRY | NATIONALITY | COMPANY
 PERSONAL: Final = GIVEN | SURNAME
+_BEGINNING: Final = PERSONAL | TITLE | START | COMPANY_START
+"""A common word with none of these marks begins no name, where no word of organisations follows."""
 MAX_NAME_WORDS: Final = 4
 
 _IDENTIFIER: Final = np.zeros(256, dtype=bool)
@@ -213,17 +215,18 @@ def find_names(data: bytes, lexicon: Lexicon, words: TextWords) -> Iterator[Foun
     if not len(words.starts):
         return
     first, last, interesting = _runs(data, words)
-    for index in np.flatnonzero(interesting).tolist():
-        run = [
-            Word(start, end, marks, data[start:end])
-            for start, end, marks in zip(
-                words.starts[first[index] : last[index]].tolist(),
-                words.ends[first[index] : last[index]].tolist(),
-                words.flags[first[index] : last[index]].tolist(),
-                strict=True,
-            )
-        ]
-        yield from _run_names(data, lexicon, run)
+    chosen = np.flatnonzero(interesting)
+    sizes = (last - first)[chosen]
+    stops = np.cumsum(sizes)
+    at = np.arange(stops[-1] if len(stops) else 0) + np.repeat(first[chosen] - (stops - sizes), sizes)
+    starts, ends, marks = words.starts[at].tolist(), words.ends[at].tolist(), words.flags[at].tolist()
+    several = [
+        Word(start, end, mark, data[start:end]) for start, end, mark in zip(starts, ends, marks, strict=True)
+    ]
+    begin = 0
+    for stop in stops.tolist():
+        yield from _run_names(data, lexicon, several[begin:stop])
+        begin = stop
 
 
 def _runs(data: bytes, words: TextWords) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
@@ -257,13 +260,15 @@ def _runs(data: bytes, words: TextWords) -> tuple[NDArray[np.int64], NDArray[np.
     worth = (listed & (~shouted | ((ends - starts > 4) & ((flags & (PLACE | COUNTRY)) != 0)))) | (
         ((flags & TITLE) != 0) & plain
     )
-    forms = (flags & (FORM | COMPANY_WORD)) != 0
+    forms = (flags & FORM) != 0
+    company_words = ((flags & COMPANY_WORD) != 0) & ((flags & GIVEN) == 0)
     starting = ((flags & (START | COMPANY_START)) != 0) & plain & ~shouted & (ends - starts > 2)
+    own = ((flags & (COMMON | TECHNICAL)) == 0) | starting
     starting[:-1] &= joined & ((flags[1:] & COMMON) == 0)
     starting[-1:] = False
-    interesting = np.logical_or.reduceat(worth | starting, first) | (
-        np.logical_or.reduceat(forms, first) & (last - first > 1)
-    )
+    firms = np.logical_or.reduceat(company_words, first) & np.logical_or.reduceat(own, first)
+    firms |= np.logical_or.reduceat(forms, first)
+    interesting = np.logical_or.reduceat(worth | starting, first) | (firms & (last - first > 1))
     return first, last, interesting
 
 
@@ -290,15 +295,22 @@ def name_like(word: Word) -> float:
 
 
 def _run_names(data: bytes, lexicon: Lexicon, run: list[Word]) -> Iterator[Found]:
+    firms = any(word.marks & (FORM | COMPANY_WORD) for word in run)
     at = 0
     while at < len(run):
-        taken, found = _at(data, lexicon, run, at)
+        if not firms and run[at].marks & COMMON and not run[at].marks & _BEGINNING:
+            at += 1  # what the lines of `_at` would find out one by one
+            continue
+        taken, found = _at(data, lexicon, run, at, firms)
         yield from found
         at += max(1, taken)
 
 
-def _at(data: bytes, lexicon: Lexicon, run: list[Word], at: int) -> tuple[int, list[Found]]:
-    """Names that begin with word `at` of `run`: how many words they take, and what they are."""
+def _at(data: bytes, lexicon: Lexicon, run: list[Word], at: int, firms: bool) -> tuple[int, list[Found]]:
+    """Names that begin with word `at` of `run`: how many words they take, and what they are.
+
+    `firms`: whether the run has a word that ends the name of an organisation.
+    """
     word = run[at]
     if word.marks & TITLE and at + 1 < len(run) and word.text.lower() in _HONORIFICS:
         count = 0
@@ -310,9 +322,10 @@ def _at(data: bytes, lexicon: Lexicon, run: list[Word], at: int) -> tuple[int, l
             end = word.end + 1 if data[word.end : word.end + 1] == b"." else word.end
             start, stop = run[at + 1].start, _extended(data, run[at + count].end)
             return count + 1, [Found(word.start, end, Kind.TITLE), Found(start, stop, Kind.PERSON)]
-    firm = _firm(data, run, at)
-    if firm:
+    if firms and (firm := _firm(data, run, at)):
         return firm
+    if partners := _partners(data, run, at):
+        return partners
     place = _place_phrase(data, lexicon, run, at)
     count = _name_words(run, at)
     if count >= 2 and not (place and place[0] >= count):
@@ -358,9 +371,9 @@ def _extended(data: bytes, end: int) -> int:
 
 
 def _firm(data: bytes, run: list[Word], at: int) -> tuple[int, list[Found]] | None:
-    """An organisation that begins with word `at`."""
-    rest = run[at:]
-    for count in range(min(len(rest), 7), 1, -1):
+    """An organisation that begins with word `at` and ends with a word of organisations."""
+    rest = run[at : at + 7]
+    for count in range(len(rest), 1, -1):
         last = rest[count - 1]
         if last.marks & FORM or (last.marks & COMPANY_WORD and not last.marks & GIVEN):
             lead = rest[0]
@@ -372,19 +385,17 @@ def _firm(data: bytes, run: list[Word], at: int) -> tuple[int, list[Found]] | No
                 return None
             end = last.end + (1 if last.marks & FORM and data[last.end : last.end + 1] == b"." else 0)
             return count, [Found(lead.start, end, Kind.ORGANISATION)]
-    word = run[at]
-    if word.marks & SURNAME or not word.marks & COMMON:
+    return None
+
+
+def _partners(data: bytes, run: list[Word], at: int) -> tuple[int, list[Found]] | None:
+    """An organisation named after people: word `at` and those listed behind it, or two with a hyphen."""
+    word, left = run[at], len(run) - at
+    if left == 1 and (word.marks & SURNAME or not word.marks & COMMON):
         firms = _LIST_OF_FIRMS.match(data, word.end)
-        if firms and at == len(run) - 1:
-            return 1, [Found(word.start, firms.end(), Kind.ORGANISATION)]
-        if (
-            len(rest) == 2
-            and rest[1].start == word.end + 1
-            and data[word.end] == 0x2D
-            and word.marks & SURNAME
-            and rest[1].marks & SURNAME
-        ):
-            return 2, [Found(word.start, rest[1].end, Kind.ORGANISATION)]
+        return (1, [Found(word.start, firms.end(), Kind.ORGANISATION)]) if firms else None
+    if left == 2 and data[word.end] == 0x2D and word.marks & run[at + 1].marks & SURNAME:
+        return 2, [Found(word.start, run[at + 1].end, Kind.ORGANISATION)]
     return None
 
 
@@ -395,7 +406,7 @@ def _place_phrase(data: bytes, lexicon: Lexicon, run: list[Word], at: int) -> tu
     """A listed place of several words that begins with word `at`, or a country."""
     word = run[at]
     if word.marks & (START | COMPANY_START):
-        tail = data[word.start : word.start + 48].lower()
+        tail = data[word.start : word.start + 48].partition(b"\n")[0].lower()
         head = b" ".join(tail.split(b" ", 2)[:2])
         possible = head in lexicon.heads or head.rstrip(_AROUND) in lexicon.heads
         for count in (5, 4, 3, 2) if possible else ():

@@ -1,10 +1,8 @@
 """A text as a reader sees it, with the way back to its own bytes. See docs/design/detect.md, "Normalisation".
 
 Compatibility forms (NFKC), invisible characters, letters of other scripts inside a Latin word, digits of
-other
-scripts, typographic quotes and dashes, and mark-up in the middle of a word become what they look like. Every
-piece
-that changed is remembered, so that a finding has the offsets of the original bytes.
+other scripts, typographic quotes and dashes, and mark-up in the middle of a word become what they look like.
+Every piece that changed is remembered, so that a finding has the offsets of the original bytes.
 """
 
 from __future__ import annotations
@@ -12,8 +10,10 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
+from array import array
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -53,15 +53,14 @@ Piece: TypeAlias = tuple[int, int, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Normal:
-    """The text to look through. Lists are in order, one entry a changed piece: where it begins and ends,
-    here and
-    in the original."""
+    """The text to look through. Sequences are in order, one entry a changed piece: where it begins and ends,
+    here and in the original."""
 
     data: bytes
-    begins: list[int] = field(default_factory=list)
-    ends: list[int] = field(default_factory=list)
-    original_begins: list[int] = field(default_factory=list)
-    original_ends: list[int] = field(default_factory=list)
+    begins: Sequence[int] = ()
+    ends: Sequence[int] = ()
+    original_begins: Sequence[int] = ()
+    original_ends: Sequence[int] = ()
     inner: Normal | None = None
     """Where `data` was made in two steps: what the first one gave."""
 
@@ -153,8 +152,8 @@ BYTES_A_CHANGE: Final = 512
 
 @functools.cache
 def _letters() -> tuple[dict[int, str], NDArray[np.uint8], NDArray[np.bool_]]:
-    """What each letter that changes by itself becomes, how many bytes every letter has
-    afterwards, and whether it changes."""
+    """What each letter that changes by itself becomes, the bytes of every letter afterwards, and whether it
+    changes."""
     becomes: dict[int, str] = {}
     sizes = np.full(0x110000, 4, dtype=np.uint8)
     sizes[:0x80], sizes[0x80:0x800], sizes[0x800:0x10000] = 1, 2, 3
@@ -177,8 +176,7 @@ def _letters() -> tuple[dict[int, str], NDArray[np.uint8], NDArray[np.bool_]]:
 
 
 def dense(data: bytes) -> Normal:
-    """`data`, of which much changes, letter by letter; marks that combine and mixed scripts stay as they
-    are."""
+    """`data`, of which much changes, letter by letter; marks that combine and mixed scripts stay."""
     try:
         text = data.decode()
     except UnicodeDecodeError:
@@ -189,13 +187,20 @@ def dense(data: bytes) -> Normal:
     ends = np.cumsum(sizes[codes], dtype=np.int64)
     original_ends = np.cumsum(sizes_before)
     changed = np.flatnonzero(changes[codes])
+    after = sizes[codes]
+    kept = codes[after != 0].tobytes().decode("utf-32-le")
     return Normal(
-        text.translate(becomes).encode(),
-        (ends - sizes[codes])[changed].tolist(),
-        ends[changed].tolist(),
-        (original_ends - sizes_before)[changed].tolist(),
-        original_ends[changed].tolist(),
+        (kept.translate(becomes) if after[changed].any() else kept).encode(),
+        _numbers(ends[changed] - after[changed]),
+        _numbers(ends[changed]),
+        _numbers(original_ends[changed] - sizes_before[changed]),
+        _numbers(original_ends[changed]),
     )
+
+
+def _numbers(values: NDArray[np.int64]) -> Sequence[int]:
+    """The same as a sequence of Python's own numbers, without making one of each."""
+    return array("q", values.astype(np.int64, copy=False).tobytes())
 
 
 def _with_lookalikes(data: bytes, pieces: list[Piece]) -> list[Piece]:
@@ -228,18 +233,22 @@ def _apart(first: list[Piece], second: list[Piece]) -> list[Piece]:
 
 def _assembled(data: bytes, pieces: list[Piece], inner: Normal | None) -> Normal:
     parts: list[bytes] = []
-    found = Normal(b"")
+    begins: list[int] = []
+    ends: list[int] = []
     at = size = 0
     for begin, end, text in pieces:
         parts += (data[at:begin], text)
         size += begin - at
-        found.begins.append(size)
+        begins.append(size)
         size += len(text)
-        found.ends.append(size)
-        found.original_begins.append(begin)
-        found.original_ends.append(end)
+        ends.append(size)
         at = end
     parts.append(data[at:])
     return Normal(
-        b"".join(parts), found.begins, found.ends, found.original_begins, found.original_ends, inner
+        b"".join(parts),
+        begins,
+        ends,
+        [begin for begin, _, _ in pieces],
+        [end for _, end, _ in pieces],
+        inner,
     )

@@ -16,7 +16,7 @@ from stoker.intake.detect.options import byte_options as byte_options
 from stoker.intake.detect.recognise import Span
 from stoker.spec.recipe import Kind
 
-RECOGNISERS_VERSION: Final = 2
+RECOGNISERS_VERSION: Final = 3
 """Raised whenever a recogniser decides differently, so that old scans are not taken for new ones."""
 
 

@@ -21,6 +21,7 @@ from stoker.intake.detect.lexicon import Mark, lexicon
 from stoker.intake.detect.names import find_names
 from stoker.intake.detect.normal import normal
 from stoker.intake.detect.patterns import ANCHORS, PATTERNS, Pattern, byte_options
+from stoker.intake.detect.recognise import Span
 from stoker.spec.recipe import Kind
 
 ALL_KINDS: Final[frozenset[Kind]] = frozenset(Kind)
@@ -41,6 +42,10 @@ OVERLAP_BYTES: Final = 256
 
 ALWAYS: Final = rb"\A"
 """Matches every text, once: an empty pattern matches at every byte and makes the set a third slower."""
+
+GROUP_BYTES: Final = 1 << 19
+BORDER: Final = b"\n" + b"\0\n" * 32
+"""Between texts that lie side by side: no word, no blank, and more than any context reaches."""
 
 MAX_ROUNDS: Final = 8
 """Redaction is repeated until nothing is found; a cut that makes a new finding needs a second round."""
@@ -128,12 +133,44 @@ def find(data: bytes, kinds: Collection[Kind] = ALL_KINDS) -> tuple[Finding, ...
     Overlapping findings become one that covers them all, of the kind that begins first (the longer when two
     begin together), so that cutting it out leaves no part of either.
     """
+    return find_each((data,), kinds)[0]
+
+
+def find_each(texts: Sequence[bytes], kinds: Collection[Kind] = ALL_KINDS) -> list[tuple[Finding, ...]]:
+    """`find` of every text: the same, and faster than one by one where texts are short.
+
+    Shapes are looked for in each text alone. Words are looked up in many texts at once, side by side with a
+    border between them that no name crosses, since what an array operation costs is mostly its start.
+    """
     wanted = frozenset(kinds)
-    seen = normal(data)
-    found = [one for one in _raw(restored(seen.data), wanted) if one.kind in wanted]
-    if seen.begins:
-        found = [Finding(*seen.original(one.start, one.end), one.kind) for one in found]
-    return _merged(found)
+    seen = [normal(text) for text in texts]
+    plain = [restored(one.data) for one in seen]
+    shaped = [_shaped(text, wanted) for text in plain]
+    found = [shapes for shapes, _ in shaped]
+    if wanted & NAME_KINDS:
+        for first, last in _groups(plain):
+            anchors = [anchors for _, anchors in shaped[first:last]]
+            for index, names in enumerate(_named(plain[first:last], anchors, wanted), first):
+                found[index] += names
+    whole = []
+    for one, several in zip(seen, found, strict=True):
+        chosen = [each for each in several if each.kind in wanted]
+        if one.begins:
+            chosen = [Finding(*one.original(each.start, each.end), each.kind) for each in chosen]
+        whole.append(_merged(chosen))
+    return whole
+
+
+def _groups(texts: Sequence[bytes]) -> Iterator[tuple[int, int]]:
+    """Begin and end of runs of texts that together have about GROUP_BYTES."""
+    first = size = 0
+    for index, text in enumerate(texts):
+        size += len(text)
+        if size >= GROUP_BYTES:
+            yield first, index + 1
+            first, size = index + 1, 0
+    if first < len(texts):
+        yield first, len(texts)
 
 
 def find_in_pieces(
@@ -176,11 +213,11 @@ def _extended(ours: list[Finding], more: list[Finding]) -> list[Finding]:
     return whole
 
 
-def _raw(data: bytes, kinds: frozenset[Kind]) -> list[Finding]:
-    """Findings as they come: they may overlap, and of any kind."""
+def _shaped(data: bytes, kinds: frozenset[Kind]) -> tuple[list[Finding], list[Span]]:
+    """What has a shape, with overlaps and of any kind; and where words announce an address."""
     scanner = _scanner(kinds)
     found: list[Finding] = []
-    anchors: list[tuple[int, int]] = []
+    anchors: list[Span] = []
     for index, begin, stop in scanner.regions(data):
         pattern, expression = scanner.patterns[index]
         for match in expression.finditer(data, begin, stop):
@@ -189,14 +226,34 @@ def _raw(data: bytes, kinds: frozenset[Kind]) -> list[Finding]:
                 anchors += spans
             else:
                 found += [Finding(start, end, pattern.kind) for start, end in spans]
-    if kinds & NAME_KINDS:
-        known = lexicon()
-        words = known.table.look_up(data)
-        found += [Finding(*one) for one in find_names(data, known, words)]
-        if Kind.STREET_ADDRESS in kinds:
-            anchors = sorted([*anchors, *address_anchors(data, words)])
-            found += [Finding(*one, Kind.STREET_ADDRESS) for one in find_addresses(data, known, anchors)]
-    return found
+    return found, anchors
+
+
+def _named(
+    texts: Sequence[bytes], anchors: Sequence[list[Span]], kinds: frozenset[Kind]
+) -> list[list[Finding]]:
+    """Names and addresses of each text, with overlaps; `anchors` are what `_shaped` found in each."""
+    data = BORDER.join(texts) if len(texts) > 1 else texts[0]
+    begins = list(itertools.accumulate((len(text) + len(BORDER) for text in texts[:-1]), initial=0))
+    known = lexicon()
+    words = known.table.look_up(data)
+    found = [Finding(*one) for one in find_names(data, known, words)]
+    if Kind.STREET_ADDRESS in kinds:
+        announced = [
+            (begin + start, begin + end)
+            for begin, spans in zip(begins, anchors, strict=True)
+            for start, end in spans
+        ]
+        places = sorted([*announced, *address_anchors(data, words)])
+        found += [Finding(*one, Kind.STREET_ADDRESS) for one in find_addresses(data, known, places)]
+    if len(texts) == 1:
+        return [found]
+    each: list[list[Finding]] = [[] for _ in texts]
+    for one in found:
+        index = bisect_right(begins, one.start) - 1
+        begin = begins[index]
+        each[index].append(Finding(one.start - begin, one.end - begin, one.kind))
+    return each
 
 
 def restored(data: bytes) -> bytes:

@@ -3,8 +3,7 @@
 See docs/design/detect.md, "Words".
 
 Words are found and hashed with array operations, so that the cost a byte does not depend on what the words
-are and
-Python sees only the words that are asked for.
+are and Python sees only the words that are asked for.
 """
 
 from __future__ import annotations
