@@ -22,13 +22,13 @@ ROOM_EXIT_CODES: Final[dict[str, tuple[int, ...]]] = {
     "intake": (*range(70, 90), *range(220, 240), *range(250, 254)),
     "feed": (*range(90, 100), *range(200, 210)),
     "spec": (*range(100, 110),),
-    "train": (*range(110, 130),),
+    "train": (*range(110, 130), *range(190, 198)),
     "fleet": (*range(130, 150),),
     "plan": (*range(150, 160),),
     "simulate": (*range(160, 170),),
     "cli": (*range(170, 180),),
     "web": (*range(180, 190),),
-    "promises": (*range(190, 200),),
+    "promises": (*range(198, 200),),
 }
 """Exit codes reserved for the error classes of each room."""
 
