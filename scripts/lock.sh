@@ -7,7 +7,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
 "$folder/venv/bin/pip" install --disable-pip-version-check --quiet uv
-grep -v '^torch==' constraints.txt | sed "s/^\(atheris==.*\)$/\1 ; sys_platform == 'linux'/" >"$folder/wanted.txt"
+grep -v '^torch==' constraints.txt | sed "s/^\(atheris==.*\|triton==.*\)$/\1 ; sys_platform == 'linux'/" >"$folder/wanted.txt"
 {
     echo "# Every package that scripts/setup.sh installs, with the SHA-256 of each of its files. Made by scripts/lock.sh."
     echo "# torch is not here: which of its builds is wanted depends on the machine. See docs/design/security.md."
