@@ -24,7 +24,7 @@ from stoker.keys.vaults.aws_kms import AwsKmsVault, open_aws_kms
 from stoker.keys.vaults.aws_link import KmsPlace
 from stoker.keys.vaults.patience import Patience, PatienceRules
 from support.certificates import Authority
-from support.kms_server import REGION, Kms, Principal, Refused, kms_server
+from support.kms_server import DAY_S, REGION, Kms, Principal, Refused, kms_server
 from support.s3_servers import moto_server
 
 REF = KekRef("dataset/own-text", 1)
@@ -161,6 +161,27 @@ def test_what_an_administrator_of_the_account_can_call_back(vault: AwsKmsVault, 
         vault.unwrap(handle, REF, sealed, CONTEXT).wipe()
 
 
+def test_when_kms_erases_what_it_made_and_that_nothing_is_left_of_what_was_imported(
+    vault: AwsKmsVault, kms: Kms
+) -> None:
+    handle = vault.create(REF)
+    assert vault.erased_at_s(handle, REF) is None, "nothing is scheduled"
+    vault.destroy(handle, REF)
+    external = kms.keys[handle].origin == "EXTERNAL"
+    assert vault.erased_at_s(handle, REF) == (None if external else kms.now_s + 7 * DAY_S)
+    kms.advance_days(7)
+    assert vault.erased_at_s(handle, REF) is None
+
+
+def test_a_deletion_without_a_date_is_not_taken_for_an_erasure(kms: Kms) -> None:
+    with AwsKmsVault(KmsPlace.parse(kms.url), patience=patience()) as vault:
+        handle = vault.create(REF)
+        kms.keys[handle].state = "PendingReplicaDeletion"
+        assert not vault.exists(handle, REF)
+        with pytest.raises(VaultUnreachable, match="does not say when"):
+            vault.erased_at_s(handle, REF)
+
+
 def test_a_handle_that_is_none_is_never_sent(vault: AwsKmsVault, kms: Kms) -> None:
     for strange in ("", "alias/other", "../x", "arn:aws:kms:eu-central-1:111122223333:alias/other"):
         before = len(kms.asked)
@@ -168,6 +189,7 @@ def test_a_handle_that_is_none_is_never_sent(vault: AwsKmsVault, kms: Kms) -> No
             wrapped(vault, strange)
         vault.destroy(strange, REF)
         assert not vault.exists(strange, REF)
+        assert vault.erased_at_s(strange, REF) is None
         assert len(kms.asked) == before
 
 

@@ -167,3 +167,9 @@ def test_a_death_whose_proof_did_not_hold_is_tried_again() -> None:
     assert plan_sweep([dead], NOW_S) == (Prove(REF),)
     assert plan_sweep([replace(dead, proved=True)], NOW_S) == ()
     assert imminent(dead, NOW_S) == ()
+
+
+def test_a_death_that_a_vault_has_only_scheduled_is_tried_again_on_that_day() -> None:
+    unusable = KeyFacts(REF, wraps=False, destroyed=True, proved=True, erased_s=NOW_S)
+    assert plan_sweep([unusable], NOW_S - 1e-3) == ()
+    assert plan_sweep([unusable], NOW_S) == (Prove(REF),)

@@ -293,6 +293,7 @@ def _metadata(key: Key) -> dict[str, Any]:
         "Origin": key.origin,
         "Description": key.description,
         "KeyUsage": "ENCRYPT_DECRYPT",
+        **({} if key.deletion_s is None else {"DeletionDate": key.deletion_s}),
     }
 
 

@@ -129,10 +129,10 @@ def proof_text(result: DeathProof) -> str:
             pairs(
                 [
                     ("key", result.kek),
-                    ("destroyed", day(result.destroyed_s)),
+                    ("destroyed" if result.erased_s is None else "unusable since", day(result.destroyed_s)),
                     ("tried", day(result.proved_s)),
                     ("opened before", result.canary or "nothing was kept to try"),
-                    ("proof", "holds" if result.holds else "does not hold"),
+                    ("proof", result.verdict),
                 ]
             ),
             "",

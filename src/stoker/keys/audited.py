@@ -15,7 +15,9 @@ from stoker.keys.backend import KeyBackend
 ASKED_EVERY_S: Final = 1.0
 """How long an answer that the log can be written stands for the keys that are used next."""
 
-READING: Final = frozenset({"info", "list_keks", "vault_has", "canary", "signer", "close"})
+READING: Final = frozenset(
+    {"info", "list_keks", "vault_has", "vault_erases_at_s", "canary", "signer", "close"}
+)
 """What uses no key, or only signs what the log then records."""
 
 

@@ -209,6 +209,13 @@ class KeyBackend(Protocol):
         """
         ...
 
+    def vault_erases_at_s(self, ref: KekRef) -> float | None:
+        """When the vault erases a destroyed KEK that it only schedules for erasure; see KekVault.erased_at_s.
+
+        Raises KeyUnknown.
+        """
+        ...
+
     def signer(self, name: str) -> Signer:
         """The Ed25519 signer called `name`, such as `manifest` or `identity/alice`; made on first use."""
         ...

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Protocol
 
 from stoker.core.canonical import JsonValue
-from stoker.core.clock import Clock
+from stoker.core.clock import Clock, iso_utc
 from stoker.core.errors import StokerError
 from stoker.keys.backend import KeyBackend
 from stoker.keys.errors import DeathNotProved, KeyDestroyed, KeyUnknown
@@ -43,13 +43,23 @@ class Outcome(enum.StrEnum):
     OPENED = "opened"
     """Something opened: the KEK is not dead."""
 
+    UNUSABLE = "unusable"
+    """It opens nothing now, and is erased only at a date: until then somebody may call it back."""
+
     UNTRIED = "untried"
     """Something could not be tried, so nothing is proved here."""
 
 
+_NOTHING_OPENS: Final = frozenset({Outcome.REFUSED, Outcome.ABSENT, Outcome.UNUSABLE})
+
+
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What was tried on one replica. `refused` counts refusals by error; the rest names up to five things."""
+    """What was tried on one replica. `refused` counts refusals by error; the rest names up to five things.
+
+    `erased_s` is set where the vault only schedules erasures: until then, in seconds since the Unix epoch,
+    the KEK can be called back. None: nothing is scheduled.
+    """
 
     replica: str
     outcome: Outcome
@@ -57,6 +67,7 @@ class Trial:
     refused: Mapping[str, int]
     opened: tuple[str, ...] = ()
     untried: tuple[str, ...] = ()
+    erased_s: float | None = None
 
     @classmethod
     def of(
@@ -81,6 +92,10 @@ class Trial:
         match self.outcome:
             case Outcome.OPENED:
                 return f"{', '.join(self.opened)} opened"
+            case Outcome.UNUSABLE:
+                return (
+                    f"unusable until {iso_utc(self.erased_s or 0.0)}, then deleted; can be called back before"
+                )
             case Outcome.UNTRIED:
                 return "; ".join(self.untried)
             case Outcome.ABSENT:
@@ -132,9 +147,30 @@ class DeathProof:
 
     @property
     def holds(self) -> bool:
-        """Whether something was refused, nothing opened and nothing is left untried."""
+        """Whether something was refused, nothing opened and nothing is left untried.
+
+        It may hold for the time being only: see `erased_s`.
+        """
         outcomes = {trial.outcome for trial in self.trials}
-        return Outcome.REFUSED in outcomes and outcomes <= {Outcome.REFUSED, Outcome.ABSENT}
+        return Outcome.REFUSED in outcomes and outcomes <= _NOTHING_OPENS
+
+    @property
+    def erased_s(self) -> float | None:
+        """When a vault that schedules erasures will have erased the KEK, and its death is to be tried again.
+
+        None once nothing is left to wait for: then the KEK is destroyed, not only unusable.
+        """
+        waiting = [trial.erased_s for trial in self.trials if trial.erased_s is not None]
+        return max(waiting, default=None)
+
+    @property
+    def verdict(self) -> str:
+        """For people: what was proved, in a few words."""
+        if not self.holds:
+            return "does not hold"
+        if self.erased_s is None:
+            return "holds"
+        return f"holds for now: unusable until {iso_utc(self.erased_s)}, then deleted"
 
 
 def choose_canary(ref: KekRef, *, backend: KeyBackend, replicas: Sequence[Replica] = ()) -> Canary | None:
@@ -260,6 +296,9 @@ def _try_canary(ref: KekRef, canary: Canary | None, backend: KeyBackend) -> Tria
 def _ask_vault(ref: KekRef, backend: KeyBackend) -> Trial:
     """Whether the vault itself still has the KEK: a refusal above may be the registry's alone."""
     try:
+        erased_s = backend.vault_erases_at_s(ref)
+        if erased_s is not None:
+            return Trial(VAULT, Outcome.UNUSABLE, 1, {"its deletion is scheduled": 1}, erased_s=erased_s)
         if not backend.vault_has(ref):
             return Trial.of(VAULT, ["it has no such key"])
     except KeyUnknown:
@@ -283,6 +322,7 @@ def _proof_detail(proof: DeathProof) -> dict[str, JsonValue]:
                 "refused": dict(trial.refused),
                 "opened": list(trial.opened),
                 "untried": list(trial.untried),
+                "erased_s": trial.erased_s,
             }
             for trial in proof.trials
         ],
@@ -301,6 +341,7 @@ def _proof_of(entry: AuditEntry) -> DeathProof | None:
                 {str(name): int(count) for name, count in each["refused"].items()},
                 tuple(str(name) for name in each["opened"]),
                 tuple(str(name) for name in each["untried"]),
+                None if each.get("erased_s") is None else float(each["erased_s"]),
             )
             for each in detail["trials"]
         )

@@ -100,7 +100,7 @@ def overview(*, ledger: Ledger, backend: KeyBackend, clock: Clock, only: Iterabl
                 reviewer=concerned.reviewer,
                 runs=live_runs(ledger.catalogue, info.ref),
                 survivors=None if survivors == kek else survivors,
-                proof="" if proof is None else "holds" if proof.holds else "does not hold",
+                proof="" if proof is None else proof.verdict,
                 warnings=warnings,
                 note=_note(info, warnings, now_s, proof),
             )
@@ -113,6 +113,8 @@ def _note(info: KekInfo, warnings: tuple[KeyWarning, ...], now_s: float, proof: 
     if info.state is KekState.DESTROYED:
         if proof is None:
             return "dead; not proved yet: stoker key sweep"
+        if proof.erased_s is not None and proof.holds:
+            return f"dead for now; the proof {proof.verdict}"
         return "dead, and proved" if proof.holds else "dead, but the proof does not hold"
     if warnings:
         return warnings[0].detail

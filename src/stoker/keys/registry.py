@@ -302,6 +302,14 @@ class Registry:
         entry = entry_of(store, ref)
         return entry.handle is not None and self._vault.exists(entry.handle, ref)
 
+    def vault_erases_at_s(self, ref: KekRef) -> float | None:
+        """See KeyBackend."""
+        store = self._store.current()
+        if ref not in store.keks and ref in store.tombstones:
+            return None
+        entry = entry_of(store, ref)
+        return None if entry.handle is None else self._vault.erased_at_s(entry.handle, ref)
+
     def signer(self, name: str) -> Signer:
         """See KeyBackend. Raises BadName."""
         return self._signers.signer(name)

@@ -146,6 +146,7 @@ def gather_facts(ledger: Ledger, backend: KeyBackend) -> tuple[KeyFacts, ...]:
                 destroy_at_s=0.0 if unanswered else info.destroy_at_s,
                 destroyed=ended and not unanswered,
                 proved=proof is not None and proof.holds,
+                erased_s=None if proof is None else proof.erased_s,
                 owner=concerned.owner,
                 reviewer=concerned.reviewer,
                 given=given.get(str(info.ref), frozenset()),

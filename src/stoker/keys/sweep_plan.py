@@ -48,7 +48,8 @@ class KeyFacts:
     """What a sweep must know of one KEK. Times are seconds since the Unix epoch; None: never.
 
     `wraps_until_s` is the end of the originator-usage period. `destroy_at_s` is set while an approved
-    destruction waits for the end of its window. `proved` says that a proof of death that holds is recorded.
+    destruction waits for the end of its window. `proved` says that a proof of death that holds is recorded;
+    `erased_s` when a vault that had only scheduled its erasure will have done it: then it is tried once more.
     `given` are the warnings that were given before. `owner` and `reviewer` are to be warned, where known.
     """
 
@@ -59,6 +60,7 @@ class KeyFacts:
     destroy_at_s: float | None = None
     destroyed: bool = False
     proved: bool = False
+    erased_s: float | None = None
     owner: str | None = None
     reviewer: str | None = None
     given: frozenset[Notice] = frozenset()
@@ -134,7 +136,8 @@ def imminent(facts: KeyFacts, now_s: float, *, leads_s: tuple[float, ...] = LEAD
 
 def _due(facts: KeyFacts, now_s: float, leads_s: tuple[float, ...]) -> list[SweepInstruction]:
     if facts.destroyed:
-        return [] if facts.proved else [Prove(facts.ref)]
+        again = facts.erased_s is not None and now_s >= facts.erased_s
+        return [Prove(facts.ref)] if again or not facts.proved else []
     if facts.destroy_at_s is not None and now_s >= facts.destroy_at_s:
         return [CarryOut(facts.ref, facts.destroy_at_s), Prove(facts.ref)]
     instructions: list[SweepInstruction] = []

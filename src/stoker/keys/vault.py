@@ -92,7 +92,15 @@ class KekVault(Protocol):
         ...
 
     def exists(self, handle: str, ref: KekRef) -> bool:
-        """Whether the vault still has the KEK, disabled or not."""
+        """Whether the vault still has the KEK, disabled or not; no, when its erasure is scheduled."""
+        ...
+
+    def erased_at_s(self, handle: str, ref: KekRef) -> float | None:
+        """When the vault erases a KEK that already opens nothing, in seconds since the Unix epoch.
+
+        Until then somebody with rights in the vault's own service can call it back. None where nothing is
+        scheduled: it is erased already, or still here.
+        """
         ...
 
     def close(self) -> None:

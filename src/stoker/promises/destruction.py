@@ -102,7 +102,7 @@ def _recorded(stone: TombstoneRecord, proof: DeathProof | None) -> Check:
         return Check(tried, False, f"it is older than the death at {iso_utc(stone.destroyed_s)}; {prove}")
     where = ", ".join(trial.replica for trial in proof.trials)
     seen = f"of {iso_utc(proof.proved_s)}, on {where}"
-    return Check(tried, proof.holds, seen if proof.holds else f"{seen}: does not hold; {prove}")
+    return Check(tried, proof.holds, f"{seen}: {proof.verdict}" + ("" if proof.holds else f"; {prove}"))
 
 
 def _copies(house: OpenHouse) -> tuple[str, ...]:

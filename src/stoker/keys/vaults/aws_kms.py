@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import re
 from collections.abc import Callable, Sequence
@@ -172,6 +173,19 @@ class AwsKmsVault:
         """See KekVault. A KEK whose deletion is scheduled counts as gone: it opens nothing."""
         found = self._describe(handle, ref)
         return found is not None and found.get("KeyState") not in _DEAD
+
+    def erased_at_s(self, handle: str, ref: KekRef) -> float | None:
+        """See KekVault. Of an imported KEK nothing is left to erase once its bytes were deleted."""
+        found = self._describe(handle, ref)
+        scheduled = found is not None and str(found.get("KeyState")).endswith("Deletion")
+        if found is None or not scheduled or found.get("Origin") == "EXTERNAL":
+            return None
+        at = found.get("DeletionDate")
+        if not isinstance(at, datetime.datetime):
+            raise VaultUnreachable(
+                f"{self.name} has the deletion of KEK {ref} scheduled and does not say when."
+            )
+        return at.timestamp()
 
     def close(self) -> None:
         """See KekVault."""

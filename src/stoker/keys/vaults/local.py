@@ -89,5 +89,9 @@ class LocalVault:
         """See KekVault: as long as there is a handle."""
         return True
 
+    def erased_at_s(self, handle: str, ref: KekRef) -> float | None:
+        """See KekVault: None, since a handle is forgotten at once."""
+        return None
+
     def close(self) -> None:
         """Nothing to do: the root's keys are the registry's."""

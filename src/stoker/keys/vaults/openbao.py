@@ -166,6 +166,10 @@ class OpenBaoVault:
             return False
         return True
 
+    def erased_at_s(self, handle: str, ref: KekRef) -> float | None:
+        """See KekVault: None, since a key is deleted at once."""
+        return None
+
     def close(self) -> None:
         """See KekVault."""
         self._link.close()

@@ -186,6 +186,10 @@ class Pkcs11Vault:
 
         return self._ask(ref, call)
 
+    def erased_at_s(self, handle: str, ref: KekRef) -> float | None:
+        """See KekVault: None, since an object is destroyed at once."""
+        return None
+
     def close(self) -> None:
         """See KekVault."""
         self._session.close()
