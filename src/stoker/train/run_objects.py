@@ -77,6 +77,10 @@ class RunObjects:
 
         Raises what the store's reader raises, naming the object, and BadCheckpointPart on another length.
         """
+        return self.open_part(part, version, rank).read_all(part.plaintext_bytes)
+
+    def open_part(self, part: Part, version: str, rank: int) -> StreamReader:
+        """A part to read in places; each byte is verified before it is handed on. Raises as `read_part`."""
         reader = StreamReader.open(
             self._store.source(part.key),
             self._keys,
@@ -90,7 +94,7 @@ class RunObjects:
             raise BadCheckpointPart(
                 f"{part.key} holds {reader.plaintext_bytes} bytes; {part.plaintext_bytes} were recorded."
             )
-        return reader.read_all(part.plaintext_bytes)
+        return reader
 
     def write_record(self, record: Record) -> tuple[str, int]:
         """Create the record under its number; says its digest and length. Raises ObjectExists when taken."""

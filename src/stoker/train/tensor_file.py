@@ -102,16 +102,32 @@ def parse_header(data: bytes | bytearray | memoryview, place: str) -> tuple[dict
     exactly once.
     """
     view = memoryview(data)
-    if len(view) < _LENGTH_BYTES:
-        raise BadCheckpointPart(f"{place}: {len(view)} bytes are too few for a safetensors file.")
-    length = int.from_bytes(view[:_LENGTH_BYTES], "little")
-    if length > min(MAX_HEADER_BYTES, len(view) - _LENGTH_BYTES):
+    start = _LENGTH_BYTES + header_bytes(view[:_LENGTH_BYTES], len(view), place)
+    return parse_entries(bytes(view[_LENGTH_BYTES:start]), len(view) - start, place), start
+
+
+def header_bytes(begin: bytes | bytearray | memoryview, file_bytes: int, place: str) -> int:
+    """The length of the JSON header in a file of `file_bytes` that begins with `begin`, at least 8 bytes.
+
+    Raises BadCheckpointPart when the file is too short for it, or it is longer than any that is written.
+    """
+    if file_bytes < _LENGTH_BYTES:
+        raise BadCheckpointPart(f"{place}: {file_bytes} bytes are too few for a safetensors file.")
+    length = int.from_bytes(begin[:_LENGTH_BYTES], "little")
+    if length > min(MAX_HEADER_BYTES, file_bytes - _LENGTH_BYTES):
         raise BadCheckpointPart(
-            f"{place}: the safetensors header claims {length} bytes of {len(view)}; "
+            f"{place}: the safetensors header claims {length} bytes of {file_bytes}; "
             f"at most {MAX_HEADER_BYTES} are allowed."
         )
-    start = _LENGTH_BYTES + length
-    header = _header_json(bytes(view[_LENGTH_BYTES:start]), place)
+    return length
+
+
+def parse_entries(text: bytes, data_bytes: int, place: str) -> dict[str, TensorEntry]:
+    """The tensors that the JSON header `text` names, when they fill the `data_bytes` behind it exactly.
+
+    Raises BadCheckpointPart as `parse_header` does.
+    """
+    header = _header_json(text, place)
     entries = {name: _entry(name, value, place) for name, value in header.items()}
     position = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
@@ -119,11 +135,9 @@ def parse_header(data: bytes | bytearray | memoryview, place: str) -> tuple[dict
             what = "overlaps the tensor before it" if entry.begin < position else "leaves a gap before it"
             raise BadCheckpointPart(f"{place}: tensor {name[:80]!a} {what} (byte {entry.begin}).")
         position = entry.end
-    if position != len(view) - start:
-        raise BadCheckpointPart(
-            f"{place}: the tensors end at byte {position}, the file at {len(view) - start}."
-        )
-    return entries, start
+    if position != data_bytes:
+        raise BadCheckpointPart(f"{place}: the tensors end at byte {position}, the file at {data_bytes}.")
+    return entries
 
 
 def tensor_at(data: bytearray, start: int, entry: TensorEntry) -> Tensor:
