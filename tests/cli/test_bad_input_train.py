@@ -13,7 +13,7 @@ from stoker.intake.errors import ReviewRevoked
 from stoker.ledger.errors import UnknownDataset
 from stoker.store.errors import CorruptStream
 from stoker.train.checkpoint_errors import BadCommitLog
-from stoker.train.step import NonFiniteLoss
+from stoker.train.watch.guard import NonFiniteLoss
 from support.cli_home import DAY_S, CliHome, almost_full, ended, flip, small_disk, wait_until
 
 HomeAt = Callable[[str], CliHome]
@@ -92,6 +92,7 @@ def test_a_dataset_that_is_over_destroyed_or_not_allowed_any_more_trains_nothing
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(home_at: HomeAt) -> None:
     home = home_at("prepared")
     hot = ("train.learning_rate=1e30", "train.checkpoint_every_steps=1", "train.gradient_clip=1e30")
+    hot += ("watch.on_bad_step=stop",)
     done = home.stoker("train", "run.toml", *ALONE, *hot, code=NonFiniteLoss.exit_code)
     (run,) = home.runs()
     report = home.data("run", "show", run)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from stoker.core.events import REQUIRED_FIELDS, Event, EventKind, Section
 from stoker.fleet.goodput import Goodput, account
+from stoker.fleet.summary import place_events, standing_steps
 from support.run_events import Story, an_event
 
 K = EventKind
@@ -68,6 +69,19 @@ def test_steps_done_again_are_lost_and_recovery_is_told_apart() -> None:
     assert (goodput.steps, goodput.steps_lost, goodput.tokens, goodput.tokens_lost) == (8, 2, 800, 200)
     assert (goodput.attempts, goodput.failures, goodput.faults_injected) == (2, 1, 1)
     assert goodput.mttf_s == 3.0 + 6.5 + 2.0 + 4.0
+
+
+def test_a_batch_left_out_and_steps_rolled_back_are_lost() -> None:
+    story = Story().begin(steps=4).start_attempt(0, ready_after_s=1.0).steps(1, 2, step_s=1.0)
+    told = {"reason": "the loss is nan", "loss": math.nan, "grad_norm": 1.0, "batch_digest": "00"}
+    story.tell(K.BATCH_SKIPPED, after_s=0.75, rank=0, step=3, **told)
+    story.tell(K.ROLLED_BACK, after_s=0.25, rank=0, step=3, to_step=1, reason="the loss is nan")
+    story.steps(2, 3, step_s=1.0).tell(K.RUN_ENDED, outcome="finished")
+    goodput = account(story.events)
+    assert spent(goodput) == {"start_up": 1.0, "productive": 3.0, "lost": 2.0}
+    assert (goodput.steps, goodput.steps_lost, goodput.attempts) == (3, 1, 1)
+    points = standing_steps(place_events(story.events))
+    assert [(point.step, point.stands) for point in points] == [(1, True), (2, False), (2, True), (3, True)]
 
 
 def test_a_checkpoint_counts_by_its_stall() -> None:

@@ -14,10 +14,11 @@ import torch
 from stoker.core.events import Event, EventKind
 from stoker.spec.job import CommitRef
 from stoker.spec.run import RunSpec
+from stoker.spec.watch import OnBadStep, WatchSpec
 from stoker.train.attempt import seed_step
 from stoker.train.checkpoint_errors import RETRYABLE, BadCommitLog, CheckpointUnfit
 from stoker.train.commit_store import read_commit
-from stoker.train.step import NonFiniteLoss
+from stoker.train.watch.guard import NonFiniteLoss
 from support.ranks import RankFailed, run_ranks
 from support.run_places import RUN_SPEC, Killed, RunPlace
 from support.small_runs import open_objects, wider
@@ -128,7 +129,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_names_the_step_and_keeps_the_la
     place = RunPlace.make(tmp_path)
     wild = replace(RUN_SPEC.train, learning_rate=1e30, warmup_steps=1, checkpoint_every_steps=1)
     with pytest.raises(RankFailed, match=r"NonFiniteLoss: Step 2: .* must be finite"):
-        place.attempt(spec=replace(RUN_SPEC, train=wild))
+        place.attempt(spec=replace(RUN_SPEC, train=wild, watch=WatchSpec(on_bad_step=OnBadStep.STOP)))
     assert sorted(losses(place.told)) == [1]
     (reference,) = commits(place.told)
     with open_objects(place.dataset.store_folder, place.keys) as objects:

@@ -16,7 +16,8 @@ from stoker.train.loss import next_token_loss
 from stoker.train.models import build_model, materialise
 from stoker.train.optimizer import build_optimizer
 from stoker.train.parallelize import parallelize, units
-from stoker.train.step import NonFiniteLoss, StepFigures, train_step
+from stoker.train.step import StepFigures, train_step
+from stoker.train.watch.guard import NonFiniteLoss
 from support.ranks import RankFailed, run_ranks
 
 VOCABULARY = 61

@@ -37,6 +37,8 @@ class EventKind(enum.StrEnum):
     RANK_READY = "rank_ready"
     HEARTBEAT = "heartbeat"
     STEP = "step"
+    BATCH_SKIPPED = "batch_skipped"
+    ROLLED_BACK = "rolled_back"
     CHECKPOINT_STARTED = "checkpoint_started"
     CHECKPOINT_COMMITTED = "checkpoint_committed"
     EVALUATION = "evaluation"
@@ -83,6 +85,14 @@ REQUIRED_FIELDS: Final[Mapping[EventKind, Mapping[str, type | tuple[type, ...]]]
         "step_s": (int, float),
         "data_wait_s": (int, float),
     },
+    EventKind.BATCH_SKIPPED: {
+        "step": int,
+        "reason": str,
+        "loss": (int, float),
+        "grad_norm": (int, float),
+        "batch_digest": str,
+    },
+    EventKind.ROLLED_BACK: {"step": int, "to_step": int, "reason": str},
     EventKind.CHECKPOINT_STARTED: {"step": int},
     EventKind.CHECKPOINT_COMMITTED: {
         "step": int,

@@ -58,6 +58,8 @@ RANK_KINDS: Final = frozenset(
         EventKind.RANK_READY,
         EventKind.HEARTBEAT,
         EventKind.STEP,
+        EventKind.BATCH_SKIPPED,
+        EventKind.ROLLED_BACK,
         EventKind.CHECKPOINT_STARTED,
         EventKind.CHECKPOINT_COMMITTED,
         EventKind.EVALUATION,

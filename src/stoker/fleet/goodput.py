@@ -176,6 +176,10 @@ class _Fold:
         if self.stage is not _Stage.GETTING_READY:
             self.first_of_session = False
         self.stage, self.section = _Stage.GETTING_READY, Section.START_UP
+        self._undo(resume_step)
+
+    def _undo(self, resume_step: int) -> None:
+        """Steps behind `resume_step` stand no longer: their time is lost."""
         for step in [step for step in self.standing if step > resume_step]:
             again = self.standing.pop(step)
             self.steps_lost += 1
@@ -215,6 +219,11 @@ class _Fold:
         elif event.kind is EventKind.STEP and self.stage in (_Stage.WORKING, _Stage.FAULTY):
             self.stage = _Stage.WORKING
             self._settle_step(event)
+        elif event.kind is EventKind.BATCH_SKIPPED and self.stage is _Stage.WORKING:
+            self._settle_as_lost()
+        elif event.kind is EventKind.ROLLED_BACK and self.stage is _Stage.WORKING:
+            self._settle_as_lost()
+            self._undo(int(event.number("to_step")))
 
     def _settle_step(self, event: Event) -> None:
         """Divide the time since the last step by what the step says of itself; the rest is other."""

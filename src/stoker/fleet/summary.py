@@ -282,13 +282,15 @@ def _of_kind(placed: Iterable[Placed], kind: EventKind) -> list[Placed]:
 
 
 def standing_steps(placed: Iterable[Placed]) -> tuple[StepPoint, ...]:
-    """Steps in the order told; one stands unless a later attempt went back behind it."""
+    """Steps in the order told; one stands unless a later attempt, or a roll-back, went behind it."""
     points: list[StepPoint] = []
     undone_from: list[tuple[int, int]] = []
     for each in placed:
         event = each.event
         if event.kind is EventKind.ATTEMPT_STARTED:
             undone_from.append((len(points), int(event.number("resume_step"))))
+        elif event.kind is EventKind.ROLLED_BACK and event.rank == 0:
+            undone_from.append((len(points), int(event.number("to_step"))))
         elif event.kind is EventKind.STEP and event.rank == 0:
             points.append(
                 StepPoint(

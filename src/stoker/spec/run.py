@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from stoker.spec.mixture import MixturePartSpec, weights_problem
 from stoker.spec.model import ModelSpec
 from stoker.spec.terms import Protection
+from stoker.spec.watch import WatchSpec
 
 
 class Precision(enum.StrEnum):
@@ -156,6 +157,7 @@ class RunSpec:
     train: TrainSpec = field(default_factory=TrainSpec)
     launch: LaunchSpec = field(default_factory=LaunchSpec)
     evaluate: EvaluateSpec = field(default_factory=EvaluateSpec)
+    watch: WatchSpec = field(default_factory=WatchSpec)
 
     @property
     def datasets(self) -> tuple[str, ...]:

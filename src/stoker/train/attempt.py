@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 import torch
 import torch.distributed as distributed
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.utils import deterministic
 
@@ -25,7 +25,7 @@ from stoker.feed.feed import Feed
 from stoker.feed.mixture import Mixture, MixturePart
 from stoker.feed.source import SampleDataset
 from stoker.feed.stream import BatchStream
-from stoker.spec.job import Job
+from stoker.spec.job import CommitRef, Job
 from stoker.train.checkpoint import load_checkpoint, save_checkpoint
 from stoker.train.checkpoint_errors import CheckpointUnfit
 from stoker.train.commit_record import Commit
@@ -37,9 +37,11 @@ from stoker.train.optimizer import build_optimizer
 from stoker.train.parallelize import parallelize
 from stoker.train.run_objects import RunObjects
 from stoker.train.schedule import learning_rate_at
-from stoker.train.step import train_step
+from stoker.train.step import StepFigures, train_step
 from stoker.train.telemetry import Telemetry, step_fields
 from stoker.train.token_bytes import TokenBytes
+from stoker.train.watch.guard import Decision, Guard
+from stoker.train.watch.together import digest_over_ranks, told_to_all
 
 TOKENIZER: Final = "tokenizer"
 
@@ -94,8 +96,9 @@ def run_attempt(
         done = state.resume() if job.resume is not None else 0
         parameters = sum(parameter.numel() for parameter in model.parameters())
         telemetry.emit(EventKind.RANK_READY, resume_step=done, parameters=parameters)
-        for step in range(done + 1, job.spec.train.steps + 1):
-            state.step(step, telemetry, clock)
+        step = done
+        while step < job.spec.train.steps:
+            step = state.step(step + 1, telemetry, clock)
             if step % job.spec.train.checkpoint_every_steps == 0 or step == job.spec.train.steps:
                 state.save(step, telemetry, clock)
     end_run(
@@ -171,12 +174,20 @@ class _RunState:
         self._optimizer = optimizer
         self._feed = feed
         self._shape: JsonValue = {"model": plain(job.spec.model), "vocabulary": vocabulary}
+        self._guard = Guard(job.spec.watch)
+        self._last = job.resume
+        """The newest checkpoint of this run; every rank knows it."""
 
     def resume(self) -> int:
         """Load the checkpoint that the ledger recorded; the step it was saved after."""
-        reference = self._job.resume
-        assert reference is not None
-        record = load_checkpoint(
+        assert self._last is not None
+        record = self._load(self._last)
+        self._feed.load_state_dict(_feed_state(record, self._objects.record_key(record.sequence)))
+        self._guard.load_state_dict(record.extra.get("guard"))
+        return record.step
+
+    def _load(self, reference: CommitRef) -> Commit:
+        return load_checkpoint(
             self._model,
             self._optimizer,
             self._objects,
@@ -185,17 +196,19 @@ class _RunState:
             world_size=self._place.world_size,
             shape=self._shape,
         )
-        self._feed.load_state_dict(_feed_state(record, self._objects.record_key(record.sequence)))
-        return record.step
 
-    def step(self, step: int, telemetry: Telemetry, clock: Clock) -> None:
-        """Draw a batch and train on it."""
+    def step(self, step: int, telemetry: Telemetry, clock: Clock) -> int:
+        """Train on a batch; the step that the weights are at then, which is an earlier one if rolled back."""
         begun_s = clock.monotonic_s()
         telemetry.enter(Section.DATA, step)
         seed_step(self._job.spec.train.seed, step, self._place.rank)
         batch = next(self._feed)
         spec = self._job.spec.train
-        figures = train_step(self._model, self._optimizer, batch, spec, step, section=telemetry.enter)
+        figures = train_step(
+            self._model, self._optimizer, batch, spec, step, section=telemetry.enter, guard=self._guard
+        )
+        if figures.decision is not Decision.APPLY:
+            return self._leave_out(step, batch, figures, telemetry)
         if self._place.leads:
             fields = step_fields(
                 step=step,
@@ -207,6 +220,29 @@ class _RunState:
                 data_wait_s=self._feed.last_wait_s,
             )
             telemetry.emit(EventKind.STEP, **fields)
+        return step
+
+    def _leave_out(self, step: int, batch: Tensor, figures: StepFigures, telemetry: Telemetry) -> int:
+        """Train no more on this batch, nor, with a roll-back, on those since the last checkpoint."""
+        digest = digest_over_ranks(batch)
+        if self._place.leads:
+            telemetry.emit(
+                EventKind.BATCH_SKIPPED,
+                step=step,
+                reason=self._guard.reason,
+                loss=figures.loss,
+                grad_norm=figures.grad_norm,
+                batch_digest=digest,
+            )
+        if figures.decision is Decision.SKIP:
+            return step
+        if self._last is None:
+            raise self._guard.error(step, figures.loss, figures.grad_norm)
+        telemetry.enter(Section.CHECKPOINT)
+        back_to = self._load(self._last).step  # the feed stays where it is: its batches are not drawn again
+        if self._place.leads:
+            telemetry.emit(EventKind.ROLLED_BACK, step=step, to_step=back_to, reason=self._guard.reason)
+        return back_to
 
     def save(self, step: int, telemetry: Telemetry, clock: Clock) -> None:
         """Commit a checkpoint and remove those that are no longer kept; training stands still meanwhile."""
@@ -223,8 +259,13 @@ class _RunState:
             attempt=self._job.attempt,
             step=step,
             keep=self._job.spec.train.keep_checkpoints,
-            extra={"shape": self._shape, "feed": self._feed.state_dict()},
+            extra={
+                "shape": self._shape,
+                "feed": self._feed.state_dict(),
+                "guard": self._guard.state_dict(),
+            },
         )
+        self._last = told_to_all(committed.reference if committed else None)
         if committed is None or self._log is None:
             return
         try:

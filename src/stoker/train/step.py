@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,26 +10,25 @@ import torch.distributed as distributed
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from stoker.core.errors import StokerError
 from stoker.core.events import Section
 from stoker.spec.run import TrainSpec
+from stoker.spec.watch import OnBadStep, WatchSpec
 from stoker.train.loss import next_token_loss
 from stoker.train.optimizer import set_learning_rate
 from stoker.train.schedule import learning_rate_at
-
-
-class NonFiniteLoss(StokerError):
-    """A step whose loss or gradient is NaN or infinite; its update was not applied."""
-
-    exit_code = 121
+from stoker.train.watch.guard import Decision, Guard
 
 
 @dataclass(frozen=True, slots=True)
 class StepFigures:
-    """What a step measured, the same on every rank: mean loss in nats per token; gradient norm unclipped."""
+    """What a step measured, the same on every rank: mean loss in nats per token; gradient norm unclipped.
+
+    Unless `decision` is to apply it, no weight has changed.
+    """
 
     loss: float
     grad_norm: float
+    decision: Decision = Decision.APPLY
 
 
 def no_section(section: Section) -> None:
@@ -45,11 +43,13 @@ def train_step(
     step: int,
     *,
     section: Callable[[Section], None] = no_section,
+    guard: Guard | None = None,
 ) -> StepFigures:
     """Take step number `step` (the first is 1) on this rank's share of the global batch.
 
-    `batch` is int64 `[rows, sequence_tokens + 1]`; every rank has as many rows. Raises NonFiniteLoss on all
-    ranks alike, before any weight has changed.
+    `batch` is int64 `[rows, sequence_tokens + 1]`; every rank has as many rows. `guard` decides what becomes
+    of a bad step; without one it raises NonFiniteLoss. Either way on all ranks alike, before any weight has
+    changed.
     """
     section(Section.COMPUTE)
     optimizer.zero_grad(set_to_none=True)
@@ -57,18 +57,20 @@ def train_step(
     torch.autograd.backward(loss)
     mean_loss = _mean_over_ranks(loss.detach())
     norm = _gradient_norm(model)
-    if not (math.isfinite(mean_loss) and math.isfinite(norm.item())):
-        # Both figures come out of a sum over all ranks, so that all of them decide the same.
-        raise NonFiniteLoss(
-            f"Step {step}: the loss is {mean_loss} and the gradient norm {norm.item()}; both must be finite. "
-            "No weight was changed by this step.",
-            hint="Lower train.learning_rate or lengthen train.warmup_steps; the last checkpoint is kept.",
-        )
+    grad_norm = norm.item()
+    # Both figures come out of a sum over all ranks, so that all of them decide the same.
+    guard = guard or Guard(WatchSpec(on_bad_step=OnBadStep.STOP))
+    decision = guard.judge(step, mean_loss, grad_norm)
+    if decision is Decision.STOP:
+        raise guard.error(step, mean_loss, grad_norm)
+    if decision is not Decision.APPLY:
+        optimizer.zero_grad(set_to_none=True)
+        return StepFigures(mean_loss, grad_norm, decision)
     section(Section.OPTIMIZER)
     torch.nn.utils.clip_grads_with_norm_(list(model.parameters()), spec.gradient_clip, norm)
     set_learning_rate(optimizer, learning_rate_at(step, spec))
     optimizer.step()
-    return StepFigures(loss=mean_loss, grad_norm=norm.item())
+    return StepFigures(mean_loss, grad_norm)
 
 
 def _mean_over_ranks(value: Tensor) -> float:

@@ -1,0 +1,1 @@
+"""What is measured of a step, and what is decided from it. See docs/design/watch.md."""

@@ -1,0 +1,37 @@
+"""What all ranks must know alike: small tensors over the process group, never pickled objects."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor
+
+from stoker.spec.job import CommitRef
+
+_DIGEST_BYTES: Final = 32
+
+
+def digest_over_ranks(batch: Tensor) -> str:
+    """SHA-256, in hex, of the SHA-256 of every rank's share of a batch, in the order of ranks."""
+    own = hashlib.sha256(batch.detach().cpu().contiguous().numpy().tobytes()).digest()
+    if not distributed.is_initialized():
+        return hashlib.sha256(own).hexdigest()
+    mine = torch.frombuffer(bytearray(own), dtype=torch.uint8)
+    each = [torch.empty_like(mine) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(each, mine)
+    return hashlib.sha256(b"".join(one.numpy().tobytes() for one in each)).hexdigest()
+
+
+def told_to_all(reference: CommitRef | None) -> CommitRef:
+    """The checkpoint that rank 0 has just committed; rank 0 alone gives it."""
+    told = torch.zeros(2 + _DIGEST_BYTES, dtype=torch.int64)
+    if reference is not None:
+        told[0], told[1] = reference.sequence, reference.step
+        told[2:] = torch.tensor(list(bytes.fromhex(reference.digest)), dtype=torch.int64)
+    if distributed.is_initialized():
+        distributed.broadcast(told, 0)
+    sequence, step, *digest = told.tolist()
+    return CommitRef(sequence=sequence, step=step, digest=bytes(digest).hex())
