@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from stoker.spec.layout import LayoutSpec
 from stoker.spec.model import ModelSpec
 from stoker.spec.run import EvaluateSpec, LaunchSpec, RunSpec, TrainSpec
 
@@ -14,10 +15,12 @@ PAGE = (Path(__file__).parents[2] / "docs/design/spec.md").read_text()
 
 
 @pytest.mark.parametrize(
-    "spec", [RunSpec, ModelSpec, TrainSpec, LaunchSpec, EvaluateSpec], ids=lambda spec: spec.__name__
+    "spec",
+    [RunSpec, ModelSpec, TrainSpec, LaunchSpec, LayoutSpec, EvaluateSpec],
+    ids=lambda spec: spec.__name__,
 )
 def test_every_key_is_on_the_page(spec: type) -> None:
-    sections = {"model", "train", "launch", "evaluate"}
+    sections = {"model", "train", "launch", "layout", "evaluate"}
     for field in dataclasses.fields(spec):
         shown = f"`[{field.name}]`" if field.name in sections else f"`{field.name}`"
         assert shown in PAGE, field.name

@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from stoker.spec.layout import LayoutSpec
+from stoker.spec.layout_search import nearest_sentence
 from stoker.spec.mixture import MixturePartSpec, weights_problem
 from stoker.spec.model import ModelSpec
 from stoker.spec.terms import Protection
@@ -156,6 +158,7 @@ class RunSpec:
     model: ModelSpec = field(default_factory=ModelSpec)
     train: TrainSpec = field(default_factory=TrainSpec)
     launch: LaunchSpec = field(default_factory=LaunchSpec)
+    layout: LayoutSpec = field(default_factory=LayoutSpec)
     evaluate: EvaluateSpec = field(default_factory=EvaluateSpec)
     watch: WatchSpec = field(default_factory=WatchSpec)
 
@@ -168,9 +171,16 @@ class RunSpec:
         """One sentence for each rule between the sections that is broken."""
         yield from self._mixture_problems()
         batch, ranks = self.train.global_batch, self.launch.ranks
-        if ranks >= 1 and batch >= 1 and batch % ranks:
+        if ranks < 1 or batch < 1:
+            return  # told by their own sections
+        if self.layout == LayoutSpec() and batch % ranks:
             fits = ", ".join(str(each) for each in range(1, batch + 1) if batch % each == 0)
             yield f"train.global_batch is {batch} and launch.ranks {ranks}; ranks must divide it: {fits}."
+        elif not any(True for _ in (*self.layout.problems(), *self.model.problems())):
+            known = (self.model, None, None, batch, ranks)  # the dataset says the rest, before the launch
+            problems = list(self.layout.problems(*known))
+            if problems:
+                yield f"layout: {' '.join(problems)} {nearest_sentence(self.layout, *known)}"
 
     def _mixture_problems(self) -> Iterator[str]:
         if not self.mixture:
