@@ -20,12 +20,12 @@ from torch.utils import deterministic
 from stoker.core.canonical import JsonValue
 from stoker.core.clock import Clock
 from stoker.core.events import EventKind, Section
-from stoker.core.result import plain
 from stoker.feed.feed import Feed
 from stoker.feed.mixture import Mixture, MixturePart
 from stoker.feed.source import SampleDataset
 from stoker.feed.stream import BatchStream
 from stoker.spec.job import CommitRef, Job
+from stoker.spec.layout import Recompute
 from stoker.train.checkpoint import load_checkpoint, save_checkpoint
 from stoker.train.checkpoint_errors import CheckpointUnfit
 from stoker.train.commit_record import Commit
@@ -41,9 +41,11 @@ from stoker.train.step import StepFigures, train_step
 from stoker.train.telemetry import Telemetry, step_fields
 from stoker.train.token_bytes import TokenBytes
 from stoker.train.watch.guard import Decision, Guard
+from stoker.train.watch.meter import Meter, SectionTimes, peak_of
 from stoker.train.watch.together import digest_over_ranks, told_to_all
 
 TOKENIZER: Final = "tokenizer"
+DEVICE: Final = torch.device("cpu")
 
 
 class TrainingDataset(SampleDataset, Protocol):
@@ -95,10 +97,11 @@ def run_attempt(
         state = _RunState(job, place, objects, log, model, optimizer, feed, len(token_bytes.table))
         done = state.resume() if job.resume is not None else 0
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        telemetry.emit(EventKind.RANK_READY, resume_step=done, parameters=parameters)
+        meter = _meter(job, place, len(token_bytes.table), dataset.split("train").sample_tokens - 1)
+        telemetry.emit(EventKind.RANK_READY, resume_step=done, parameters=parameters, **meter.facts())
         step = done
         while step < job.spec.train.steps:
-            step = state.step(step + 1, telemetry, clock)
+            step = state.step(step + 1, telemetry, clock, meter)
             if step % job.spec.train.checkpoint_every_steps == 0 or step == job.spec.train.steps:
                 state.save(step, telemetry, clock)
     end_run(
@@ -145,6 +148,18 @@ def _feed(
     return Feed(dataset, global_batch=batch, seed=seed, rank=rank, world_size=world_size, clock=clock)
 
 
+def _meter(job: Job, place: RankPlace, vocabulary: int, sequence_tokens: int) -> Meter:
+    """What steps are measured by; rank 0 alone tells, so the others need no peak."""
+    spec = job.spec.model
+    again = job.spec.layout.recompute is Recompute.FULL
+    return Meter(
+        flops_per_token=spec.training_flops_per_token(vocabulary, sequence_tokens),
+        recomputed_per_token=spec.forward_flops_per_token(vocabulary, sequence_tokens) if again else 0.0,
+        peak=peak_of(DEVICE, job.spec.train.precision) if place.leads else None,
+        devices=place.world_size,
+    )
+
+
 def _build(job: Job, place: RankPlace, vocabulary: int) -> tuple[nn.Module, torch.optim.Optimizer]:
     mesh = init_device_mesh("cpu", (place.world_size,), mesh_dim_names=("dp_shard",))
     model = parallelize(build_model(job.spec.model, vocabulary), mesh, job.spec)
@@ -173,7 +188,7 @@ class _RunState:
         self._model = model
         self._optimizer = optimizer
         self._feed = feed
-        self._shape: JsonValue = {"model": plain(job.spec.model), "vocabulary": vocabulary}
+        self._shape: JsonValue = {"model": job.spec.model.shape(), "vocabulary": vocabulary}
         self._guard = Guard(job.spec.watch)
         self._last = job.resume
         """The newest checkpoint of this run; every rank knows it."""
@@ -197,29 +212,32 @@ class _RunState:
             shape=self._shape,
         )
 
-    def step(self, step: int, telemetry: Telemetry, clock: Clock) -> int:
+    def step(self, step: int, telemetry: Telemetry, clock: Clock, meter: Meter) -> int:
         """Train on a batch; the step that the weights are at then, which is an earlier one if rolled back."""
         begun_s = clock.monotonic_s()
         telemetry.enter(Section.DATA, step)
         seed_step(self._job.spec.train.seed, step, self._place.rank)
         batch = next(self._feed)
         spec = self._job.spec.train
+        times = SectionTimes(telemetry.enter, clock)
         figures = train_step(
-            self._model, self._optimizer, batch, spec, step, section=telemetry.enter, guard=self._guard
+            self._model, self._optimizer, batch, spec, step, section=times.enter, guard=self._guard
         )
         if figures.decision is not Decision.APPLY:
             return self._leave_out(step, batch, figures, telemetry)
         if self._place.leads:
+            tokens, step_s = spec.global_batch * (batch.shape[1] - 1), clock.monotonic_s() - begun_s
             fields = step_fields(
                 step=step,
                 loss=figures.loss,
                 lr=learning_rate_at(step, spec),
                 grad_norm=figures.grad_norm,
-                tokens=spec.global_batch * (batch.shape[1] - 1),
-                step_s=clock.monotonic_s() - begun_s,
+                tokens=tokens,
+                step_s=step_s,
                 data_wait_s=self._feed.last_wait_s,
             )
-            telemetry.emit(EventKind.STEP, **fields)
+            rates = meter.figures(tokens=tokens, step_s=step_s, parts_s=times.take(), device=DEVICE)
+            telemetry.emit(EventKind.STEP, **fields, **rates)
         return step
 
     def _leave_out(self, step: int, batch: Tensor, figures: StepFigures, telemetry: Telemetry) -> int:
