@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from stoker.intake.garbage import Because
 from stoker.intake.life import expire_dataset
+from stoker.keys.death import Outcome
 from stoker.keys.errors import (
     KeyDestroyed,
     KeyExpired,
@@ -23,6 +26,7 @@ from stoker.keys.errors import (
     WrongContext,
 )
 from stoker.keys.moves import is_gone, keeper, moves
+from stoker.keys.open import open_backend
 from stoker.keys.partition import BackendKeySource, partition_context
 from stoker.keys.refs import KekRef, Purpose
 from stoker.keys.rewrap import Move, decode_move, encode_move, moved_context
@@ -129,7 +133,27 @@ def test_what_was_moved_outlives_its_old_key_and_not_the_new_one(life: KeyLife) 
         life.read(record)
     assert is_gone(life.house.ledger, str(first))
     assert life.house.now(record).state is DatasetState.DESTROYED
+    proof = life.prove(second)
+    assert proof.holds
+    assert proof.canary is not None and proof.canary.startswith("store: "), "what was moved to it is tried"
+    by_replica = {trial.replica: trial for trial in proof.trials}
+    assert by_replica["store"].refused == {"key-destroyed": 5}
     assert [each.because for each in life.house.gc().collected] == [Because.DESTROYED]
+
+
+def test_a_key_that_keeps_what_was_moved_to_it_and_still_opens_is_found(
+    life: KeyLife, tmp_path: Path
+) -> None:
+    """Its own streams are those that another KEK sealed: the moved keys beside them are tried."""
+    _, first, _ = dataset(life)
+    second = life.rotate(first)
+    life.rewrap(first)
+    shutil.copytree(life.house.home.keys_dir, tmp_path / "kept")
+    destroy(life, second)
+    kept = open_backend((tmp_path / "kept").as_uri(), clock=life.house.clock, passphrase=None)
+    life.house = replace(life.house, backend=kept)
+    outcomes = {trial.replica: trial.outcome for trial in life.prove(second).trials}
+    assert (outcomes["key back end"], outcomes["store"]) == (Outcome.OPENED, Outcome.OPENED)
 
 
 def test_moving_needs_a_later_epoch(life: KeyLife) -> None:

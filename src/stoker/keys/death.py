@@ -112,7 +112,10 @@ class Replica(Protocol):
         ...
 
     def canary(self, kek: KekRef) -> Canary | None:
-        """The wrapped key of a stream that the KEK sealed, when there is one. Raises StokerError."""
+        """A wrapped key that the KEK keeps there: of a stream that it sealed, or one that was moved to it.
+
+        None when there is none. Raises StokerError.
+        """
         ...
 
     def try_opening(self, kek: KekRef) -> Trial:
@@ -125,11 +128,11 @@ class Replica(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """A partition key wrapped by the KEK. It opens nothing that is not in the store under the same KEK."""
+    """A partition key as the KEK wrapped it, and the wrap context. It opens only what lies in the store."""
 
     where: str
     wrapped: bytes
-    purpose: Purpose
+    context: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +190,7 @@ def choose_canary(ref: KekRef, *, backend: KeyBackend, replicas: Sequence[Replic
         try:
             canary = replica.canary(ref)
             if canary is not None:
-                keys.open_partition_key(ref, canary.wrapped, canary.purpose).wipe()
+                backend.unwrap(ref, canary.wrapped, canary.context).wipe()
                 return canary
         except StokerError:
             continue
@@ -197,14 +200,14 @@ def choose_canary(ref: KekRef, *, backend: KeyBackend, replicas: Sequence[Replic
         keys.open_partition_key(ref, wrapped, info.purpose).wipe()
     except StokerError:
         return None
-    return Canary("a key that was wrapped for this", wrapped, info.purpose)
+    return Canary("a key that was wrapped for this", wrapped, partition_context(ref, info.purpose))
 
 
 def canary_detail(canary: Canary | None) -> JsonValue:
     """What a request to destroy records of its canary. A wrapped key is public: it lies in stored headers."""
     if canary is None:
         return None
-    return {"where": canary.where, "wrapped": canary.wrapped.hex(), "purpose": canary.purpose.value}
+    return {"where": canary.where, "wrapped": canary.wrapped.hex(), "context": canary.context.hex()}
 
 
 def recorded_canary(ledger: Ledger, ref: KekRef) -> Canary | None:
@@ -212,10 +215,14 @@ def recorded_canary(ledger: Ledger, ref: KekRef) -> Canary | None:
     for entry in reversed(ledger.audit.acts({REQUEST_ACT}, f"key/{ref}")):
         found = entry.detail.get("canary")
         if isinstance(found, dict):
-            where, wrapped, purpose = (found.get(name) for name in ("where", "wrapped", "purpose"))
             try:
-                return Canary(str(where), bytes.fromhex(str(wrapped)), Purpose(str(purpose)))
-            except ValueError:
+                context = found.get("context")
+                if context is None:  # as it was recorded before keys that were moved were canaries too
+                    context = partition_context(ref, Purpose(str(found.get("purpose")))).hex()
+                return Canary(
+                    str(found.get("where")), bytes.fromhex(str(found.get("wrapped"))), bytes.fromhex(context)
+                )
+            except (ValueError, TypeError):
                 continue
     return None
 
@@ -283,9 +290,9 @@ def _death_of(ref: KekRef, ledger: Ledger, backend: KeyBackend) -> float | None:
 
 def _try_canary(ref: KekRef, canary: Canary | None, backend: KeyBackend) -> Trial:
     """The canary's unwrap against the back end itself; without a canary, an unwrap of nothing."""
-    wrapped, purpose = (b"", Purpose.DATASET) if canary is None else (canary.wrapped, canary.purpose)
+    wrapped, context = (b"", b"") if canary is None else (canary.wrapped, canary.context)
     try:
-        backend.unwrap(ref, wrapped, partition_context(ref, purpose)).wipe()
+        backend.unwrap(ref, wrapped, context).wipe()
     except (KeyDestroyed, KeyUnknown) as refusal:
         return Trial.of(KEY_BACKEND, [refusal.id])
     except StokerError as error:

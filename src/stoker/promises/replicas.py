@@ -5,6 +5,7 @@ See docs/design/keys.md, "Proof of death".
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -13,14 +14,15 @@ from stoker.core.errors import StokerError
 from stoker.keys.backend import KeyBackend
 from stoker.keys.death import Canary, Replica, Trial
 from stoker.keys.errors import KeyDestroyed, KeyUnknown
-from stoker.keys.partition import BackendKeySource
+from stoker.keys.partition import BackendKeySource, partition_context
 from stoker.keys.refs import KekRef
-from stoker.keys.rewrap import without_moves
+from stoker.keys.rewrap import moved_context, without_moves
 from stoker.promises.house import read_header
 from stoker.store.cache import NodeCache
+from stoker.store.header import StreamHeader
 from stoker.store.objects import ObjectStore
 from stoker.store.reader import StreamReader
-from stoker.store.rewraps import sealed_keys
+from stoker.store.rewraps import StoredRewraps, sealed_keys
 
 MAX_TRIED: Final = 256
 """Streams tried on one replica. Of more, the first, the last and an even choice between: a KEK that opens one
@@ -33,15 +35,16 @@ class StoreReplica:
 
     name: str
     open_store: Callable[[], ObjectStore]
-    keys: BackendKeySource
+    backend: KeyBackend
 
     def canary(self, kek: KekRef) -> Canary | None:
-        """See Replica: of the first stream that is sealed under this very KEK."""
+        """See Replica: of the first stream whose key this very KEK keeps."""
         store = self.open_store()
+        moves = StoredRewraps(lambda: store)
         for key in _some(sealed_keys(store, kek.scope)):
-            header = read_header(store, key)
-            if header.kek == kek:
-                return Canary(f"{self.name}: {key}", header.wrapped_key, header.purpose)
+            found = _kept_key(kek, read_header(store, key), moves)
+            if found is not None:
+                return Canary(f"{self.name}: {key}", *found)
         return None
 
     def try_opening(self, kek: KekRef) -> Trial:
@@ -51,7 +54,7 @@ class StoreReplica:
             names = sealed_keys(store, kek.scope)
         except (StokerError, OSError) as error:
             return Trial.of(self.name, (), untried=[f"it cannot be read: {_told(error)}"])
-        return _tried(self.name, kek, store, _some(names), self.keys)
+        return _tried(self.name, kek, store, _some(names), self.backend)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ class CacheReplica:
 
     name: str
     cache: NodeCache
-    keys: BackendKeySource
+    backend: KeyBackend
 
     def canary(self, kek: KekRef) -> Canary | None:
         """None: what lies in a cache lies in the store as well."""
@@ -73,14 +76,14 @@ class CacheReplica:
             names = sealed_keys(kept, kek.scope)
         except (StokerError, OSError) as error:
             return Trial.of(self.name, (), untried=[f"it cannot be read: {_told(error)}"])
-        return _tried(self.name, kek, kept, _some(names), self.keys)
+        return _tried(self.name, kek, kept, _some(names), self.backend)
 
 
 def replicas_of(
     *, store: Callable[[], ObjectStore], cache: NodeCache, backend: KeyBackend, copies: Sequence[str] = ()
 ) -> tuple[Replica, ...]:
     """The store, this node's cache, and the stores at the URLs in `copies`. What was moved counts as dead."""
-    keys = BackendKeySource(without_moves(backend))
+    keys = without_moves(backend)
     registered = [
         StoreReplica(f"copy {number}", _opener(url), keys) for number, url in enumerate(copies, start=1)
     ]
@@ -91,18 +94,20 @@ def _opener(url: str) -> Callable[[], ObjectStore]:
     return lambda: ObjectStore.open(url)
 
 
-def _tried(
-    name: str, kek: KekRef, store: ObjectStore, keys: Sequence[str], source: BackendKeySource
-) -> Trial:
+def _tried(name: str, kek: KekRef, store: ObjectStore, keys: Sequence[str], backend: KeyBackend) -> Trial:
+    moves = StoredRewraps(lambda: store)
     refused: list[str] = []
     opened: list[str] = []
     untried: list[str] = []
     for key in keys:
         try:
             header = read_header(store, key)
-            if header.kek != kek:
+            if header.kek == kek:
+                StreamReader.open(store.source(key), BackendKeySource(backend), header.label, place=key)
+            elif (moved := _kept_key(kek, header, moves)) is not None:
+                backend.unwrap(kek, *moved).wipe()
+            else:
                 continue
-            StreamReader.open(store.source(key), source, header.label, place=key)
         except (KeyDestroyed, KeyUnknown) as refusal:
             refused.append(refusal.id)
         except (StokerError, OSError) as error:
@@ -110,6 +115,19 @@ def _tried(
         else:
             opened.append(key)
     return Trial.of(name, refused, opened, untried)
+
+
+def _kept_key(kek: KekRef, header: StreamHeader, moves: StoredRewraps) -> tuple[bytes, bytes] | None:
+    """The stream's key as `kek` wrapped it, and its wrap context; None when `kek` keeps it nowhere there."""
+    context = partition_context(header.kek, header.purpose)
+    if header.kek == kek:
+        return header.wrapped_key, context
+    if header.kek.scope != kek.scope:
+        return None
+    for target, again in moves.find(header.kek, hashlib.sha256(header.wrapped_key).digest()):
+        if target == kek:
+            return again, moved_context(header.wrapped_key, context)
+    return None
 
 
 def _some(keys: Sequence[str]) -> Sequence[str]:
