@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stoker.spec.model import AttentionCount, InvalidModel, ModelSpec
+from stoker.spec.moe import MoeSpec
+from stoker.spec.rope import RopeScalingSpec
 
 
 def _llama(
@@ -117,6 +119,83 @@ def test_a_shape_without_problems_can_be_counted(width: int, heads: int, kv_head
         with pytest.raises(InvalidModel):
             spec.validate()
     else:
-        assert spec.heads * spec.head_width == spec.width
+        assert spec.heads * spec.head_elements == spec.width
         assert spec.parameters(16) > 0
         assert spec.training_flops_per_token(16, 8) > 0
+
+
+def test_a_checkpoint_from_before_a_setting_existed_is_of_the_same_shape() -> None:
+    assert ModelSpec().shape() == {
+        "layers": 4,
+        "width": 128,
+        "heads": 2,
+        "kv_heads": 1,
+        "ffn_width": 384,
+        "rope_base": 10_000.0,
+        "norm_epsilon": 1e-6,
+        "tied_embeddings": True,
+        "qk_norm": True,
+    }
+    assert ModelSpec(head_width=32, moe=MoeSpec(experts=4)).shape()["head_width"] == 32
+    assert ModelSpec(moe=MoeSpec()).shape() != ModelSpec(moe=MoeSpec(top_k=1)).shape()
+
+
+# Shapes as published; counts from the models' cards and weight files.
+WITH_EXPERTS = {
+    "Mixtral 8x7B": (_llama(32, 4096, 32, 8, 14336), MoeSpec(), 32_000, 46_702_792_704, 12_879_925_248),
+    "Qwen3 30B-A3B": (
+        replace(_llama(48, 2048, 32, 4, 6144), head_width=128, qk_norm=True),
+        MoeSpec(experts=128, top_k=8, expert_width=768),
+        151_936,
+        30_532_122_624,
+        3_353_000_000,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WITH_EXPERTS)
+def test_parameters_with_experts_equal_the_published_counts(name: str) -> None:
+    dense, moe, vocabulary, published, active = WITH_EXPERTS[name]
+    spec = replace(dense, moe=moe)
+    assert not list(spec.problems())
+    assert spec.parameters(vocabulary) == pytest.approx(published, rel=1e-5)
+    assert spec.active_parameters(vocabulary) == pytest.approx(active, rel=1e-3)
+
+
+def test_flops_with_experts_are_those_of_the_experts_that_a_token_meets() -> None:
+    moe = MoeSpec(experts=16, top_k=2, expert_width=4, shared_experts=1, dense_layers=1)
+    spec = ModelSpec(layers=3, width=8, heads=4, kv_heads=2, ffn_width=12, head_width=6, moe=moe)
+    attention = 8 * 24 + 8 * 12 + 8 * 12 + 24 * 8
+    products = 3 * attention + 3 * 8 * 12 + 2 * (8 * 16 + 3 * 8 * 4 * (2 + 1))
+    scores_and_sums = 3 * 4 * (6 + 6) * 5
+    assert spec.forward_flops_per_token(10, 5) == 2 * products + 2 * scores_and_sums + 2 * 8 * 10
+
+
+def test_biases_are_parameters_and_no_flops() -> None:
+    spec = ModelSpec(layers=2, width=8, heads=4, kv_heads=2, ffn_width=12)
+    biased = replace(spec, qkv_bias=True)
+    assert biased.parameters(10) == spec.parameters(10) + 2 * (8 + 4 + 4)
+    assert biased.forward_flops_per_token(10, 5) == spec.forward_flops_per_token(10, 5)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (ModelSpec(head_width=7), "head_width is 7; it must be divisible by 2"),
+        (ModelSpec(head_width=-2), "head_width is -2"),
+        (ModelSpec(rope_scaling=RopeScalingSpec(factor=0.5)), "rope_scaling.factor is 0.5"),
+        (
+            ModelSpec(rope_scaling=RopeScalingSpec(low_frequency_factor=4.0)),
+            "rope_scaling.low_frequency_factor is 4.0 and high_frequency_factor 4.0",
+        ),
+    ],
+)
+def test_details_that_cannot_be_are_named(spec: ModelSpec, expected: str) -> None:
+    with pytest.raises(InvalidModel, match=expected):
+        spec.validate()
+
+
+def test_a_given_head_width_needs_no_division() -> None:
+    spec = ModelSpec(width=10, heads=4, kv_heads=2, head_width=16)
+    assert not list(spec.problems())
+    assert (spec.query_width, spec.kv_width) == (64, 32)

@@ -9,6 +9,8 @@ import pytest
 
 from stoker.spec.layout import LayoutSpec
 from stoker.spec.model import ModelSpec
+from stoker.spec.moe import MoeSpec
+from stoker.spec.rope import RopeScalingSpec
 from stoker.spec.run import EvaluateSpec, LaunchSpec, RunSpec, TrainSpec
 
 PAGE = (Path(__file__).parents[2] / "docs/design/spec.md").read_text()
@@ -16,7 +18,7 @@ PAGE = (Path(__file__).parents[2] / "docs/design/spec.md").read_text()
 
 @pytest.mark.parametrize(
     "spec",
-    [RunSpec, ModelSpec, TrainSpec, LaunchSpec, LayoutSpec, EvaluateSpec],
+    [RunSpec, ModelSpec, MoeSpec, RopeScalingSpec, TrainSpec, LaunchSpec, LayoutSpec, EvaluateSpec],
     ids=lambda spec: spec.__name__,
 )
 def test_every_key_is_on_the_page(spec: type) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import torch
+import torch.nn.functional as functional
 from torch import Tensor, nn
 
 PIECE_BYTES: Final = 512 * 1024
@@ -16,11 +17,25 @@ def next_token_loss(model: nn.Module, batch: Tensor) -> Tensor:
 
     `batch` is int64 `[rows, sequence_tokens + 1]`; sums are in fp32 whatever the precision of the logits.
     """
-    logits = model(batch[:, :-1])
-    loss: Tensor = CrossEntropy.apply(  # type: ignore[no-untyped-call]
-        logits.flatten(0, 1), batch[:, 1:].flatten()
-    )
-    return loss
+    loss: Tensor = model(batch[:, :-1], targets=batch[:, 1:])
+    return loss.squeeze()
+
+
+class OutputHead:
+    """From the normalised stream `[batch, length, width]` by `matrix` `[vocabulary, width]` to logits or loss.
+
+    `stoker.train.parallel.vocabulary` has one for logits in chunks and for a vocabulary over several ranks.
+    """
+
+    def logits(self, hidden: Tensor, matrix: Tensor) -> Tensor:
+        """`[batch, length, vocabulary]`."""
+        return functional.linear(hidden, matrix)
+
+    def loss(self, hidden: Tensor, matrix: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy in nats, fp32 `[1]`; `targets` int64 `[batch, length]`."""
+        logits = self.logits(hidden, matrix).flatten(0, 1)
+        loss: Tensor = CrossEntropy.apply(logits, targets.flatten())  # type: ignore[no-untyped-call]
+        return loss.unsqueeze(0)
 
 
 class CrossEntropy(torch.autograd.Function):

@@ -6,12 +6,20 @@ so that building costs no memory; `stoker.train.models.initialise` gives it weig
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from stoker.spec.model import ModelSpec
+from stoker.train.loss import OutputHead
+from stoker.train.models.moe import MoE, SwiGLU
 from stoker.train.models.norm import RMSNorm, rotate, rotation
+
+Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Query, key and value `[batch, length, heads, head_width]` to what they attend to, of the query's shape."""
 
 
 def build_model(spec: ModelSpec, vocabulary: int) -> Decoder:
@@ -22,55 +30,46 @@ def build_model(spec: ModelSpec, vocabulary: int) -> Decoder:
 
 
 class Attention(nn.Module):
-    """Causal self-attention; `heads` query heads share `kv_heads` key and value heads."""
+    """Causal self-attention; `heads` query heads share `kv_heads` key and value heads.
+
+    `attend` is an attribute, so that a rank with a part of the sequence can put another function there.
+    """
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.heads = spec.heads
         self.kv_heads = spec.kv_heads
-        self.head_width = spec.width // spec.heads
-        self.query = nn.Linear(spec.width, spec.heads * self.head_width, bias=False)
-        self.key = nn.Linear(spec.width, spec.kv_heads * self.head_width, bias=False)
-        self.value = nn.Linear(spec.width, spec.kv_heads * self.head_width, bias=False)
-        self.output = nn.Linear(spec.heads * self.head_width, spec.width, bias=False)
+        self.head_width = spec.head_elements
+        self.query = nn.Linear(spec.width, spec.query_width, bias=spec.qkv_bias)
+        self.key = nn.Linear(spec.width, spec.kv_width, bias=spec.qkv_bias)
+        self.value = nn.Linear(spec.width, spec.kv_width, bias=spec.qkv_bias)
+        self.output = nn.Linear(spec.query_width, spec.width, bias=False)
         self.query_norm = RMSNorm(self.head_width, spec.norm_epsilon) if spec.qk_norm else None
         self.key_norm = RMSNorm(self.head_width, spec.norm_epsilon) if spec.qk_norm else None
+        self.attend: Attend = attend
 
     def forward(self, hidden: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        # -1, not self.heads: under tensor parallelism a rank has its share of the heads.
         batch, length, _ = hidden.shape
-        query = self.query(hidden).view(batch, length, self.heads, self.head_width)
-        key = self.key(hidden).view(batch, length, self.kv_heads, self.head_width)
-        value = self.value(hidden).view(batch, length, self.kv_heads, self.head_width)
+        query = self.query(hidden).view(batch, length, -1, self.head_width)
+        key = self.key(hidden).view(batch, length, -1, self.head_width)
+        value = self.value(hidden).view(batch, length, -1, self.head_width)
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         query, key = rotate(query, cosine, sine), rotate(key, cosine, sine)
-        joined: Tensor = self.output(attend(query, key, value).reshape(batch, length, -1))
+        joined: Tensor = self.output(self.attend(query, key, value).reshape(batch, length, -1))
         return joined
 
 
-class FeedForward(nn.Module):
-    """SwiGLU: `down(silu(gate x) * up x)`."""
-
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__()
-        self.gate = nn.Linear(spec.width, spec.ffn_width, bias=False)
-        self.up = nn.Linear(spec.width, spec.ffn_width, bias=False)
-        self.down = nn.Linear(spec.ffn_width, spec.width, bias=False)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        result: Tensor = self.down(functional.silu(self.gate(hidden)) * self.up(hidden))
-        return result
-
-
 class Block(nn.Module):
-    """Attention, then feed-forward, each on the normalised stream and added back to it."""
+    """Attention, then feed-forward or experts, each on the normalised stream and added back to it."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, *, experts: bool = False) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(spec.width, spec.norm_epsilon)
         self.attention = Attention(spec)
         self.feed_forward_norm = RMSNorm(spec.width, spec.norm_epsilon)
-        self.feed_forward = FeedForward(spec)
+        self.feed_forward = MoE(spec) if experts else SwiGLU(spec.width, spec.ffn_width)
 
     def forward(self, hidden: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         hidden = hidden + self.attention(self.attention_norm(hidden), cosine, sine)
@@ -79,32 +78,74 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Tokens `[batch, length]` to logits `[batch, length, vocabulary]`; a position sees those before it."""
+    """Tokens `[batch, length]` to logits `[batch, length, vocabulary]`; a position sees those before it.
+
+    A pipeline stage may set `embedding`, `norm` and `head` to None: the first takes tokens, all others the
+    stream `[batch, length, width]`, and only the last gives logits.
+    """
+
+    residual_outputs: tuple[str, ...] = (
+        "attention.output.weight",
+        "feed_forward.down.weight",
+        "feed_forward.shared.down.weight",
+        "feed_forward.experts.down",
+    )
 
     def __init__(self, spec: ModelSpec, vocabulary: int) -> None:
         super().__init__()
         self.spec = spec
         self.vocabulary = vocabulary
-        self.embedding = nn.Embedding(vocabulary, spec.width)
-        self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.layers))
-        self.norm = RMSNorm(spec.width, spec.norm_epsilon)
+        dense_layers = spec.layers - spec.moe_layers
+        self.embedding: nn.Embedding | None = nn.Embedding(vocabulary, spec.width)
+        self.blocks = nn.ModuleList(
+            Block(spec, experts=layer >= dense_layers) for layer in range(spec.layers)
+        )
+        self.norm: RMSNorm | None = RMSNorm(spec.width, spec.norm_epsilon)
         self.head = None if spec.tied_embeddings else nn.Linear(spec.width, vocabulary, bias=False)
+        # How a layout plugs in: what the stream becomes in the end, and where this rank's tokens stand.
+        self.output = OutputHead()
+        self.positions_of: Callable[[int, torch.device], Tensor] | None = None
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        hidden = self.embedding(tokens)
+    def forward(
+        self, tokens: Tensor, positions: Tensor | None = None, targets: Tensor | None = None
+    ) -> Tensor:
+        """`positions` int64 `[length]` where they are not 0, 1, 2 …; with `targets` the mean loss, fp32 `[1]`."""
+        hidden = self.stream(tokens, positions)
+        if self.norm is None:
+            return hidden
+        hidden, matrix = self.norm(hidden), self.output_matrix
+        if targets is None:
+            return self.output.logits(hidden, matrix)
+        return self.output.loss(hidden, matrix, targets)
+
+    @property
+    def output_matrix(self) -> Tensor:
+        """The head's matrix `[vocabulary, width]`.
+
+        A tied head uses the embedding's in place instead of sharing a parameter between two modules: one name
+        in the checkpoint, and nothing for FSDP to keep in step.
+        """
+        owner = self.head if self.head is not None else self.embedding
+        assert owner is not None
+        return owner.weight
+
+    def stream(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+        """The residual stream `[batch, length, width]` after the last block."""
+        hidden = tokens if self.embedding is None else self.embedding(tokens)
+        if positions is None and self.positions_of is not None:
+            positions = self.positions_of(tokens.shape[1], hidden.device)
         cosine, sine = rotation(
-            tokens.shape[1], self.spec.width // self.spec.heads, self.spec.rope_base, hidden.device
+            tokens.shape[1],
+            self.spec.head_elements,
+            self.spec.rope_base,
+            hidden.device,
+            scaling=self.spec.rope_scaling,
+            positions=positions,
         )
         cosine, sine = cosine.to(hidden.dtype), sine.to(hidden.dtype)
         for block in self.blocks:
             hidden = block(hidden, cosine, sine)
-        hidden = self.norm(hidden)
-        # A tied head uses the embedding's matrix here instead of sharing a parameter between two modules: one
-        # name in the checkpoint, and nothing for FSDP to keep in step.
-        logits: Tensor = (
-            functional.linear(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
-        )
-        return logits
+        return hidden
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

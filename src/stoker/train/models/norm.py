@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from stoker.spec.rope import RopeScalingSpec
+from stoker.train.models.rope import frequencies
+
 
 class RMSNorm(nn.Module):
     """`x / sqrt(mean(x²) + epsilon) · weight` over the last dimension; sums are in fp32."""
@@ -52,11 +55,26 @@ class _Normalise(torch.autograd.Function):
         return hidden_gradient.to(hidden.dtype), weight_gradient.to(weight.dtype), None
 
 
-def rotation(length: int, head_width: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosine and sine `[length, 1, head_width / 2]` of every position's angles (RoPE, Su et al. 2021)."""
-    exponents = torch.arange(0, head_width, 2, device=device, dtype=torch.float32) / head_width
-    angles = torch.outer(torch.arange(length, device=device, dtype=torch.float32), base**-exponents)
-    return angles.cos().unsqueeze(1), angles.sin().unsqueeze(1)
+def rotation(
+    length: int,
+    head_width: int,
+    base: float,
+    device: torch.device,
+    *,
+    scaling: RopeScalingSpec | None = None,
+    positions: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine `[length, 1, head_width / 2]` of every position's angles, fp32 (RoPE, Su et al. 2021).
+
+    `positions` `[length]` are 0, 1, 2 … unless given, as where a rank has only a part of the sequence.
+    """
+    if positions is None:
+        positions = torch.arange(length, device=device)
+    angles = torch.outer(positions.float(), frequencies(head_width, base, scaling, device))
+    cosine, sine = angles.cos().unsqueeze(1), angles.sin().unsqueeze(1)
+    if scaling is not None and scaling.attention_scale != 1.0:
+        cosine, sine = cosine * scaling.attention_scale, sine * scaling.attention_scale
+    return cosine, sine
 
 
 def rotate(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
@@ -73,7 +91,7 @@ class _Rotate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *received: Tensor) -> tuple[Tensor, None, None]:
-        # The derivative of a turn is the turn back.
+        # The derivative of a turn (times a scale) is the turn back (times the same).
         cosine, sine = ctx.saved_tensors
         return _turned(received[0], cosine, -sine), None, None
 
