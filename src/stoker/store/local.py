@@ -15,10 +15,11 @@ import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
 
 from stoker.core.atomic import naming_full_disk, sync_folder
 from stoker.store.errors import ObjectExists, ObjectMissing, StoreUnreachable, UnsafeStore
-from stoker.store.ranges import BytesLike, check_range, read_exactly, regular_size
+from stoker.store.ranges import BytesLike, FileSource, check_range, read_exactly, regular_size
 
 _LEFTOVER = re.compile(r".+#\d+")
 """What a named temporary file looks like, here and in LocalStore; such names are no objects."""
@@ -79,6 +80,15 @@ class LocalFolder:
         sync_folder(path.parent)
         for folder in made:
             sync_folder(folder.parent)
+
+    def writing(self, key: str) -> LocalSink:
+        """An object that is written bit by bit; the disk begins with the first block."""
+        return LocalSink(self, key)
+
+    def reading(self, key: str) -> FileSource:
+        """An object that stays open, for one who reads all of it."""
+        with self._naming(key):
+            return FileSource(self._root / key)
 
     def _make_folders(self, folder: Path) -> list[Path]:
         missing = []
@@ -209,6 +219,100 @@ class LocalFolder:
                 f"{key} in {self.place}: {error.strerror}.",
                 hint="Check the folder's owner and modes, and the health of its disk.",
             ) from error
+
+
+class LocalSink:
+    """An object of a LocalFolder while it is written: no name, no bytes for others, until it is whole."""
+
+    def __init__(self, folder: LocalFolder, key: str) -> None:
+        self._folder = folder
+        self._key = key
+        self._path = folder._root / key
+        self._made: list[Path] = []
+        self._descriptor = -1
+        self._temporary: Path | None = None
+        self._done = 0
+
+    def __enter__(self) -> LocalSink:
+        with self._naming():
+            if self._path.exists():
+                raise FileExistsError(errno.EEXIST, "exists", str(self._path))
+            for attempt in range(_FOLDER_ATTEMPTS):
+                self._made += self._folder._make_folders(self._path.parent)
+                try:
+                    self._open()
+                    break
+                except FileNotFoundError:
+                    # A delete beside us has just taken the empty folder away.
+                    if attempt + 1 == _FOLDER_ATTEMPTS:
+                        raise
+        return self
+
+    def _open(self) -> None:
+        try:
+            flags = os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC
+            self._descriptor = os.open(self._path.parent, flags, 0o600)
+        except OSError as error:
+            if error.errno not in _NO_ANONYMOUS_FILES or not self._path.parent.is_dir():
+                raise
+            self._temporary = self._path.with_name(f"{self._path.name}#{secrets.randbelow(10**12)}")
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._descriptor = os.open(self._temporary, flags, 0o600)
+
+    def write(self, data: BytesLike) -> int:
+        """Append all of it, and let the disk begin. Raises DiskFull."""
+        view, begin = memoryview(data).cast("B"), self._done
+        with self._naming():
+            while self._done - begin < len(view):
+                self._done += os.write(self._descriptor, view[self._done - begin :])
+            # Linux begins to write dirty pages back when it is told that nobody needs them.
+            os.posix_fadvise(self._descriptor, begin, len(view), os.POSIX_FADV_DONTNEED)
+        return len(view)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        whole = False
+        try:
+            if error is None:
+                with self._naming():
+                    os.fsync(self._descriptor)
+                    self._name()
+                whole = True
+        finally:
+            os.close(self._descriptor)
+            if self._temporary is not None:
+                self._temporary.unlink(missing_ok=True)
+            if not whole:
+                for folder in reversed(self._made):
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()
+
+    def _name(self) -> None:
+        existing = str(self._temporary or f"/proc/self/fd/{self._descriptor}")
+        for attempt in range(_FOLDER_ATTEMPTS):
+            try:
+                self._link(existing)
+                break
+            except FileNotFoundError:
+                if attempt + 1 == _FOLDER_ATTEMPTS:
+                    raise
+                self._made += self._folder._make_folders(self._path.parent)
+        sync_folder(self._path.parent)
+        for made in self._made:
+            sync_folder(made.parent)
+
+    def _link(self, existing: str) -> None:
+        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._folder._link(existing, self._path.name, folder)
+        finally:
+            os.close(folder)
+
+    @contextlib.contextmanager
+    def _naming(self) -> Iterator[None]:
+        with self._folder._naming(self._key), naming_full_disk(self._path):
+            yield
 
 
 def _write_and_sync(descriptor: int, data: BytesLike) -> None:

@@ -5,11 +5,15 @@ An object is created once, whole, and only when its name is free; it is never ch
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import secrets
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
 from stoker.store.counts import CountsRequests, StoreCounts
@@ -22,7 +26,8 @@ from stoker.store.errors import (
     UnsafeStore,
 )
 from stoker.store.local import LocalFolder
-from stoker.store.ranges import BytesLike
+from stoker.store.ranges import BytesLike, RangeSource
+from stoker.store.streams import ObjectSink
 
 MAX_KEY_BYTES = 512
 DEFAULT_MAX_BYTES = 1 << 30
@@ -64,6 +69,19 @@ class ObjectBackend(Protocol):
 
     def delete_prefix(self, prefix: str) -> int:
         """Remove every object under the folder `prefix`; says how many."""
+        ...
+
+
+@runtime_checkable
+class Streams(Protocol):
+    """A back end that writes and reads objects bit by bit."""
+
+    def writing(self, key: str) -> ObjectSink:
+        """A new object, there at the end of the block."""
+        ...
+
+    def reading(self, key: str) -> AbstractContextManager[RangeSource]:
+        """An object, open for the block."""
         ...
 
 
@@ -174,6 +192,24 @@ class ObjectStore:
         """Remove every object under the folder `prefix`, which may not be empty; says how many."""
         return self._backend.delete_prefix(check_key(prefix))
 
+    def writing(self, key: str) -> ObjectSink:
+        """The object of this free name, to be written bit by bit; durable at the end of the block.
+
+        Raises as `create` does, and what is left of it after an error is nothing. A folder has it on disk as
+        it comes; any other store gets it whole, in one request, at the end.
+        """
+        check_key(key)
+        return self._backend.writing(key) if isinstance(self._backend, Streams) else _WholeSink(self, key)
+
+    @contextlib.contextmanager
+    def reading(self, key: str) -> Iterator[RangeSource]:
+        """The object as a RangeSource that stays open meanwhile: for one who reads much of it."""
+        if isinstance(self._backend, Streams):
+            with self._backend.reading(check_key(key)) as opened:
+                yield opened
+        else:
+            yield self.source(key)
+
     def source(self, key: str) -> StoredObject:
         """The object as a RangeSource."""
         return StoredObject(self, key)
@@ -194,6 +230,27 @@ class StoredObject:
 
     def read(self, start: int, length: int) -> memoryview:
         return self._store.get_range(self._key, start, length)
+
+
+class _WholeSink:
+    """Collects an object in memory and creates it at the end."""
+
+    def __init__(self, store: ObjectStore, key: str) -> None:
+        self._store = store
+        self._key = key
+        self._file = io.BytesIO()
+
+    def write(self, data: BytesLike) -> int:
+        return self._file.write(data)
+
+    def __enter__(self) -> _WholeSink:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._store.create(self._key, self._file.getbuffer())
 
 
 def check_key(key: str) -> str:

@@ -1,0 +1,161 @@
+"""Objects that are written and read bit by bit: whole or absent, in order, errors where the caller is."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stoker.core.errors import DiskFull
+from stoker.keys.refs import Purpose
+from stoker.store.errors import ObjectExists, ObjectMissing, OutOfRange
+from stoker.store.objects import ObjectStore
+from stoker.store.ranges import BytesSource, FileSource, RangeSource
+from stoker.store.sealed import PartitionSeal
+from stoker.store.streams import ReadAhead, WriteBehind
+from support.sealed_samples import KEK, LABEL, MemoryKeys
+
+
+@pytest.fixture(params=["file", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    return ObjectStore.open("memory://" if request.param == "memory" else f"file://{tmp_path}/store")
+
+
+def test_an_object_is_there_when_its_block_ends_and_not_before(store: ObjectStore) -> None:
+    with store.writing("a/b/one") as sink:
+        sink.write(b"0123")
+        assert list(store.list()) == []
+        sink.write(memoryview(b"456789"))
+    assert store.get("a/b/one") == b"0123456789"
+    with store.reading("a/b/one") as source:
+        assert (source.size(), bytes(source.read(3, 4))) == (10, b"3456")
+
+
+def test_an_object_whose_writer_fails_is_never_there_nor_its_folders(tmp_path: Path) -> None:
+    store = ObjectStore.open(tmp_path.as_uri())
+    with pytest.raises(ZeroDivisionError), store.writing("a/b/one") as sink:
+        sink.write(bytes(100_000))
+        raise ZeroDivisionError
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_a_name_that_is_taken_is_refused_at_the_beginning_or_at_the_end(store: ObjectStore) -> None:
+    store.create("a/one", b"first")
+    with pytest.raises(ObjectExists, match="a/one"), store.writing("a/one") as sink:
+        sink.write(b"second")
+    with pytest.raises(ObjectExists, match="a/two"), store.writing("a/two") as sink:
+        store.create("a/two", b"first")
+        sink.write(b"second")
+    assert store.get("a/one") == store.get("a/two") == b"first"
+
+
+def test_a_folder_that_is_deleted_meanwhile_is_made_again(tmp_path: Path) -> None:
+    store = ObjectStore.open(tmp_path.as_uri())
+    with store.writing("a/b/one") as sink:
+        sink.write(b"one")
+        store.delete_prefix("a")
+    assert store.get("a/b/one") == b"one"
+
+
+def test_files_without_anonymous_ones_get_a_name_only_when_they_are_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_file = os.open
+
+    def refusing(path: str, flags: int, *rest: int, **named: int) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(95, "Operation not supported")
+        return open_file(path, flags, *rest, **named)
+
+    monkeypatch.setattr(os, "open", refusing)
+    store = ObjectStore.open(tmp_path.as_uri())
+    with store.writing("a/one") as sink:
+        sink.write(b"one")
+        assert list(store.list()) == []
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["one"]
+    with pytest.raises(ZeroDivisionError), store.writing("b/two") as sink:
+        sink.write(b"two")
+        raise ZeroDivisionError
+    assert not (tmp_path / "b").exists()
+
+
+def test_an_object_that_is_not_there_cannot_be_opened(tmp_path: Path) -> None:
+    store = ObjectStore.open(tmp_path.as_uri())
+    with pytest.raises(ObjectMissing, match="a/one"), store.reading("a/one"):
+        pass
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with one MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_is_named_to_the_one_who_writes_behind_and_nothing_stays(small_disk: Path) -> None:
+    store = ObjectStore.open(small_disk.as_uri())
+    with (
+        pytest.raises(DiskFull, match=str(small_disk)),
+        store.writing("a/one") as sink,
+        WriteBehind(sink, block_bytes=1 << 16) as behind,
+    ):
+        for _ in range(100):
+            behind.write(bytes(100_000))
+    assert list(small_disk.rglob("*")) == []
+    store.create("a/two", bytes(900_000))
+
+
+def test_what_is_written_behind_comes_in_order_whatever_the_pieces(tmp_path: Path) -> None:
+    store, chance = ObjectStore.open(tmp_path.as_uri()), random.Random(1)
+    pieces = [chance.randbytes(chance.choice([0, 1, 7, 1000, 70_000])) for _ in range(200)]
+    with store.writing("one") as sink, WriteBehind(sink, block_bytes=4096) as behind:
+        for piece in pieces:
+            assert behind.write(piece) == len(piece)
+    assert store.get("one") == b"".join(pieces)
+
+
+@pytest.mark.parametrize("kind", ["file", "memory"])
+def test_reading_ahead_gives_the_same_bytes_in_order_and_out_of_it(tmp_path: Path, kind: str) -> None:
+    data = random.Random(2).randbytes(1_000_000)
+    (tmp_path / "x").write_bytes(data)
+    source: RangeSource = FileSource(tmp_path / "x") if kind == "file" else BytesSource(data)
+    with ReadAhead(source) as ahead:
+        assert ahead.size() == len(data)
+        for first in (0, 77_777, 0):
+            for start in range(first, len(data) - 70_000, 70_000):
+                assert bytes(ahead.read(start, 70_000)) == data[start : start + 70_000]
+        assert bytes(ahead.read(999_999, 1)) == data[-1:]
+        with pytest.raises(OutOfRange):
+            ahead.read(999_999, 2)
+
+
+def test_an_error_of_reading_ahead_is_raised_for_the_block_that_it_is_about() -> None:
+    class Broken(BytesSource):
+        def read(self, start: int, length: int) -> memoryview:
+            if start == 200:
+                raise OutOfRange("here")
+            return super().read(start, length)
+
+    with ReadAhead(Broken(bytes(1000))) as ahead:
+        ahead.read(0, 100)
+        ahead.read(100, 100)
+        with pytest.raises(OutOfRange, match="here"):
+            ahead.read(200, 100)
+        assert bytes(ahead.read(300, 100)) == bytes(100)
+
+
+def test_a_stream_sealed_without_its_digest_is_the_same_otherwise(tmp_path: Path) -> None:
+    store = ObjectStore.open(tmp_path.as_uri())
+    with PartitionSeal(MemoryKeys(), KEK, Purpose.DATASET) as seal, store.writing("one") as sink:
+        writer = seal.writer(LABEL, sink, digest=False)
+        writer.write(bytes(3_000_000))
+        facts = writer.finish()
+    assert (facts.digest, facts.plaintext_bytes) == (b"", 3_000_000)
+    assert (len(facts.header_digest), facts.object_bytes) == (32, store.size("one"))
