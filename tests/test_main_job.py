@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stoker.core.clock import SystemClock
 from stoker.keys.open import open_backend
@@ -229,6 +230,18 @@ def test_the_page_and_the_json_show_the_same_figures(owner: Owner, killed: dict[
     assert 'class="mark recovery"' in page
     assert "http://" not in page
     assert "https://" not in page
+
+
+def test_other_tools_see_the_same_figures(owner: Owner, killed: dict[str, Any]) -> None:
+    shown = owner.run("run", "show", killed["run"])
+    text = owner.run("run", "metrics", killed["run"])["text"]
+    model = next(each for each in shown["evaluations"] if each["name"] == "model")
+    assert f'name="model"}} {model["bits_per_byte"]:.10g}' in text
+    assert "stoker_speed_mfu{" in text
+    curves = EventAccumulator(str(owner.home / "runs" / killed["run"] / "curves"))
+    curves.Reload()
+    drawn = [(each.step, pytest.approx(each.value, rel=1e-6)) for each in curves.Scalars("train/loss")]
+    assert drawn == [(each["step"], each["loss"]) for each in shown["steps"]]
 
 
 def test_every_promise_is_kept_and_the_check_says_how(owner: Owner, killed: dict[str, Any]) -> None:

@@ -13,7 +13,9 @@ from stoker.cli.run_text import report_text, summary_text
 from stoker.cli.table import day, short, table
 from stoker.core.config import load, read_layer
 from stoker.core.errors import MissingExtra
+from stoker.core.events import read_events
 from stoker.core.ids import RunId
+from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.summary import RunReport, RunSummary, read_run
 from stoker.ledger.records import RunOutcome
 from stoker.spec.run import RunSpec
@@ -53,6 +55,16 @@ class Page:
     bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Figures in Prometheus' text format, or the folder where event files were written."""
+
+    kind: ClassVar[str] = "run-metrics"
+    version: ClassVar[int] = 1
+    text: str
+    folder: str
+
+
 def _runs_text(result: Runs) -> str:
     rows = [
         (
@@ -73,7 +85,9 @@ def require_torch() -> None:
     """Raise MissingExtra, naming the remedy, when training's packages are not installed."""
     from importlib.util import find_spec
 
-    missing = [name for name in ("torch", "safetensors", "tokenizers") if find_spec(name) is None]
+    missing = [
+        name for name in ("torch", "safetensors", "tensorboard", "tokenizers") if find_spec(name) is None
+    ]
     if missing:
         raise MissingExtra(
             f"Training needs {', '.join(missing)}, which are not installed.",
@@ -156,6 +170,32 @@ def report(house: House, run_id: str, out: Path | None) -> Page:
     return Page(str(path), path.stat().st_size)
 
 
+@command("metrics", needs=Deed.LOOK, text=lambda found: found.text)
+@click.argument("run_id", metavar="RUN")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("prometheus", "tensorboard")),
+    default="prometheus",
+    show_default=True,
+    help="Text for Prometheus, or event files anew.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="The folder of the event files.")
+def metrics(house: House, run_id: str, form: str, out: Path | None) -> Metrics:
+    """RUN's figures for other tools. Event files are also written while it trains, into its folder `curves`."""
+    from stoker.fleet.curves import prometheus_text, write_curves
+
+    report = read_run(house.home, house.ledger, RunId(run_id))
+    events = read_events(RunFolder.of(house.home.runs_dir, report.run).events).events
+    if form == "prometheus":
+        return Metrics(prometheus_text(report.run, events), "")
+    if out is None:
+        raise click.UsageError("--format tensorboard needs --out, the folder of the event files.")
+    require_torch()
+    count = write_curves(events, out)
+    return Metrics(f"{count} figures in {out}", str(out))
+
+
 @command("resume", needs=Deed.RUN_RESUME, text=summary_text, exit_code=_failed)
 @click.argument("run_id", metavar="RUN")
 def resume(house: House, run_id: str) -> RunSummary:
@@ -175,5 +215,5 @@ def resume(house: House, run_id: str) -> RunSummary:
     )
 
 
-for each in (ls, show, report, resume):
+for each in (ls, show, report, metrics, resume):
     run.add_command(each)

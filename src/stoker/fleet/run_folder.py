@@ -37,6 +37,11 @@ class RunFolder:
             return ""
 
     @property
+    def curves(self) -> Path:
+        """TensorBoard's event files, one for each supervisor that the run had."""
+        return self.path / "curves"
+
+    @property
     def attempt_lock(self) -> Path:
         """Locked by every process of the attempt that is alive, so that it is free only when all are gone."""
         return self.path / "attempt.lock"

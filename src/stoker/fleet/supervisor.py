@@ -21,6 +21,7 @@ from stoker.core.progress import Progress, Task
 from stoker.core.result import plain
 from stoker.fleet.attempt import Attempt, AttemptOrder
 from stoker.fleet.charge import Charge, Errands
+from stoker.fleet.curves import Curves
 from stoker.fleet.errors import IsolationLost, IsolationRefused
 from stoker.fleet.machine import transition, validate
 from stoker.fleet.run_state import (
@@ -83,6 +84,7 @@ class Supervisor:
         self._end: EndRun | None = None
         self._selector = selectors.DefaultSelector()
         self._log = EventLog(charge.folder.events)
+        self._curves = Curves(charge.folder.curves)
         self._outside = Outside(0, "")
         self._task: Task | None = None
         self._shown_step = self._state.committed_step
@@ -99,6 +101,7 @@ class Supervisor:
         )
         with contextlib.ExitStack() as stack:
             stack.callback(self._log.close)
+            stack.callback(self._curves.close)
             stack.callback(self._selector.close)
             stack.callback(self._end_whatever_lives)
             self._outside = stack.enter_context(listening_outside())
@@ -152,6 +155,7 @@ class Supervisor:
 
     def _hear(self, event: Event) -> None:
         now_s, attempt, rank = self._now_s(), event.attempt, event.rank
+        self._curves.take(event)
         if event.kind is EventKind.ISOLATION_PROBED:
             self._probed(Isolation(IsolationState(event.text("state")), event.text("reason")))
         elif event.kind is EventKind.RANK_SPAWNED and self._attempt is not None:
