@@ -1,0 +1,195 @@
+"""A folder of safetensors, as others publish models: what is in it, and reading it in places.
+
+Only safetensors are opened, by their own library. A pickled file beside them is not looked at, and a folder
+that has nothing else is refused by name. See docs/design/exchange.md, "Reading".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from stoker.core.canonical import digest_of
+from stoker.train.exchange.errors import BadWeights
+from stoker.train.tensor_file import DTYPES
+
+CONFIG: Final = "config.json"
+TOKENIZER: Final = "tokenizer.json"
+ONE_FILE: Final = "model.safetensors"
+INDEX: Final = "model.safetensors.index.json"
+MAX_JSON_BYTES: Final = 256 * 1024 * 1024
+
+_PICKLED: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One tensor of a folder: the file that holds it, its type as safetensors calls it, and its shape."""
+
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class WeightFolder:
+    """The tensors of a folder by name, and its `config.json`; the files stay open until the block ends."""
+
+    def __init__(
+        self,
+        path: Path,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, StoredTensor],
+        files: Mapping[str, Any],
+    ) -> None:
+        """Use `open`."""
+        self.path = path
+        self.config = config
+        self.tensors = tensors
+        self._files = files
+        self._closing = ExitStack()
+
+    @classmethod
+    def open(cls, path: Path) -> WeightFolder:
+        """Open every safetensors file of the folder; only headers are read.
+
+        Raises BadWeights, naming the file, when the folder is no model's, holds only pickled weights, or its
+        index and its files do not agree.
+        """
+        if not path.is_dir():
+            raise BadWeights(f"{path} is no folder.", hint="Name the folder that holds config.json.")
+        config = read_json(path / CONFIG)
+        with ExitStack() as closing:
+            names, index = _files_of(path)
+            files = {name: closing.enter_context(_opened(path / name)) for name in names}
+            tensors = _tensors_in(path, files)
+            if index is not None:
+                _compare_with_index(path, index, tensors)
+            folder = cls(path, config, tensors, files)
+            folder._closing = closing.pop_all()
+            return folder
+
+    def __enter__(self) -> WeightFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.close()
+
+    def read(self, name: str, offsets: Sequence[int], lengths: Sequence[int]) -> Tensor:
+        """The part of tensor `name` at `offsets` of `lengths`, of its stored type."""
+        stored = self.tensors[name]
+        place = tuple(slice(at, at + length) for at, length in zip(offsets, lengths, strict=True))
+        try:
+            part: Tensor = self._files[stored.file].get_slice(name)[place]
+        except (SafetensorError, OSError) as error:
+            raise BadWeights(
+                f"{self.path / stored.file}: tensor {name[:80]!a} cannot be read: {error}."
+            ) from error
+        return part
+
+
+def folder_digest(path: Path) -> str:
+    """SHA-256, 64 hex digits, over the names and digests of all that a reader of the folder looks at.
+
+    Reads every byte of the weights. Raises BadWeights as `WeightFolder.open` does.
+    """
+    if not path.is_dir():
+        raise BadWeights(f"{path} is no folder.", hint="Name the folder that holds config.json.")
+    names, index = _files_of(path)
+    beside = [name for name in (CONFIG, TOKENIZER) if (path / name).is_file()]
+    digests: dict[str, str] = {}
+    for name in (*beside, *names, *([INDEX] if index is not None else ())):
+        try:
+            with (path / name).open("rb") as file:
+                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise BadWeights(f"{path / name} cannot be read: {error.strerror}.") from error
+    return digest_of(digests)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of at most 256 MiB. Raises BadWeights, naming the file."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_JSON_BYTES + 1)
+        if len(data) > MAX_JSON_BYTES:
+            raise BadWeights(f"{path} is larger than {MAX_JSON_BYTES} bytes.")
+        body = json.loads(data)
+    except OSError as error:
+        raise BadWeights(
+            f"{path} cannot be read: {error.strerror}.",
+            hint="A model's folder holds config.json and model.safetensors, or an index of several files.",
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise BadWeights(f"{path} is not JSON: {type(error).__name__}.") from error
+    if not isinstance(body, dict):
+        raise BadWeights(f"{path} holds no JSON object.")
+    return body
+
+
+def _files_of(path: Path) -> tuple[list[str], Mapping[str, str] | None]:
+    """The safetensors files, and what the index says where each tensor is, when there is one."""
+    if (path / INDEX).is_file():
+        index = read_json(path / INDEX).get("weight_map")
+        if not isinstance(index, dict) or not index:
+            raise BadWeights(f"{path / INDEX} has no weight_map.")
+        for name, file in index.items():
+            if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+                raise BadWeights(
+                    f"{path / INDEX}: tensor {name[:80]!a} is said to lie in {ascii(file)[:80]}, which is no "
+                    "name of a safetensors file beside it."
+                )
+        return sorted(set(index.values())), index
+    if (path / ONE_FILE).is_file():
+        return [ONE_FILE], None
+    pickled = sorted(found.name for pattern in _PICKLED for found in path.glob(pattern))
+    if pickled:
+        raise BadWeights(
+            f"{path} holds pickled weights ({pickled[0]}) and no safetensors; they are never opened.",
+            hint="Opening a pickle runs whatever it says. Convert them elsewhere, or take safetensors.",
+        )
+    raise BadWeights(
+        f"{path} holds neither {ONE_FILE} nor {INDEX}.", hint="Name the folder that holds the weights."
+    )
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(str(path), framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise BadWeights(f"{path} is no whole safetensors file: {error}.", hint="Fetch it again.") from error
+
+
+def _tensors_in(path: Path, files: Mapping[str, Any]) -> dict[str, StoredTensor]:
+    tensors: dict[str, StoredTensor] = {}
+    for file, opened in files.items():
+        for name in opened.keys():  # noqa: SIM118 - no mapping
+            if name in tensors:
+                raise BadWeights(f"Tensor {name[:80]!a} is in {tensors[name].file} and in {file} of {path}.")
+            stored = opened.get_slice(name)
+            tensors[name] = StoredTensor(file, str(stored.get_dtype()), tuple(stored.get_shape()))
+    return tensors
+
+
+def _compare_with_index(path: Path, index: Mapping[str, str], tensors: Mapping[str, StoredTensor]) -> None:
+    for name, file in index.items():
+        found = tensors.get(name)
+        if found is None or found.file != file:
+            where = "in none of its files" if found is None else f"in {found.file}"
+            raise BadWeights(f"{path / INDEX}: tensor {name[:80]!a} should lie in {file}; it is {where}.")
+
+
+def is_floating(stored: StoredTensor) -> bool:
+    """Whether a weight can be made of the tensor as it is: floating point of 16 bits or more."""
+    dtype = DTYPES.get(stored.dtype)
+    return dtype is not None and dtype.is_floating_point and dtype.itemsize >= 2
