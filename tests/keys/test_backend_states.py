@@ -20,6 +20,19 @@ from stoker.keys.errors import (
     KeyUnknown,
     WrongContext,
 )
+from stoker.keys.key_events import (
+    Activate,
+    ApproveDestroy,
+    Compromise,
+    Deactivate,
+    DestroyDue,
+    DestroyNow,
+    KekEvent,
+    RequestDestroy,
+    Resume,
+    Suspend,
+    WithdrawDestroy,
+)
 from stoker.keys.refs import KekRef, Purpose
 from stoker.keys.secret import SecretKey
 from stoker.keys.states import (
@@ -29,21 +42,10 @@ from stoker.keys.states import (
     MAY_UNWRAP,
     MAY_WRAP,
     MIN_WINDOW_S,
-    Activate,
-    ApproveDestroy,
-    Compromise,
-    Deactivate,
-    DestroyDue,
-    DestroyNow,
-    KekEvent,
     KekLife,
     KekState,
-    RequestDestroy,
-    Resume,
-    Suspend,
-    WithdrawDestroy,
-    step,
 )
+from stoker.keys.transitions import step
 from support.key_bench import CONTEXT, Bench
 from support.key_stores import SCOPE
 

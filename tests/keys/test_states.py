@@ -18,14 +18,7 @@ from stoker.keys.errors import (
     KeyDestroyed,
     KeyNotActive,
 )
-from stoker.keys.refs import KekRef
-from stoker.keys.states import (
-    MAX_WINDOW_S,
-    MAY_MOVE,
-    MAY_UNWRAP,
-    MAY_WRAP,
-    MIN_WINDOW_S,
-    TRANSITIONS,
+from stoker.keys.key_events import (
     Activate,
     ApplyTombstone,
     ApproveDestroy,
@@ -34,18 +27,25 @@ from stoker.keys.states import (
     DestroyDue,
     DestroyNow,
     ExpireEarlier,
-    Instruction,
     KekEvent,
-    KekLife,
-    KekState,
     RequestDestroy,
     Resume,
     Suspend,
     WithdrawDestroy,
+)
+from stoker.keys.refs import KekRef
+from stoker.keys.states import (
+    MAX_WINDOW_S,
+    MAY_MOVE,
+    MAY_UNWRAP,
+    MAY_WRAP,
+    MIN_WINDOW_S,
+    KekLife,
+    KekState,
     check_life,
     earlier,
-    step,
 )
+from stoker.keys.transitions import TRANSITIONS, Instruction, step
 
 REF = KekRef("dataset/x", 1)
 PEOPLE = st.sampled_from(["alice", "bob", "carol", "Alice", "alice ", "аlice", "ｂob", "", "alice\0"])

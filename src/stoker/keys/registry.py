@@ -14,6 +14,21 @@ from stoker.core.clock import Clock
 from stoker.core.signing import Signer
 from stoker.keys.backend import KekInfo
 from stoker.keys.errors import KeyExpired, KeyUnknown
+from stoker.keys.key_events import (
+    Activate,
+    ApplyTombstone,
+    ApproveDestroy,
+    Compromise,
+    Deactivate,
+    DestroyDue,
+    DestroyNow,
+    ExpireEarlier,
+    KekEvent,
+    RequestDestroy,
+    Resume,
+    Suspend,
+    WithdrawDestroy,
+)
 from stoker.keys.keystore import KekEntry, Keystore, Told, Tombstone
 from stoker.keys.open_keystore import OpenKeystore
 from stoker.keys.refs import KekRef, Purpose
@@ -26,25 +41,11 @@ from stoker.keys.states import (
     MAY_MOVE,
     MAY_UNWRAP,
     MIN_WINDOW_S,
-    Activate,
-    ApplyTombstone,
-    ApproveDestroy,
-    Compromise,
-    Deactivate,
-    DestroyDue,
-    DestroyNow,
-    ExpireEarlier,
-    Instruction,
-    KekEvent,
     KekLife,
     KekState,
-    RequestDestroy,
-    Resume,
-    Suspend,
-    WithdrawDestroy,
     earlier,
-    step,
 )
+from stoker.keys.transitions import Instruction, step
 from stoker.keys.vault import KekVault
 
 LATEST_EXPIRY_S: Final = 253_402_300_800.0  # the year 10000

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from stoker.keys.backend import KekInfo
 from stoker.keys.errors import KeyExpired, KeyNotActive, KeyUnknown
+from stoker.keys.key_events import Activate
 from stoker.keys.keystore import KekEntry, Keystore
 from stoker.keys.refs import KekRef
-from stoker.keys.states import MAY_WRAP, Activate, KekLife, KekState, refusal, step
+from stoker.keys.states import MAY_WRAP, KekLife, KekState, refusal
+from stoker.keys.transitions import step
 
 
 def entry_of(store: Keystore, ref: KekRef) -> KekEntry:
