@@ -1,0 +1,79 @@
+"""A block that sees in both directions: attention and a GELU feed-forward. See docs/design/families.md.
+
+The blocks of the vision transformer (Dosovitskiy et al. 2020) and of the moderation encoders. The names of
+its parts are the decoder's, so that a layout which splits one splits the other.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+
+class EncoderAttention(nn.Module):
+    """Self-attention over all positions that `mask` allows."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.head_width = width // heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        # -1, not heads: under tensor parallelism a rank has its share of the heads.
+        batch, length, _ = hidden.shape
+        query, key, value = (
+            part(hidden).view(batch, length, -1, self.head_width).transpose(1, 2)
+            for part in (self.query, self.key, self.value)
+        )
+        seen = None if mask is None else mask[:, None, None, :]
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+        joined: Tensor = self.output(mixed.transpose(1, 2).reshape(batch, length, -1))
+        return joined
+
+
+class EncoderFeedForward(nn.Module):
+    """`down(gelu(up x))`."""
+
+    def __init__(self, width: int, hidden_width: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden_width)
+        self.down = nn.Linear(hidden_width, width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        result: Tensor = self.down(functional.gelu(self.up(hidden)))
+        return result
+
+
+class EncoderBlock(nn.Module):
+    """Attention, then feed-forward, each on the normalised stream and added to it."""
+
+    def __init__(self, width: int, heads: int, ffn_width: int) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width, eps=1e-6)
+        self.attention = EncoderAttention(width, heads)
+        self.feed_forward_norm = nn.LayerNorm(width, eps=1e-6)
+        self.feed_forward = EncoderFeedForward(width, ffn_width)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`mask` bool `[batch, length]`: which positions are there; all without one."""
+        hidden = hidden + self.attention(self.attention_norm(hidden), mask)
+        result: Tensor = hidden + self.feed_forward(self.feed_forward_norm(hidden))
+        return result
+
+
+def patches_of(pixels: Tensor, patch: int) -> Tensor:
+    """`[rows, channels, height, width]` cut into `[rows, patches, channels · patch²]`, row by row."""
+    rows, channels, height, width = pixels.shape
+    grid = pixels.view(rows, channels, height // patch, patch, width // patch, patch)
+    return grid.permute(0, 2, 4, 1, 3, 5).reshape(rows, -1, channels * patch * patch)
+
+
+def mean_of_present(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean over positions `[rows, width]` of those that `mask` says are there; zero where none is."""
+    if mask is None:
+        return hidden.mean(dim=1)
+    there = mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * there).sum(dim=1) / there.sum(dim=1).clamp(min=1.0)
