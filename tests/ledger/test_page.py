@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from stoker.core.errors import ERROR_CLASSES
-from stoker.ledger import entries, keyfile, notes, schema, verification
+from stoker.ledger import entries, findings, keyfile, notes, schema, verification
 from stoker.ledger.catalogue import REVIEW_STEPS
 
 PAGE = (Path(__file__).parents[2] / "docs/design/ledger.md").read_text()
@@ -15,7 +15,7 @@ PAGE = (Path(__file__).parents[2] / "docs/design/ledger.md").read_text()
 
 def test_every_finding_is_explained() -> None:
     listed = set(re.findall(r"`([a-z_]+)`", PAGE.split("| finding |")[1].split("\n\n")[0]))
-    assert listed == {str(kind) for kind in verification.FindingKind}
+    assert listed == {str(kind) for kind in findings.FindingKind}
     assert f"{verification.MAX_FINDINGS:,} findings" in PAGE
     assert f"more than {verification.CLOCK_TOLERANCE_S:.0f} second before" in PAGE
 

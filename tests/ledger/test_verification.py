@@ -12,7 +12,8 @@ import pytest
 from stoker.core.clock import ManualClock
 from stoker.ledger import entries, merkle
 from stoker.ledger.errors import LedgerRolledBack, LedgerUnusable
-from stoker.ledger.verification import MAX_FINDINGS, AuditReport, FindingKind
+from stoker.ledger.findings import AuditReport, FindingKind
+from stoker.ledger.verification import MAX_FINDINGS
 from support import ledger_samples as samples
 
 ACTS = 14

@@ -16,9 +16,9 @@ from stoker.core.errors import BadSignature
 from stoker.ledger.cosignatures import WitnessKey, cosignatures
 from stoker.ledger.errors import LedgerRefused, LedgerRolledBack
 from stoker.ledger.export import check_export, export_log
+from stoker.ledger.findings import FindingKind
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.notes import MalformedNote
-from stoker.ledger.verification import FindingKind
 from stoker.ledger.witness import Submission, Witness, parse_submission
 from support import ledger_samples as samples
 

@@ -16,12 +16,12 @@ from stoker.ledger import entries, merkle, notes, schema, verification
 from stoker.ledger.cosignatures import WitnessKey
 from stoker.ledger.database import Database
 from stoker.ledger.errors import LedgerRefused, LedgerUnusable
+from stoker.ledger.findings import AuditReport
 from stoker.ledger.head import HeadFile
 from stoker.ledger.notes import MalformedNote, SignedCheckpoint, parse_checkpoint
 from stoker.ledger.records import AuditEntry
 from stoker.ledger.rows import raw_columns
 from stoker.ledger.tree import MissingNode, newest_checkpoint, node_lookup
-from stoker.ledger.verification import AuditReport
 from stoker.ledger.witness import Submission
 
 T = TypeVar("T")

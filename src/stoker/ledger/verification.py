@@ -7,10 +7,8 @@ checkpoints anchor the length. See docs/design/ledger.md, "Verifying".
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -19,10 +17,12 @@ from stoker.core.errors import BadSignature
 from stoker.core.progress import Progress
 from stoker.ledger import entries, schema
 from stoker.ledger.cosignatures import Cosignature, WitnessKey, cosignatures
+from stoker.ledger.findings import AuditFinding, AuditReport, FindingKind
 from stoker.ledger.merkle import HASH_BYTES, Frontier, NodeName
 from stoker.ledger.notes import MalformedNote, verify_checkpoint
 from stoker.ledger.records import AuditEntry
-from stoker.ledger.rows import key_of, raw_columns, row_digest
+from stoker.ledger.rows import key_of, row_digest
+from stoker.ledger.stored_log import StoredLog
 
 CLOCK_TOLERANCE_S: Final = 1.0
 """How far a clock may step back between two acts without being a finding: time services do this."""
@@ -33,58 +33,6 @@ OTHER_CLOCK_TOLERANCE_S: Final = 300.0
 MAX_FINDINGS: Final = 1000
 _BLOCK_ENTRIES: Final = 2048
 _MAX_COMPARED: Final = 256
-
-
-class FindingKind(enum.StrEnum):
-    """What can be wrong with a ledger."""
-
-    EDITED = "edited"
-    REMOVED = "removed"
-    REORDERED = "reordered"
-    CUT = "cut"
-    REWRITTEN = "rewritten"
-    TREE_EDITED = "tree_edited"
-    CHECKPOINT_MISSING = "checkpoint_missing"
-    CHECKPOINT_EDITED = "checkpoint_edited"
-    BAD_SIGNATURE = "bad_signature"
-    FORKED = "forked"
-    HEAD_MISSING = "head_missing"
-    CLOCK_BACK = "clock_back"
-    CLOCK_AHEAD = "clock_ahead"
-    CLOCK_APART = "clock_apart"
-    CATALOGUE_EDITED = "catalogue_edited"
-
-
-@dataclass(frozen=True, slots=True)
-class AuditFinding:
-    """One thing that does not hold. `index` is the first audit entry that it touches."""
-
-    kind: FindingKind
-    index: int
-    message: str
-
-    def __str__(self) -> str:
-        return f"entry {self.index}, {self.kind}: {self.message}"
-
-
-@dataclass(frozen=True, slots=True)
-class AuditReport:
-    """What a verification saw. `root` is that of the stored entries; it is signed when `holds`."""
-
-    kind: ClassVar[str] = "audit-report"
-    version: ClassVar[int] = 1
-
-    size: int
-    root: bytes
-    checkpoints: int
-    catalogue_rows: int
-    findings: tuple[AuditFinding, ...]
-    left_out: int
-
-    @property
-    def holds(self) -> bool:
-        """Whether nothing was found."""
-        return not self.findings
 
 
 def verify(
@@ -111,7 +59,7 @@ class _Verification:
         witnesses: Sequence[WitnessKey] = (),
         now_s: float | None = None,
     ) -> None:
-        self._connection = connection
+        self._log = StoredLog(connection)
         self._public_key = public_key
         self._witnesses = witnesses
         self._now_s = now_s
@@ -129,14 +77,12 @@ class _Verification:
         self._last_time_s = float("-inf")
 
     def run(self, kept: Mapping[str, str | None], progress: Progress) -> AuditReport:
-        entry, stored = schema.audit_entry, schema.audit_checkpoint
-        size = self._believable_size()
-        signed_size = self._number(sa.select(sa.func.max(stored.c.size)), -1)
+        log = self._log
+        size, signed_size = log.believable_size(), log.signed_size()
         outside = self._read_kept(kept)
-        strays = sa.select(sa.func.count()).where(sa.or_(entry.c.idx < 0, entry.c.idx >= size))
-        if self._number(strays, 0):
+        if log.has_strays(size):
             self._found(FindingKind.EDITED, size, f"there are entries outside the range 0 to {size - 1}")
-        checkpoints = self._check_roots_at(0, self._checkpoints(0, 1), outside)
+        checkpoints = self._check_roots_at(0, log.checkpoints(0, 1), outside)
         with progress.task("verify", size, "entries") as task:
             for start in range(0, size, _BLOCK_ENTRIES):
                 end = min(start + _BLOCK_ENTRIES, size)
@@ -173,9 +119,8 @@ class _Verification:
     # -- entries, tree and checkpoints, block by block
 
     def _block(self, start: int, end: int, outside: Mapping[int, list[tuple[str, bytes]]]) -> int:
-        found = self._rows(schema.audit_entry, schema.audit_entry.c.idx, start, end)
-        nodes = self._nodes(start, end)
-        checkpoints = self._checkpoints(start + 1, end + 1)
+        found, nodes = self._log.entries(start, end), self._log.nodes(start, end)
+        checkpoints = self._log.checkpoints(start + 1, end + 1)
         seen = 0
         for index in range(start, end):
             stored_leaf = nodes.get(NodeName(0, index))
@@ -334,17 +279,6 @@ class _Verification:
                 text = f"the log ends after {size} entries, but {kept[0][0]} was signed for {kept_size}"
                 self._found(FindingKind.CUT, size, text)
 
-    def _believable_size(self) -> int:
-        """How many entries to walk: the largest index decides, but never more than there are rows for.
-
-        Without that limit one edited index could keep the verification busy for ever.
-        """
-        entry, stored = schema.audit_entry, schema.audit_checkpoint
-        entry_rows = self._number(sa.select(sa.func.count()).select_from(entry), 0)
-        by_index = self._number(sa.select(sa.func.max(entry.c.idx)), entry_rows - 1) + 1
-        checkpoint_rows = self._number(sa.select(sa.func.count()).select_from(stored), 0)
-        return max(0, min(by_index, max(entry_rows, checkpoint_rows - 1)))
-
     # -- the catalogue
 
     def _check_catalogue(self) -> int:
@@ -352,8 +286,7 @@ class _Verification:
         seen = 0
         unseen = dict(self._row_digests)
         for table in schema.CATALOGUE_TABLES.values():
-            query = sa.select(*raw_columns(table))
-            for row in map(dict, self._connection.execute(query).mappings()):
+            for row in self._log.catalogue_rows(table):
                 seen += 1
                 key = (table.name, key_of(table, row))
                 recorded = unseen.pop(key, None)
@@ -369,41 +302,11 @@ class _Verification:
             self._found(FindingKind.CATALOGUE_EDITED, index, text)
         return seen
 
-    # -- reading without trusting
-
     def _found(self, kind: FindingKind, index: int, message: str) -> None:
         if len(self._findings) >= MAX_FINDINGS:
             self._left_out += 1
             return
         self._findings.append(AuditFinding(kind, index, message))
-
-    def _number(self, query: sa.Select[Any], otherwise: int) -> int:
-        value = self._connection.execute(query).scalar_one()
-        return value if type(value) is int else otherwise
-
-    def _rows(self, table: sa.Table, column: sa.ColumnElement[Any], start: int, end: int) -> dict[int, Any]:
-        query = sa.select(*raw_columns(table)).where(column >= start, column < end)
-        return {row[str(column.key)]: row for row in self._connection.execute(query).mappings()}
-
-    def _checkpoints(self, start: int, end: int) -> dict[int, Any]:
-        return self._rows(schema.audit_checkpoint, schema.audit_checkpoint.c.size, start, end)
-
-    def _nodes(self, start: int, end: int) -> dict[NodeName, bytes]:
-        """The stored nodes that the leaves `start` to `end` complete."""
-        return dict(self._node_rows(start, end))
-
-    def _node_rows(self, start: int, end: int) -> Iterator[tuple[NodeName, bytes]]:
-        table = schema.audit_node
-        level = 0
-        while end >> level:
-            query = sa.select(*raw_columns(table)).where(
-                table.c.level == level, table.c.idx >= start >> level, table.c.idx < end >> level
-            )
-            for row in self._connection.execute(query).mappings():
-                value = row["hash"]
-                if isinstance(value, bytes) and len(value) == HASH_BYTES:
-                    yield NodeName(level, row["idx"]), value
-            level += 1
 
 
 def _digest_fits(table: sa.Table, row: Mapping[str, Any], digest: str) -> bool:
