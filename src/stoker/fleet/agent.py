@@ -63,6 +63,7 @@ RANK_KINDS: Final = frozenset(
         EventKind.CHECKPOINT_STARTED,
         EventKind.CHECKPOINT_COMMITTED,
         EventKind.EVALUATION,
+        EventKind.STOPPED_EARLY,
         EventKind.EXPOSURE,
         EventKind.SAMPLE,
         EventKind.RANK_ERROR,

@@ -30,7 +30,8 @@ from stoker.train.checkpoint import load_checkpoint, save_checkpoint
 from stoker.train.checkpoint_errors import CheckpointUnfit
 from stoker.train.commit_record import Commit
 from stoker.train.commit_store import CommitLog
-from stoker.train.ending import end_run
+from stoker.train.ending import end_run, tell_evaluation
+from stoker.train.evaluate import evaluate_model
 from stoker.train.models.decoder import build_model
 from stoker.train.models.initialise import materialise
 from stoker.train.optimizer import build_optimizer
@@ -42,6 +43,7 @@ from stoker.train.telemetry import Telemetry, step_fields
 from stoker.train.token_bytes import TokenBytes
 from stoker.train.watch.guard import Decision, Guard
 from stoker.train.watch.meter import Meter, SectionTimes, peak_of
+from stoker.train.watch.patience import Patience
 from stoker.train.watch.together import digest_over_ranks, told_to_all
 
 TOKENIZER: Final = "tokenizer"
@@ -102,8 +104,11 @@ def run_attempt(
         step = done
         while step < job.spec.train.steps:
             step = state.step(step + 1, telemetry, clock, meter)
-            if step % job.spec.train.checkpoint_every_steps == 0 or step == job.spec.train.steps:
+            enough = state.evaluate(step, dataset, token_bytes, telemetry, clock)
+            if enough or step % job.spec.train.checkpoint_every_steps == 0 or step == job.spec.train.steps:
                 state.save(step, telemetry, clock)
+            if enough:
+                break
     end_run(
         model,
         dataset,
@@ -190,6 +195,7 @@ class _RunState:
         self._feed = feed
         self._shape: JsonValue = {"model": job.spec.model.shape(), "vocabulary": vocabulary}
         self._guard = Guard(job.spec.watch)
+        self._patience = Patience(job.spec.watch)
         self._last = job.resume
         """The newest checkpoint of this run; every rank knows it."""
 
@@ -199,6 +205,7 @@ class _RunState:
         record = self._load(self._last)
         self._feed.load_state_dict(_feed_state(record, self._objects.record_key(record.sequence)))
         self._guard.load_state_dict(record.extra.get("guard"))
+        self._patience.load_state_dict(record.extra.get("patience"))
         return record.step
 
     def _load(self, reference: CommitRef) -> Commit:
@@ -262,6 +269,26 @@ class _RunState:
             telemetry.emit(EventKind.ROLLED_BACK, step=step, to_step=back_to, reason=self._guard.reason)
         return back_to
 
+    def evaluate(
+        self, step: int, dataset: TrainingDataset, token_bytes: TokenBytes, telemetry: Telemetry, clock: Clock
+    ) -> bool:
+        """Evaluate on the held-out split when it is time; whether the run ends early."""
+        if not self._patience.asks(step, self._job.spec.train.steps):
+            return False
+        rows = max(1, self._job.spec.train.global_batch // self._place.world_size)
+        heldout = dataset.split("heldout")
+        found = evaluate_model(
+            self._model, heldout, token_bytes, rows=rows, clock=clock, section=telemetry.enter
+        )
+        heldout.wipe()
+        enough = self._patience.spent(step, found.bits_per_byte)
+        if self._place.leads:
+            tell_evaluation(found, telemetry, step=step)
+            if enough:
+                best = {"best_step": self._patience.best_step, "best_bits_per_byte": self._patience.best_bits}
+                telemetry.emit(EventKind.STOPPED_EARLY, step=step, **best)
+        return enough
+
     def save(self, step: int, telemetry: Telemetry, clock: Clock) -> None:
         """Commit a checkpoint and remove those that are no longer kept; training stands still meanwhile."""
         begun_s = clock.monotonic_s()
@@ -281,6 +308,7 @@ class _RunState:
                 "shape": self._shape,
                 "feed": self._feed.state_dict(),
                 "guard": self._guard.state_dict(),
+                "patience": self._patience.state_dict(),
             },
         )
         self._last = told_to_all(committed.reference if committed else None)

@@ -13,6 +13,7 @@ from typing import Final, cast
 import numpy as np
 from torch import nn
 
+from stoker.core.canonical import JsonValue
 from stoker.core.clock import Clock
 from stoker.core.events import EventKind, Section
 from stoker.feed.source import FeedDataset, SampleDataset, SampleSplit
@@ -50,13 +51,13 @@ def end_run(
     telemetry.enter(Section.EVALUATE)
     for evaluation in _evaluations(model, dataset, token_bytes, spec, rows, telemetry, clock):
         if leads:
-            _tell(evaluation, telemetry)
+            tell_evaluation(evaluation, telemetry)
     for name, other in others.items() if spec.evaluate.heldout else ():
         heldout = cast("SampleSplit", other.split("heldout"))  # the mixture has refused any other form
         found = evaluate_model(model, heldout, token_bytes, rows=rows, clock=clock, section=telemetry.enter)
         heldout.wipe()
         if leads:
-            _tell(replace(found, name=f"model on {name}"), telemetry)
+            tell_evaluation(replace(found, name=f"model on {name}"), telemetry)
     if spec.evaluate.exposure_candidates > 0:
         for name, each in {spec.datasets[0]: dataset, **others}.items():
             exposure = _exposure(model, each, tokenizer, token_bytes, spec, telemetry)
@@ -96,7 +97,8 @@ def _evaluations(
     heldout.wipe()
 
 
-def _tell(evaluation: Evaluation, telemetry: Telemetry) -> None:
+def tell_evaluation(evaluation: Evaluation, telemetry: Telemetry, **more: JsonValue) -> None:
+    """One evaluation's figures, as an event; `more` are further fields of it."""
     telemetry.emit(
         EventKind.EVALUATION,
         name=evaluation.name,
@@ -104,6 +106,7 @@ def _tell(evaluation: Evaluation, telemetry: Telemetry) -> None:
         bytes=evaluation.bytes,
         tokens=evaluation.tokens,
         seconds=round(evaluation.seconds, 6),
+        **more,
     )
 
 
