@@ -456,7 +456,7 @@ def test_a_ledger_that_cannot_record_the_end_takes_the_files_with_it(
         home.ledger.close()
         (home.home.root / "ledger.head").write_text("not a head\n")
 
-    monkeypatch.setattr(module, "_publish", broken)
+    monkeypatch.setattr(module, "publish", broken)
     with pytest.raises(StokerError, match=r"head"):
         take(home, text[0], tmp_path / "out")
     assert left(tmp_path) == []

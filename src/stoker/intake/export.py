@@ -6,25 +6,21 @@ one before the first byte and one after the last. See docs/design/intake.md, "Ex
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
-import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from stoker.core.atomic import naming_full_disk, sync_folder, write_atomic
+from stoker.core.atomic import naming_full_disk, write_atomic
 from stoker.core.canonical import JsonValue, digest_of
 from stoker.core.clock import Clock
 from stoker.core.errors import ConfigError
 from stoker.core.progress import SILENT, Progress, Task
 from stoker.core.result import plain
-from stoker.intake.errors import UnusableTarget
+from stoker.intake.export_folder import draft_folder, free_target, publish
 from stoker.intake.export_parquet import ParquetFile, require_pyarrow
 from stoker.intake.life import EXPORT_ACT, EXPORT_BEGIN_ACT
 from stoker.intake.permission import MAY_EXPORT, require_export, require_role, require_usable
@@ -130,7 +126,7 @@ def export_dataset(
     require_role(ledger, actor, MAY_EXPORT, "export a dataset")
     require_usable(record, clock)
     review = require_export(ledger, record, actor, clock)
-    target = _free_target(plan.target, forbidden)
+    target = free_target(plan.target, forbidden)
     rows = DatasetRows.open(record, ledger=ledger, backend=backend, store=store)
     splits = [rows.split(name) for name in dict.fromkeys(plan.splits)] or list(rows.superblock.splits)
     counts = {split.name: split.samples for split in splits}
@@ -170,7 +166,7 @@ def export_dataset(
     subject = f"dataset/{record.name}"
     with ledger.act(actor=actor, action=EXPORT_BEGIN_ACT, subject=subject, detail=detail):
         pass
-    with naming_full_disk(target), _draft_folder(target) as draft:
+    with naming_full_disk(target), draft_folder(target) as draft:
         tokenizer = _tokenizer(rows) if plan.text else None
         files = tuple(_write_splits(rows, splits, draft, plan, tokenizer, about, progress, go_on))
         require_export(ledger, record, actor, clock)  # a leave that was taken back meanwhile ends it
@@ -178,7 +174,7 @@ def export_dataset(
         done = report(files)
         _write_manifest(draft, done, about, clock)
         go_on()
-        _publish(draft, target)
+        publish(draft, target)
     try:
         detail |= {"samples": done.samples, "files": len(files), "digest": done.digest}
         with ledger.act(actor=actor, action=EXPORT_ACT, subject=subject, detail=detail):
@@ -267,64 +263,3 @@ def _write_manifest(draft: Path, report: ExportReport, about: Mapping[str, str],
         "digest": report.digest,
     }
     write_atomic(draft / MANIFEST_NAME, json.dumps(body, indent=1).encode() + b"\n")
-
-
-# -- folders
-
-
-def _free_target(target: Path, forbidden: Sequence[Path]) -> Path:
-    """The target as an absolute path in a real folder. Raises UnusableTarget."""
-    hint = "Name a folder that does not exist yet, in one that you own and outside Stoker's home."
-    absolute = target.absolute()
-    if os.path.lexists(absolute):
-        raise UnusableTarget(f"{absolute} exists already; nothing is written over.", hint=hint)
-    try:
-        parent = absolute.parent.resolve(strict=True)
-    except OSError as error:
-        raise UnusableTarget(f"{absolute.parent} cannot be used: {error.strerror}.", hint=hint) from error
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise UnusableTarget(f"{parent} is no folder that can be written to.", hint=hint)
-    for place in forbidden:
-        kept = place.resolve()
-        if parent == kept or kept in parent.parents:
-            raise UnusableTarget(f"{absolute} lies in {kept}, where everything is sealed.", hint=hint)
-    return parent / absolute.name
-
-
-@contextlib.contextmanager
-def _draft_folder(target: Path) -> Iterator[Path]:
-    """A locked folder beside `target` to write in; gone after the block unless it was published."""
-    _remove_stale(target)
-    draft = target.with_name(f".{target.name}.partial-{secrets.token_hex(8)}")
-    draft.mkdir(mode=0o700)
-    lock = os.open(draft, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield draft
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        os.close(lock)
-
-
-def _remove_stale(target: Path) -> None:
-    """Remove what a killed export to the same place left; one that is at work holds its folder's lock."""
-    prefix = f".{target.name}.partial-"
-    for path in target.parent.iterdir():
-        if not path.name.startswith(prefix) or path.is_symlink() or not path.is_dir():
-            continue
-        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path)
-        except BlockingIOError:
-            continue
-        finally:
-            os.close(lock)
-
-
-def _publish(draft: Path, target: Path) -> None:
-    sync_folder(draft)
-    if os.path.lexists(target):
-        raise UnusableTarget(f"{target} came to exist meanwhile.", hint="Export to another folder.")
-    draft.rename(target)
-    sync_folder(target.parent)
