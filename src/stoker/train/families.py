@@ -16,11 +16,14 @@ from torch import nn
 from stoker.core.canonical import JsonValue
 from stoker.core.result import plain
 from stoker.spec.model import ModelSpec
+from stoker.spec.speech import SpeechSpec
 from stoker.spec.vision import VisionObjective, VisionSpec
 from stoker.train.models.decoder import build_model
+from stoker.train.models.speech import build_speech
 from stoker.train.models.vision import build_vision
 from stoker.train.objectives.next_token import NextToken
 from stoker.train.objectives.objective import Objective
+from stoker.train.objectives.speech import Ctc
 from stoker.train.objectives.vision import Classify, MaskedPatches
 
 Spec = TypeVar("Spec")
@@ -61,6 +64,7 @@ FAMILIES: Final[Mapping[str, Family[Any]]] = {
             lambda spec, sizes: NextToken(sizes.vocabulary),
         ),
         Family("vision", VisionSpec, lambda spec, sizes: build_vision(spec), _vision_objective),
+        Family("speech", SpeechSpec, lambda spec, sizes: build_speech(spec), lambda spec, sizes: Ctc(spec)),
     )
 }
 """Every family by its name."""

@@ -6,12 +6,16 @@ its parts are the decoder's, so that a layout which splits one splits the other.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from stoker.train.models.norm import rotate
+
 
 class EncoderAttention(nn.Module):
-    """Self-attention over all positions that `mask` allows."""
+    """Self-attention over all positions that are there."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -21,29 +25,41 @@ class EncoderAttention(nn.Module):
         self.value = nn.Linear(width, width)
         self.output = nn.Linear(width, width)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, hidden: Tensor, mask: Tensor | None = None, turns: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """`mask` bool `[batch, length]`: which are there; `turns`: cosine and sine of `rotation`."""
         # -1, not heads: under tensor parallelism a rank has its share of the heads.
         batch, length, _ = hidden.shape
         query, key, value = (
-            part(hidden).view(batch, length, -1, self.head_width).transpose(1, 2)
+            part(hidden).view(batch, length, -1, self.head_width)
             for part in (self.query, self.key, self.value)
         )
-        seen = None if mask is None else mask[:, None, None, :]
-        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+        if turns is not None:
+            query, key = rotate(query, *turns), rotate(key, *turns)
+        mixed = functional.scaled_dot_product_attention(
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            attn_mask=None if mask is None else mask[:, None, None, :],
+        )
         joined: Tensor = self.output(mixed.transpose(1, 2).reshape(batch, length, -1))
         return joined
 
 
 class EncoderFeedForward(nn.Module):
-    """`down(gelu(up x))`."""
+    """`down(activation(up x))`."""
 
-    def __init__(self, width: int, hidden_width: int) -> None:
+    def __init__(
+        self, width: int, hidden_width: int, activation: Callable[[Tensor], Tensor] = functional.gelu
+    ) -> None:
         super().__init__()
+        self.activation = activation
         self.up = nn.Linear(width, hidden_width)
         self.down = nn.Linear(hidden_width, width)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        result: Tensor = self.down(functional.gelu(self.up(hidden)))
+        result: Tensor = self.down(self.activation(self.up(hidden)))
         return result
 
 
