@@ -70,7 +70,7 @@ def test_atk_020_after_a_destruction_nothing_opens_anywhere_and_that_is_recorded
         KEY_BACKEND: (Outcome.REFUSED, 1, {"key-destroyed": 1}),
         VAULT: (Outcome.REFUSED, 1, {"it has no such key": 1}),
         "store": (Outcome.REFUSED, streams, {"key-destroyed": streams}),
-        "node cache": (Outcome.REFUSED, 1, {"key-destroyed": 1}),
+        life.node_cache: (Outcome.REFUSED, 1, {"key-destroyed": 1}),
         "copy 1": (Outcome.REFUSED, streams, {"key-destroyed": streams}),
     }
     assert proof.canary == f"store: {cached}", "the canary is a stream that opened when it was asked for"
@@ -312,7 +312,7 @@ def test_a_key_that_still_opens_what_it_sealed_is_found_on_every_replica(
         KEY_BACKEND: Outcome.OPENED,
         VAULT: Outcome.UNTRIED,
         "store": Outcome.OPENED,
-        "node cache": Outcome.OPENED,
+        life.node_cache: Outcome.OPENED,
     }
 
 
@@ -328,7 +328,7 @@ def test_a_kek_without_any_stream_is_proved_by_a_key_wrapped_for_it(life: KeyLif
         KEY_BACKEND: Outcome.REFUSED,
         VAULT: Outcome.REFUSED,
         "store": Outcome.ABSENT,
-        "node cache": Outcome.ABSENT,
+        life.node_cache: Outcome.ABSENT,
     }
 
 

@@ -132,6 +132,16 @@ def test_a_proof_that_does_not_hold_keeps_the_promise_broken(house: PromiseHome,
     assert "does not hold" in check.seen
 
 
+def test_a_node_whose_cache_nobody_tried_is_named(house: PromiseHome) -> None:
+    kek, detail = house.dataset.kek, {"node": "gpu-02-0a1b2c"}
+    with house.ledger.act(actor="asker", action="dataset.open", subject="dataset/text", detail=detail):
+        pass
+    assert not house.destroy(kek).holds
+    recorded, now = failures(house.verify(3), 3)
+    assert "does not hold" in recorded.seen
+    assert f"node cache gpu-02-0a1b2c: not reached from here; run there: stoker key prove {kek}" in now.seen
+
+
 def test_a_registered_copy_is_tried_as_well(house: PromiseHome, tmp_path: Path) -> None:
     shutil.copytree(house.home.store_dir, tmp_path / "copy")
     house.home.settings_path.write_text(f'[store]\nreplicas = ["{(tmp_path / "copy").as_uri()}"]\n')

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from stoker.core.home import Home
+from stoker.core.node import node_name
+from stoker.core.settings import CacheSettings, Settings, StorePlace
 from stoker.feed.dataset import Dataset
 from stoker.intake.review_request import review_digest
 from stoker.keys.backend import KekInfo, KeyBackend
@@ -26,6 +28,7 @@ from stoker.keys.rotation import rotate_key
 from stoker.keys.sweep import SweepReport, sweep
 from stoker.ledger.records import DatasetRecord
 from stoker.promises.house import OpenHouse
+from stoker.promises.nodes import cache_of
 from stoker.promises.replicas import replicas_of
 from stoker.store.rewraps import StoredRewraps
 from support.life_home import LifeHome
@@ -39,6 +42,7 @@ class KeyLife:
 
     house: LifeHome
     copies: tuple[str, ...] = ()
+    caches: CacheSettings = field(default_factory=CacheSettings)
 
     @property
     def things(self) -> StoredRewraps:
@@ -53,8 +57,18 @@ class KeyLife:
     def replicas(self) -> tuple[Replica, ...]:
         house = self.house
         return replicas_of(
-            store=lambda: house.store, cache=house.cache, backend=self.backend, copies=self.copies
+            store=lambda: house.store,
+            cache=house.cache,
+            backend=self.backend,
+            home=house.home,
+            ledger=house.ledger,
+            settings=Settings(store=StorePlace(replicas=self.copies), cache=self.caches),
         )
+
+    @property
+    def node_cache(self) -> str:
+        """What this node's cache is called in a proof."""
+        return cache_of(node_name(self.house.home))
 
     def request(self, kek: KekRef, by: str = "asker", **how: float) -> None:
         request_destruction(

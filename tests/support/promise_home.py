@@ -16,6 +16,7 @@ from pathlib import Path
 from stoker.core.clock import Clock, SystemClock
 from stoker.core.home import Home
 from stoker.core.progress import SILENT
+from stoker.core.settings import Settings, StorePlace
 from stoker.fleet.launch import start_run
 from stoker.fleet.run_folder import RunFolder
 from stoker.intake.importing import import_source
@@ -125,7 +126,12 @@ class PromiseHome:
             ledger=self.ledger,
             backend=without_moves(self.backend),
             replicas=replicas_of(
-                store=lambda: self.store, cache=self.cache, backend=self.backend, copies=copies
+                store=lambda: self.store,
+                cache=self.cache,
+                backend=self.backend,
+                home=self.home,
+                ledger=self.ledger,
+                settings=Settings(store=StorePlace(replicas=copies)),
             ),
             clock=self.clock,
         )

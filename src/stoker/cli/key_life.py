@@ -196,7 +196,10 @@ def _swept(report: SweepReport) -> int:
 @command("prove", needs=Deed.KEY_PROVE, text=proof_text, exit_code=lambda proof: _proved(proof))
 @click.argument("kek")
 def prove(house: House, kek: str) -> DeathProof:
-    """Try to open what the destroyed KEK sealed, on every replica, and record what was seen."""
+    """Try to open what the destroyed KEK sealed, on every replica, and record what was seen.
+
+    The caches of other nodes are named until this was run there too; what it saw there counts everywhere.
+    """
     return _prove(house, KekRef.parse(kek))
 
 
@@ -223,14 +226,16 @@ def _shown(house: House, ref: KekRef) -> Keys:
 
 
 def house_replicas(house: House) -> tuple[Replica, ...]:
-    """Where deaths are proved: the store, this node's cache, and the registered copies."""
+    """Where deaths are proved: the store, each node's cache, and the registered copies."""
     from stoker.promises.replicas import replicas_of
 
     return replicas_of(
         store=lambda: house.store,
         cache=house.cache,
         backend=house.backend,
-        copies=house.settings.store.replicas,
+        home=house.home,
+        ledger=house.ledger,
+        settings=house.settings,
     )
 
 

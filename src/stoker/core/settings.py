@@ -42,9 +42,15 @@ class StorePlace(Place):
 
 @dataclass(frozen=True, slots=True)
 class CacheSettings:
-    """The node cache of sealed shards; `limit_bytes` bounds what it keeps on disk."""
+    """The node cache of sealed shards; `limit_bytes` bounds what it keeps on disk.
+
+    `nodes` are nodes with a cache beside those that the ledger knows of: a key's death is proved on each of
+    them. `retired` are nodes whose disks are erased, so that nothing is left to be tried there.
+    """
 
     limit_bytes: int = 20 * 1024**3
+    nodes: tuple[str, ...] = ()
+    retired: tuple[str, ...] = ()
 
 
 class TokenUse(enum.StrEnum):

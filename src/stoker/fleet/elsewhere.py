@@ -13,6 +13,7 @@ from typing import Final
 
 from stoker.core.clock import Clock, SystemClock
 from stoker.core.home import Home
+from stoker.core.node import node_name
 from stoker.core.settings import load_settings
 from stoker.feed.dataset import Dataset
 from stoker.fleet.errands import require_leave
@@ -73,6 +74,7 @@ def open_dataset(
             "root": record.root,
             "review": review.id,
             "purpose": review.purpose,
+            "node": node_name(place),
         }
         with ledger.act(actor=actor, action=OPEN_ACT, subject=f"dataset/{record.name}", detail=detail):
             pass

@@ -23,6 +23,7 @@ from stoker.core.config import from_plain
 from stoker.core.errors import Busy, StokerError
 from stoker.core.home import Home
 from stoker.core.ids import RunId, new_run_id
+from stoker.core.node import node_name
 from stoker.core.progress import Progress
 from stoker.core.result import plain
 from stoker.fleet.attempt import lock_is_free, rank_environment
@@ -248,6 +249,7 @@ def _begin(
             "mixed_with": [each.root for each in others],
             "review": dataset.review,
             "spec_digest": digest,
+            "node": node_name(house.home),
         }
         with house.ledger.act(
             actor=house.actor, action="run.start", subject=f"run/{run}", detail=detail
@@ -366,8 +368,10 @@ def _reopen(house: House, record: RunRecord) -> None:
     A run that lost its supervisor counts as running already; this is still an act of its own, so that it
     comes wholly before or wholly after one that collects the dataset.
     """
-    subject = f"run/{record.id}"
-    with house.ledger.act(actor=house.actor, action="run.resume", subject=subject, detail={}) as catalogue:
+    subject, detail = f"run/{record.id}", {"node": node_name(house.home)}
+    with house.ledger.act(
+        actor=house.actor, action="run.resume", subject=subject, detail=detail
+    ) as catalogue:
         catalogue.reopen_run(record.id)
 
 

@@ -58,7 +58,8 @@ class Trial:
     """What was tried on one replica. `refused` counts refusals by error; the rest names up to five things.
 
     `erased_s` is set where the vault only schedules erasures: until then, in seconds since the Unix epoch,
-    the KEK can be called back. None: nothing is scheduled.
+    the KEK can be called back. None: nothing is scheduled. `tried_s` is set where this was tried before, on
+    another node, which alone can try it. None: it was tried now.
     """
 
     replica: str
@@ -68,6 +69,7 @@ class Trial:
     opened: tuple[str, ...] = ()
     untried: tuple[str, ...] = ()
     erased_s: float | None = None
+    tried_s: float | None = None
 
     @classmethod
     def of(
@@ -89,6 +91,10 @@ class Trial:
     @property
     def seen(self) -> str:
         """For people: one line."""
+        return self._seen if self.tried_s is None else f"{self._seen}; tried there at {iso_utc(self.tried_s)}"
+
+    @property
+    def _seen(self) -> str:
         match self.outcome:
             case Outcome.OPENED:
                 return f"{', '.join(self.opened)} opened"
@@ -267,9 +273,14 @@ def prove_death(
 
 def recorded_proofs(ledger: Ledger, ref: KekRef | None = None) -> dict[str, DeathProof]:
     """The newest recorded proof of each KEK, or of `ref` alone, whether it holds or not."""
+    return {proof.kek: proof for proof in all_proofs(ledger, ref)}
+
+
+def all_proofs(ledger: Ledger, ref: KekRef | None = None) -> tuple[DeathProof, ...]:
+    """Every recorded proof, or those of `ref` alone, oldest first."""
     subject = None if ref is None else f"key/{ref}"
     proofs = (_proof_of(entry) for entry in ledger.audit.acts({PROVE_ACT}, subject))
-    return {proof.kek: proof for proof in proofs if proof is not None}
+    return tuple(proof for proof in proofs if proof is not None)
 
 
 def _death_of(ref: KekRef, ledger: Ledger, backend: KeyBackend) -> float | None:
@@ -330,6 +341,7 @@ def _proof_detail(proof: DeathProof) -> dict[str, JsonValue]:
                 "opened": list(trial.opened),
                 "untried": list(trial.untried),
                 "erased_s": trial.erased_s,
+                "tried_s": trial.tried_s,
             }
             for trial in proof.trials
         ],
@@ -348,7 +360,7 @@ def _proof_of(entry: AuditEntry) -> DeathProof | None:
                 {str(name): int(count) for name, count in each["refused"].items()},
                 tuple(str(name) for name in each["opened"]),
                 tuple(str(name) for name in each["untried"]),
-                None if each.get("erased_s") is None else float(each["erased_s"]),
+                *(None if each.get(name) is None else float(each[name]) for name in ("erased_s", "tried_s")),
             )
             for each in detail["trials"]
         )

@@ -77,7 +77,12 @@ def check_deaths(house: OpenHouse) -> list[Check]:
     proofs = recorded_proofs(house.ledger)
     checks = []
     replicas = replicas_of(
-        store=lambda: house.store, cache=house.cache, backend=house.backend, copies=_copies(house)
+        store=lambda: house.store,
+        cache=house.cache,
+        backend=house.backend,
+        home=house.home,
+        ledger=house.ledger,
+        settings=load_settings(house.home, Path.cwd()).value,
     )
     for stone in catalogue.tombstones():
         checks.append(_recorded(stone, proofs.get(stone.kek)))
@@ -103,10 +108,6 @@ def _recorded(stone: TombstoneRecord, proof: DeathProof | None) -> Check:
     where = ", ".join(trial.replica for trial in proof.trials)
     seen = f"of {iso_utc(proof.proved_s)}, on {where}"
     return Check(tried, proof.holds, f"{seen}: {proof.verdict}" + ("" if proof.holds else f"; {prove}"))
-
-
-def _copies(house: OpenHouse) -> tuple[str, ...]:
-    return load_settings(house.home, Path.cwd()).value.store.replicas
 
 
 def _streams(house: OpenHouse, prefix: str) -> list[str]:

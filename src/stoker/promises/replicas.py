@@ -1,4 +1,4 @@
-"""The replicas on which a death is proved: the store, this node's cache, every registered copy of the store.
+"""The replicas on which a death is proved: the store, each node's cache, every registered copy of the store.
 
 See docs/design/keys.md, "Proof of death".
 """
@@ -11,13 +11,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from stoker.core.errors import StokerError
+from stoker.core.home import Home
+from stoker.core.node import node_name
+from stoker.core.settings import Settings
 from stoker.keys.backend import KeyBackend
 from stoker.keys.death import Canary, Replica, Trial
 from stoker.keys.errors import KeyDestroyed, KeyUnknown
 from stoker.keys.partition import BackendKeySource, partition_context
 from stoker.keys.refs import KekRef
 from stoker.keys.rewrap import moved_context, without_moves
+from stoker.ledger.ledger import Ledger
 from stoker.promises.house import read_header
+from stoker.promises.nodes import cache_of, elsewhere
 from stoker.store.cache import NodeCache
 from stoker.store.header import StreamHeader
 from stoker.store.objects import ObjectStore
@@ -80,14 +85,31 @@ class CacheReplica:
 
 
 def replicas_of(
-    *, store: Callable[[], ObjectStore], cache: NodeCache, backend: KeyBackend, copies: Sequence[str] = ()
+    *,
+    store: Callable[[], ObjectStore],
+    cache: NodeCache,
+    backend: KeyBackend,
+    home: Home,
+    ledger: Ledger,
+    settings: Settings,
 ) -> tuple[Replica, ...]:
-    """The store, this node's cache, and the stores at the URLs in `copies`. What was moved counts as dead."""
+    """The store, the cache of each node, and the registered copies of the store.
+
+    What was moved counts as dead. Of another node's cache only what was tried there counts.
+    """
+    node = node_name(home)
     keys = without_moves(backend)
     registered = [
-        StoreReplica(f"copy {number}", _opener(url), keys) for number, url in enumerate(copies, start=1)
+        StoreReplica(f"copy {number}", _opener(url), keys)
+        for number, url in enumerate(settings.store.replicas, start=1)
     ]
-    return (StoreReplica("store", store, keys), CacheReplica("node cache", cache, keys), *registered)
+    here = CacheReplica(cache_of(node), cache, keys)
+    return (
+        StoreReplica("store", store, keys),
+        here,
+        *elsewhere(ledger, node, settings.cache),
+        *registered,
+    )
 
 
 def _opener(url: str) -> Callable[[], ObjectStore]:
