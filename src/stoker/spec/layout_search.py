@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields, replace
-from typing import Final
+from typing import Any, Final
 
 from stoker.spec.layout import (
     AXES,
@@ -100,7 +100,7 @@ def _sane(layout: LayoutSpec) -> LayoutSpec:
 def _axes(start: LayoutSpec, ranks: int) -> Iterator[tuple[float, LayoutSpec]]:
     divisors = [each for each in range(1, ranks + 1) if ranks % each == 0]
 
-    def deal(left: int, names: tuple[str, ...]) -> Iterator[dict[str, int]]:
+    def deal(left: int, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
         if len(names) == 1:
             yield {names[0]: left}
             return

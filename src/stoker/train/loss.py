@@ -18,24 +18,24 @@ def next_token_loss(model: nn.Module, batch: Tensor) -> Tensor:
     `batch` is int64 `[rows, sequence_tokens + 1]`; sums are in fp32 whatever the precision of the logits.
     """
     loss: Tensor = model(batch[:, :-1], targets=batch[:, 1:])
-    return loss.squeeze()
+    return loss
 
 
 class OutputHead:
-    """From the normalised stream `[batch, length, width]` by `matrix` `[vocabulary, width]` to logits or loss.
+    """From the normalised stream to logits or their loss, by `matrix` `[vocabulary, width]`.
 
     `stoker.train.parallel.vocabulary` has one for logits in chunks and for a vocabulary over several ranks.
     """
 
     def logits(self, hidden: Tensor, matrix: Tensor) -> Tensor:
-        """`[batch, length, vocabulary]`."""
+        """`[batch, length, vocabulary]` of `hidden` `[batch, length, width]`."""
         return functional.linear(hidden, matrix)
 
     def loss(self, hidden: Tensor, matrix: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy in nats, fp32 `[1]`; `targets` int64 `[batch, length]`."""
+        """Mean cross-entropy in nats, an fp32 scalar; `targets` int64 `[batch, length]`."""
         logits = self.logits(hidden, matrix).flatten(0, 1)
         loss: Tensor = CrossEntropy.apply(logits, targets.flatten())  # type: ignore[no-untyped-call]
-        return loss.unsqueeze(0)
+        return loss
 
 
 class CrossEntropy(torch.autograd.Function):

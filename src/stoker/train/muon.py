@@ -1,8 +1,8 @@
 """Muon for matrices, AdamW for the rest, in one optimizer, on shards. See docs/design/train-model.md.
 
 Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) replaces a matrix's momentum by a nearly
-orthogonal matrix of the same singular vectors. That needs the whole matrix, and a rank has some of its rows:
-all ranks' rows of all matrices are gathered in one collective, each rank orthogonalises the matrices that it
+orthogonal matrix of the same singular vectors. That needs the whole matrix, and a rank has a part of it:
+all ranks' parts of all matrices are gathered in one collective, each rank orthogonalises the matrices that it
 owns, and a second collective hands the results round. A matrix goes through products of the same shapes on
 whichever rank, so the world size changes nothing.
 """
@@ -15,8 +15,10 @@ from typing import Any, Final
 import torch
 import torch.distributed as distributed
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor
 from torch.optim.adamw import adamw
+
+from stoker.train.parallel.pieces import ShardGroup, shard_group
 
 NEWTON_SCHULZ: Final = (3.4445, -4.7750, 2.0315)
 """Jordan's coefficients of the quintic iteration: singular values end near one, fast."""
@@ -111,38 +113,62 @@ class Muon(torch.optim.Optimizer):
 def orthogonalise_shards(
     parameters: Sequence[Tensor], updates: Sequence[Tensor], iterations: int
 ) -> list[Tensor]:
-    """This rank's rows of every orthogonalised matrix, given its rows of each (`updates`, in one type)."""
-    world_size, rank = _layout(parameters)
-    if world_size == 1:
-        return [newton_schulz(update, iterations) for update in updates]
-    shapes = [(int(parameter.shape[0]), int(parameter.shape[1])) for parameter in parameters]
-    padded = [(-(-rows // world_size), columns) for rows, columns in shapes]
-    owners = assign_owners(shapes, world_size)
+    """This rank's part of every orthogonalised matrix, given its part of each (`updates`, in one type)."""
+    shares: list[Tensor] = list(updates)
+    buckets: dict[ShardGroup | None, list[int]] = {}
+    for index, parameter in enumerate(parameters):
+        buckets.setdefault(shard_group(parameter), []).append(index)
+    for group, indices in buckets.items():
+        if group is None:
+            found = [newton_schulz(updates[index], iterations) for index in indices]
+        else:
+            found = _together(
+                group,
+                [parameters[index] for index in indices],
+                [updates[index] for index in indices],
+                iterations,
+            )
+        for index, share in zip(indices, found, strict=True):
+            shares[index] = share
+    return shares
 
-    sending = torch.zeros(sum(rows * columns for rows, columns in padded), dtype=updates[0].dtype)
-    for part, update in zip(_parts(sending, padded), updates, strict=True):
-        part[: len(update)] = update
-    by_rank = [_parts(buffer, padded) for buffer in _gather(sending, world_size)]
+
+def _together(
+    group: ShardGroup, parameters: Sequence[Tensor], updates: Sequence[Tensor], iterations: int
+) -> list[Tensor]:
+    """The same for matrices whose parts lie on one group's ranks: gather, each to its owner, hand round."""
+    ranks, rank = group.size, group.rank
+    shapes = [(int(parameter.shape[0]), int(parameter.shape[1])) for parameter in parameters]
+    pieces = [group.pieces(parameter) for parameter in parameters]  # by matrix, then by rank
+    lengths = [max(piece.elements for piece in of_matrix) for of_matrix in pieces]
+    owners = assign_owners(shapes, ranks)
+
+    sending = torch.zeros(sum(lengths), dtype=updates[0].dtype, device=updates[0].device)
+    for part, update in zip(torch.split(sending, lengths), updates, strict=True):
+        part[: update.numel()] = update.reshape(-1)
+    by_rank = [torch.split(buffer, lengths) for buffer in _gather(sending, group)]
 
     results: list[Tensor] = []
-    for index, (rows, _) in enumerate(shapes):
+    for index, shape in enumerate(shapes):
         if owners[index] == rank:
-            whole = torch.cat([parts[index] for parts in by_rank])[:rows]
+            whole = torch.empty(shape, dtype=sending.dtype, device=sending.device)
+            for piece, parts in zip(pieces[index], by_rank, strict=True):
+                piece.of(whole).copy_(parts[index][: piece.elements].view(piece.shape))
             results.append(newton_schulz(whole, iterations))
     loads = [
         sum(rows * columns for index, (rows, columns) in enumerate(shapes) if owners[index] == owner)
-        for owner in range(world_size)
+        for owner in range(ranks)
     ]
-    sending = torch.zeros(max(loads), dtype=updates[0].dtype)
+    sending = torch.zeros(max(loads), dtype=updates[0].dtype, device=updates[0].device)
     sending[: loads[rank]] = torch.cat([result.reshape(-1) for result in results] or [sending[:0]])
-    gathered = _gather(sending, world_size)
+    gathered = _gather(sending, group)
 
     shares: list[Tensor] = []
-    offsets = [0] * world_size
-    for (rows, columns), (rows_each, _), owner, update in zip(shapes, padded, owners, updates, strict=True):
-        first = rank * rows_each
-        start = offsets[owner] + first * columns
-        shares.append(gathered[owner][start : start + update.numel()].view(update.shape))
+    offsets = [0] * ranks
+    for (rows, columns), owner, of_matrix in zip(shapes, owners, pieces, strict=True):
+        start = offsets[owner]
+        whole = gathered[owner][start : start + rows * columns].view(rows, columns)
+        shares.append(of_matrix[rank].of(whole))
         offsets[owner] += rows * columns
     return shares
 
@@ -177,25 +203,10 @@ def _cost(shape: tuple[int, int]) -> int:
     return short * short * (2 * long + short)
 
 
-def _layout(parameters: Sequence[Tensor]) -> tuple[int, int]:
-    """World size and rank of the mesh that shards the rows; (1, 0) for plain tensors."""
-    first = parameters[0]
-    if not isinstance(first, DTensor):
-        return 1, 0
-    for parameter in parameters:
-        assert isinstance(parameter, DTensor) and parameter.placements == (Shard(0),), "one axis, by rows"
-    return first.device_mesh.size(), first.device_mesh.get_local_rank()
-
-
-def _gather(sending: Tensor, world_size: int) -> list[Tensor]:
-    buffers = [torch.empty_like(sending) for _ in range(world_size)]
-    distributed.all_gather(buffers, sending)
+def _gather(sending: Tensor, group: ShardGroup) -> list[Tensor]:
+    buffers = [torch.empty_like(sending) for _ in range(group.size)]
+    distributed.all_gather(buffers, sending, group=group.processes)
     return buffers
-
-
-def _parts(buffer: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    pieces = torch.split(buffer, [rows * columns for rows, columns in shapes])
-    return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
 
 def _local(tensor: Tensor) -> Tensor:

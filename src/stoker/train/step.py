@@ -15,6 +15,9 @@ from stoker.spec.run import TrainSpec
 from stoker.spec.watch import OnBadStep, WatchSpec
 from stoker.train.loss import next_token_loss
 from stoker.train.optimizer import set_learning_rate
+from stoker.train.parallel.gradients import clip, total_norm
+from stoker.train.parallel.passes import backward
+from stoker.train.parallelize import Spread
 from stoker.train.schedule import learning_rate_at
 from stoker.train.watch.guard import Decision, Guard
 
@@ -44,19 +47,25 @@ def train_step(
     *,
     section: Callable[[Section], None] = no_section,
     guard: Guard | None = None,
+    spread: Spread | None = None,
 ) -> StepFigures:
     """Take step number `step` (the first is 1) on this rank's share of the global batch.
 
-    `batch` is int64 `[rows, sequence_tokens + 1]`; every rank has as many rows. `guard` decides what becomes
+    `batch` is int64 `[rows, sequence_tokens + 1]`; every rank has as many rows. `spread` is `model` with its
+    layout, where that is more than sharded data parallelism. `guard` decides what becomes
     of a bad step; without one it raises NonFiniteLoss. Either way on all ranks alike, before any weight has
     changed.
     """
     section(Section.COMPUTE)
     optimizer.zero_grad(set_to_none=True)
-    loss = next_token_loss(model, batch)
-    torch.autograd.backward(loss)
-    mean_loss = _mean_over_ranks(loss.detach())
-    norm = _gradient_norm(model)
+    if spread is None:
+        loss = next_token_loss(model, batch)
+        torch.autograd.backward(loss)
+        mean_loss = _mean_over_ranks(loss.detach())
+        norm = _gradient_norm(model)
+    else:
+        mean_loss = float(backward(spread, batch).item())
+        norm = total_norm(model.parameters(), spread.layout.pp)
     grad_norm = norm.item()
     # Both figures come out of a sum over all ranks, so that all of them decide the same.
     guard = guard or Guard(WatchSpec(on_bad_step=OnBadStep.STOP))
@@ -67,7 +76,10 @@ def train_step(
         optimizer.zero_grad(set_to_none=True)
         return StepFigures(mean_loss, grad_norm, decision)
     section(Section.OPTIMIZER)
-    torch.nn.utils.clip_grads_with_norm_(list(model.parameters()), spec.gradient_clip, norm)
+    if spread is None:
+        torch.nn.utils.clip_grads_with_norm_(list(model.parameters()), spec.gradient_clip, norm)
+    else:
+        clip(model.parameters(), spec.gradient_clip, norm)
     set_learning_rate(optimizer, learning_rate_at(step, spec))
     optimizer.step()
     return StepFigures(mean_loss, grad_norm)

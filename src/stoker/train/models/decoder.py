@@ -109,7 +109,7 @@ class Decoder(nn.Module):
     def forward(
         self, tokens: Tensor, positions: Tensor | None = None, targets: Tensor | None = None
     ) -> Tensor:
-        """`positions` int64 `[length]` where they are not 0, 1, 2 …; with `targets` the mean loss, fp32 `[1]`."""
+        """`positions` int64 `[length]` where they are not 0, 1, 2 …; with `targets` the mean loss."""
         hidden = self.stream(tokens, positions)
         if self.norm is None:
             return hidden
