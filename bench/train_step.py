@@ -47,7 +47,7 @@ Operation = Callable[[], Tensor]
 def operations() -> dict[str, tuple[Operation, Operation]]:
     """Ours and torch's, forward and backward, by name."""
     model, recipe = ModelSpec(), RecipeSpec()
-    length, width = recipe.sequence_tokens, model.head_width
+    length, width = recipe.sequence_tokens, model.head_elements
     kv_heads = model.kv_heads
 
     def leaf(*shape: int) -> Tensor:

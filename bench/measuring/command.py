@@ -16,7 +16,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from measuring.figures import Figure, Measured, plain_figures
@@ -74,7 +74,7 @@ def machine() -> dict[str, JsonValue]:
     return {
         "date": iso_utc(time.time()),
         "commit": _commit(),
-        "stoker": version("stoker"),
+        "stoker": _installed("stoker"),
         "python": platform.python_version(),
         "system": platform.system(),
         "machine": platform.machine(),
@@ -118,6 +118,14 @@ def _at_least_one(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("expected a whole number of at least 1")
     return number
+
+
+def _installed(package: str) -> str | None:
+    """Its version; None where it runs from a checkout only."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _load() -> float:
