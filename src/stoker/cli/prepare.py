@@ -81,6 +81,9 @@ def _text(result: PrepareReport | PrepareScript) -> str:
     help="At most so many worker processes, job array elements or Ray tasks at once.",
 )
 @click.option("--fresh", is_flag=True, help="Remove an unfinished preparation instead of going on with it.")
+@click.option(
+    "--reseal", is_flag=True, help="Make another version under new keys, also where one is there already."
+)
 @click.option("--dry-run", is_flag=True, help="With --on slurm: print the batch script and do nothing.")
 @click.argument("overrides", nargs=-1)
 def prepare(
@@ -92,6 +95,7 @@ def prepare(
     on: str,
     tasks: int | None,
     fresh: bool,
+    reseal: bool,
     dry_run: bool,
     overrides: tuple[str, ...],
 ) -> PrepareReport | PrepareScript:
@@ -120,6 +124,7 @@ def prepare(
         locks=house.home.locks_dir,
         executor=executor,
         fresh=fresh,
+        reseal=reseal,
     )
 
 

@@ -50,6 +50,7 @@ from stoker.keys.errors import KeyUnknown
 from stoker.keys.moves import keeper, moves
 from stoker.keys.partition import BackendKeySource
 from stoker.keys.refs import KekRef, Purpose
+from stoker.keys.rotation import may_be_known
 from stoker.keys.states import KekState
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import DatasetRecord, DatasetState, ReviewRecord, SourceRecord
@@ -133,11 +134,14 @@ def prepare_dataset(
     processes: int = 2,
     executor: Executor | None = None,
     fresh: bool = False,
+    reseal: bool = False,
     page_bytes: int | None = None,
 ) -> PrepareReport:
     """Prepare the newest version of `source_name` for `purpose` as dataset `name`; find it when it is there.
 
-    An unfinished preparation of the same source, recipe and review is gone on with, unless `fresh`. The
+    With `reseal` another version is made although one is there: the same samples under new keys. One whose
+    key is known to be compromised is never found. An unfinished preparation of the same source, recipe and
+    review is gone on with, unless `fresh`. The
     tasks run on `executor`; None is this machine with so many `processes`. `page_bytes` is about how much of
     the source a task takes; None lets the size of the source decide.
 
@@ -164,7 +168,7 @@ def prepare_dataset(
     preparation = _Preparation(
         name, source, review, recipe, lender, purpose, actor, ledger, backend, store, clock
     )
-    if found := preparation.existing():
+    if not reseal and (found := preparation.existing()):
         return preparation.found(found)
     check_languages(recipe.quality)
     if importlib.util.find_spec("tokenizers") is None:
@@ -173,7 +177,7 @@ def prepare_dataset(
             hint="Run: pip install '.[train]' in Stoker's clone",
         )
     with exclusive(locks / f"dataset-{name}.lock", f"dataset {name}"):
-        if found := preparation.existing():
+        if not reseal and (found := preparation.existing()):
             return preparation.found(found)
         with contextlib.closing(LocalExecutor(processes) if executor is None else executor) as where:
             return preparation.run(where, progress, fresh=fresh, page_bytes=page_bytes)
@@ -227,7 +231,9 @@ class _Preparation:
             Manifest.open(self.store, dataset_prefix(record.name, record.version), record.root, public_key)
         except (KeyUnknown, ObjectMissing, ReviewDenied, ReviewRevoked, ReviewExpired, OtherPurpose):
             return False
-        return kek.state in (KekState.ACTIVE, KekState.DEACTIVATED) and not kek.expired(now_s)
+        exposed = may_be_known(self.backend, KekRef.parse(record.kek))
+        usable = kek.state in (KekState.ACTIVE, KekState.DEACTIVATED) and not kek.expired(now_s)
+        return usable and not exposed
 
     def run(
         self, executor: Executor, progress: Progress, *, fresh: bool, page_bytes: int | None

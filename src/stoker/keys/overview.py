@@ -123,7 +123,9 @@ def _note(info: KekInfo, warnings: tuple[KeyWarning, ...], now_s: float, proof: 
     if info.suspended_by is not None:
         return f"suspended by {info.suspended_by}: {info.suspended_reason}"
     if info.compromised_by is not None:
-        return f"compromised, says {info.compromised_by}: move what survives, then destroy it"
+        return (
+            f"compromised, says {info.compromised_by}: rotate, move what survives, prepare it anew, destroy"
+        )
     if info.expires_s is not None and now_s >= info.expires_s:
         return f"expired at {iso_utc(info.expires_s)}; two identities may destroy it"
     return ""

@@ -54,6 +54,19 @@ def epochs_of(backend: KeyBackend, recorded: KekRef) -> tuple[KekRef, ...]:
     return tuple(sorted(living | ({recorded} if not living else set())))
 
 
+def may_be_known(backend: KeyBackend, recorded: KekRef) -> bool:
+    """Whether others may have the partition keys that `recorded` wrapped.
+
+    They may once it, or a later epoch to which they may have been moved, counts as compromised: a move makes
+    no new partition keys.
+    """
+    return any(
+        info.compromised
+        for info in backend.list_keks()
+        if info.ref.scope == recorded.scope and info.ref.epoch >= recorded.epoch
+    )
+
+
 def rotate_key(
     scope: str,
     *,
