@@ -18,6 +18,7 @@ from stoker.keys.agent import KeyAgent
 from stoker.spec.run import IsolationPolicy
 from support import fake_house
 from support.fake_house import FakeErrands, make_folder, supervise, told
+from support.without_namespaces import WITHOUT_NAMESPACES
 
 ISOLATE = """
 import ctypes, encodings.idna, json, os, sys
@@ -30,17 +31,6 @@ made = isolate()
 print(json.dumps([plain(made), plain(probe(Outside(int(sys.argv[1]), *sys.argv[2:4])))]))
 """
 """Run with a port, a name, a path and a user. `prctl(PR_SET_DUMPABLE, 1)` undoes what changing it does."""
-
-WITHOUT_NAMESPACES = [
-    "unshare",
-    "--user",
-    "--map-root-user",
-    "sh",
-    "-c",
-    'echo 0 > /proc/sys/user/max_net_namespaces; exec "$@"',
-    "sh",
-]
-"""A machine that refuses network namespaces, for the command that follows."""
 
 
 @pytest.fixture

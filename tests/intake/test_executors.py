@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,12 +18,14 @@ from pathlib import Path
 import pytest
 
 from stoker.core.clock import SystemClock
+from stoker.core.isolation import IsolationState
 from stoker.intake.executors import Executor
 from stoker.intake.executors.local import LocalExecutor
-from stoker.intake.executors.ray import RayExecutor
+from stoker.intake.executors.ray import RayExecutor, do_block
 from stoker.intake.executors.remote import ATTEMPTS, Site, elements_of, message_of
 from stoker.intake.executors.slurm import PASSED_ON, SlurmExecutor, batch_script, job_name
 from stoker.intake.task_errors import TaskFailed, UnusableExecutor
+from stoker.intake.task_room import rooms_told
 from stoker.intake.tasks import Phase, TaskJob
 from stoker.intake.workplace import Workplace
 from stoker.keys.file_backend import FileBackend
@@ -117,11 +121,66 @@ def workers_of(home: IntakeHome) -> list[int]:
     return found
 
 
-def test_slurm_gives_the_same_dataset(
-    slurm: Slurm, home: IntakeHome, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+TRIES_TO_GET_OUT = """
+import json, os, socket, sys
+arguments = sys.orig_argv
+if "stoker.intake.task_worker" in arguments:
+    seen = [False]
+    def tried():
+        try:
+            socket.create_connection(("127.0.0.1", PORT), timeout=5).close()
+            return "reached"
+        except OSError as error:
+            return error.strerror
+    def look(event, _):
+        if event == "os.link" and not seen[0]:
+            seen[0] = True
+            children = open(f"/proc/self/task/{os.getpid()}/children").read().split()
+            network = os.readlink("/proc/self/ns/net")
+            powers = [line for pid in children for line in open(f"/proc/{pid}/status") if "CapEff" in line]
+            with open(os.path.join(os.path.dirname(__file__), f"tried-{os.getpid()}"), "w") as file:
+                json.dump([tried(), network, powers], file)
+    sys.addaudithook(look)
+"""
+"""A sitecustomize: where a task seals its first object it tries the test's port, and looks at its child."""
+
+
+def python_with(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every Python that is started from here on runs `code` first; the folder it lies in."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(code)
+    path = (str(folder), *os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
+    return folder
+
+
+@contextlib.contextmanager
+def trying_to_get_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tasks within the block try to reach a port of this machine; none may, nor may its child."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        place = python_with(TRIES_TO_GET_OUT.replace("PORT", str(port)), folder, monkeypatch)
+        yield
+    ours = os.readlink("/proc/self/ns/net")  # noqa: PTH115 - a name that is no path
+    tried = [json.loads(mark.read_text()) for mark in place.glob("tried-*")]
+    assert {how for how, _, _ in tried} == {"Network is unreachable"}
+    assert ours not in {network for _, network, _ in tried}
+    powers = {int(line.split()[1], 16) for _, _, lines in tried for line in lines}
+    assert powers == {1 << 2}, "the child that reads documents has no power but to read files"
+
+
+def test_slurm_gives_the_same_dataset_and_its_tasks_have_no_network(
+    slurm: Slurm,
+    home: IntakeHome,
+    expected: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", WORD)
-    report = prepare_letters(home, executor=on_slurm(home))
+    with trying_to_get_out(tmp_path / "tries", monkeypatch):
+        report = prepare_letters(home, executor=on_slurm(home))
+    assert {room.state for room in report.rooms} == {IsolationState.ISOLATED}
+    assert {room.reason for room in report.rooms} == {"no network at all; no way out was found"}
     assert report.resumed
     assert objects_of(home, report.record) == expected
     assert slurm.queue() == []
@@ -152,10 +211,7 @@ def test_tasks_killed_in_every_phase_are_tried_again_and_no_other_dataset_comes_
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "deadly").mkdir()
-    (tmp_path / "deadly/sitecustomize.py").write_text(DIES_ONCE_A_PHASE)
-    path = (str(tmp_path / "deadly"), *os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
+    python_with(DIES_ONCE_A_PHASE, tmp_path / "deadly", monkeypatch)
     report = prepare_letters(home, executor=on_slurm(home))
     killed = {mark.name for mark in (tmp_path / "deadly").glob("killed-*")}
     phases = ("treat", "tokenizer", "encode", "pack")
@@ -266,8 +322,8 @@ def test_a_key_store_with_a_passphrase_is_refused_before_anything_is_submitted(
         prepare_letters(home, executor=executors[where])
 
 
-def test_ray_gives_the_same_dataset_and_holds_no_plaintext(
-    home: IntakeHome, expected: dict[str, bytes]
+def test_ray_gives_the_same_dataset_holds_no_plaintext_and_its_tasks_have_no_network(
+    home: IntakeHome, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leaks: list[Path] = []
     looked = []
@@ -284,7 +340,9 @@ def test_ray_gives_the_same_dataset_and_holds_no_plaintext(
 
             super().run(work, phase, tasks, look_and_go_on)
 
-    report = prepare_letters(home, executor=Looking(Site(home.root, home.root), 2))
+    with trying_to_get_out(tmp_path / "tries", monkeypatch):
+        report = prepare_letters(home, executor=Looking(Site(home.root, home.root), 2))
+    assert {room.state for room in report.rooms} == {IsolationState.ISOLATED}
     assert objects_of(home, report.record) == expected
     assert looked
     assert leaks == []
@@ -316,11 +374,9 @@ def test_a_block_on_ray_tells_its_error_and_nothing_else(home: IntakeHome) -> No
     version, kek = "0" * 32, f"dataset/mail/{'0' * 32}#1"
     job = TaskJob(str(home.root), str(home.root), "mail", version, kek, "00" * 32, "encode", (0,))
     for data, told in ((job.encode(), "plan.stk is not in the store"), (b"{", "JSONDecodeError in a task.")):
-        row = {"job": data, "first": 0, "last": 1}
-        done = in_python(
-            "-c", f"from stoker.intake.executors.ray import do_block; print(do_block({row})['said'])"
-        )
-        assert told in json.loads(done.stdout)["message"]
+        said = do_block({"job": data, "first": 0, "last": 1})["said"]
+        assert told in message_of(said)
+        assert {room.state for room in rooms_told(said)} <= {IsolationState.ISOLATED}
 
 
 def test_a_worker_tells_its_error_and_ends_with_its_code(home: IntakeHome, tmp_path: Path) -> None:

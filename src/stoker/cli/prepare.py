@@ -38,6 +38,7 @@ def prepare_text(report: PrepareReport) -> str:
             f"{name.replace('_', ' ')} {seconds:.1f} s" for name, seconds in report.seconds.items()
         )
         lines.append(("time", took))
+    lines += [("network", f"{room.state} on {room.node}: {room.reason}") for room in report.rooms]
     if report.unfinished_removed:
         lines.append(("cleaned", f"{report.unfinished_removed} unfinished preparations of this dataset"))
     return pairs(lines)

@@ -7,18 +7,15 @@ that the administrator installed may. See docs/design/fleet.md, "Isolation".
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import sys
-from typing import Final, NoReturn
+from typing import NoReturn
 
+from stoker.core import bubblewrap
 from stoker.core.isolation import Isolation, IsolationState, isolate
 from stoker.core.seccomp import refuse_ways_out
 from stoker.fleet.agent_plan import MAX_PLAN_BYTES, AgentPlan, encode_plan
 from stoker.spec.run import IsolationMeans, IsolationPolicy
-
-_BUBBLEWRAP: Final = "bwrap"
-_TRUE: Final = "/bin/true"
 
 
 def contained(plan: AgentPlan, control: socket.socket, begun: bool) -> Isolation | None:
@@ -37,10 +34,9 @@ def contained(plan: AgentPlan, control: socket.socket, begun: bool) -> Isolation
         refused = isolate()
     if refused.state is IsolationState.ISOLATED or plan.isolate_by is IsolationMeans.NAMESPACE:
         return refused
-    wrapper = shutil.which(_BUBBLEWRAP)
-    if wrapper is not None and _works(wrapper):
+    wrapper, why = bubblewrap.usable()
+    if wrapper is not None:
         _begin_anew(wrapper, plan, control)
-    why = "bubblewrap is not installed" if wrapper is None else "bubblewrap cannot isolate here"
     return Isolation(IsolationState.REFUSED, f"{refused.reason}, and {why}")
 
 
@@ -51,21 +47,6 @@ def read_plan(descriptor: int) -> bytes:
         return file.read(MAX_PLAN_BYTES)
 
 
-def _arguments(wrapper: str) -> list[str]:
-    """A network of its own and everything else as it is: what else ranks may not do is seen to elsewhere."""
-    return [wrapper, "--unshare-net", "--dev-bind", "/", "/", "--die-with-parent", "--"]
-
-
-def _works(wrapper: str) -> bool:
-    child = os.posix_spawn(
-        wrapper,
-        [*_arguments(wrapper), _TRUE],
-        os.environ,
-        file_actions=[(os.POSIX_SPAWN_OPEN, each, os.devnull, os.O_RDWR, 0) for each in (1, 2)],
-    )
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
 def _begin_anew(wrapper: str, plan: AgentPlan, control: socket.socket) -> NoReturn:
     """Become bubblewrap with this agent in it; every descriptor of the plan is inherited as it is."""
     left = os.memfd_create("stoker-plan", 0)
@@ -73,4 +54,4 @@ def _begin_anew(wrapper: str, plan: AgentPlan, control: socket.socket) -> NoRetu
         file.write(encode_plan(plan))
     os.set_inheritable(control.fileno(), True)
     agent = [sys.executable, "-P", "-m", "stoker.fleet.agent", "--control", str(control.fileno())]
-    os.execv(wrapper, [*_arguments(wrapper), *agent, "--plan", str(left)])  # noqa: S606
+    os.execv(wrapper, bubblewrap.inside(wrapper, [*agent, "--plan", str(left)]))  # noqa: S606

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final
@@ -43,6 +43,7 @@ from stoker.intake.quality.judge import check_languages
 from stoker.intake.review_gate import Use, require_review, review_in_force
 from stoker.intake.review_request import policy_digest, review_digest
 from stoker.intake.task_errors import TaskFailed
+from stoker.intake.task_room import TaskRoom
 from stoker.intake.tasks import BuildResult, Phase, run_tasks
 from stoker.intake.workplace import Workplace
 from stoker.keys.backend import KeyBackend
@@ -80,13 +81,16 @@ HOPELESS: Final = (
 """Errors after which going on with the same plan would fail again: what was done is removed."""
 
 DAY_S: Final = 86_400.0
+MAX_ROOMS: Final = 100
+"""So many nodes are named in the log; those that were open come first."""
 
 
 @dataclass(frozen=True, slots=True)
 class PrepareReport:
     """The dataset, whether it was there already, and whether an unfinished preparation was gone on with.
 
-    `seconds` says what the time went on, by phase, if any.
+    `seconds` says what the time went on, by phase, if any; `rooms` which nodes did tasks now, and how closed
+    off from every network what read documents there was.
     """
 
     kind: ClassVar[str] = "prepare"
@@ -97,6 +101,7 @@ class PrepareReport:
     seconds: Mapping[str, float] = field(default_factory=dict)
     unfinished_removed: int = 0
     resumed: bool = False
+    rooms: tuple[TaskRoom, ...] = ()
 
 
 def recipe_digest(recipe: RecipeSpec, lender_root: str = "") -> str:
@@ -254,14 +259,15 @@ class _Preparation:
             plan = self._plan(version, page_bytes)
         try:
             result, seconds = self._build(plan, executor, progress)
-            record = self._record(plan, result)
+            rooms = tuple(executor.rooms)
+            record = self._record(plan, result, rooms)
         except HOPELESS:
             prefix = dataset_prefix(self.name, version)
             discard(prefix, KekRef.parse(plan.kek), store=self.store, backend=self.backend)
             raise
         self.store.delete_prefix(work_prefix(plan.place.prefix))
         return PrepareReport(
-            record, found=False, seconds=seconds, unfinished_removed=removed, resumed=resumed
+            record, found=False, seconds=seconds, unfinished_removed=removed, resumed=resumed, rooms=rooms
         )
 
     def _unfinished(self, recorded: Collection[str]) -> PreparationPlan | None:
@@ -326,7 +332,7 @@ class _Preparation:
                 seconds[name] = self.clock.monotonic_s() - began_s
             return form.commit(signer), seconds
 
-    def _record(self, plan: PreparationPlan, result: BuildResult) -> DatasetRecord:
+    def _record(self, plan: PreparationPlan, result: BuildResult, rooms: Sequence[TaskRoom]) -> DatasetRecord:
         review_in_force(self.ledger, self.review.id, self.purpose, self.clock, self._use)
         public_key = self.backend.signer("manifest").public_key
         block = Manifest.open(self.store, plan.place.prefix, result.root, public_key).superblock
@@ -356,6 +362,7 @@ class _Preparation:
             "review": record.review,
             "recipe_digest": record.recipe_digest,
             "expires_s": record.expires_s,
+            "rooms": [[room.node, room.state.value, room.reason] for room in rooms[:MAX_ROOMS]],
             **lent,
         }
         with self.ledger.act(

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
 
 from stoker.core.isolation import Isolation, IsolationState, listening_outside
-from stoker.intake.closed import NotClosed, Watch, close_off
+from stoker.intake.closed import NotClosed, Watch, close_off, is_closed
 from stoker.intake.errors import WorkerLost
 
 T = TypeVar("T")
@@ -44,7 +44,9 @@ class Workers(Generic[T, R]):
         self.isolation = Isolation(IsolationState.OPEN, "no worker has told")
         """What holds for the workers: they are closed off before they are given anything."""
         try:
-            self._watch = Watch(self._outside.enter_context(listening_outside()))
+            # A process without a network has none to listen in either; what else is tried suffices then.
+            outside = None if is_closed() else self._outside.enter_context(listening_outside())
+            self._watch = Watch(outside)
             for _ in range(max(1, processes)):
                 with ctrl_c_waits():
                     self._start(start, settings)

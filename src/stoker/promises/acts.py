@@ -6,7 +6,7 @@ docs/design/promises.md, "What the log adds".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from stoker.core.errors import StokerError
@@ -52,9 +52,21 @@ class Scan:
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """A node that did tasks of a preparation, and what was found of its processes' network."""
+
+    dataset: str
+    version: str
+    node: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Acts:
     """The log by subject, each in order. `prefixes` are those of the store under which an act wrote.
 
+    `rooms` are those of preparations that have told of theirs.
     `events` is, by run, the SHA-256 of what it had told when it last ended; a run that goes on has none.
     `damage` says where reading had to stop, if it had to; what stands behind that is not known.
     """
@@ -66,6 +78,7 @@ class Acts:
     prefixes: frozenset[str]
     damage: str = ""
     events: Mapping[str, str] = field(default_factory=dict)
+    rooms: tuple[Room, ...] = ()
 
     def readable(self) -> list[Check]:
         """A check that fails when the log could not be read to its end, for whoever rests on it."""
@@ -88,6 +101,7 @@ def read_acts(ledger: Ledger) -> Acts:
         scans=tuple(reading.scans),
         prefixes=frozenset(reading.prefixes),
         events=reading.events,
+        rooms=tuple(reading.rooms),
         damage=damage,
     )
 
@@ -102,6 +116,7 @@ class _Reading:
     scans: list[Scan] = field(default_factory=list)
     prefixes: set[str] = field(default_factory=set)
     events: dict[str, str] = field(default_factory=dict)
+    rooms: list[Room] = field(default_factory=list)
 
     def take(self, entry: AuditEntry) -> None:
         if self.began_s is None:
@@ -129,8 +144,16 @@ class _Reading:
             self.scans.append(Scan(name, _text(entry, "version"), *digests, measures))
         elif entry.action in _BEGINNINGS:
             self.prefixes.add(f"{_BEGINNINGS[entry.action]}/{name}/{_text(entry, 'version')}")
+            self.rooms += _rooms(entry, name)
 
 
 def _text(entry: AuditEntry, name: str) -> str:
     value = entry.detail.get(name)
     return value if isinstance(value, str) else ""
+
+
+def _rooms(entry: AuditEntry, dataset: str) -> Iterator[Room]:
+    told = entry.detail.get("rooms")
+    for room in told if isinstance(told, list) else ():
+        if isinstance(room, list) and len(room) == 3:
+            yield Room(dataset, _text(entry, "version"), *map(str, room))

@@ -15,7 +15,8 @@ def check_isolation(runs: tuple[ToldRun, ...], acts: Acts, now: Isolation) -> Pr
     """For every attempt: a probe found no way out before its ranks existed. `now` is one of this moment."""
     if not runs:
         missing = f"No run has trained yet. A process isolated just now: {now.state}; {now.reason}."
-        return judged(5, acts.readable(), missing=missing)
+        open_rooms = [check for check in _prepared(acts) if not check.held]
+        return judged(5, [*open_rooms, *acts.readable()], missing=missing)
     wrong = unreadable(runs)
     attempts, ways = 0, set[str]()
     for run in runs:
@@ -39,7 +40,22 @@ def check_isolation(runs: tuple[ToldRun, ...], acts: Acts, now: Isolation) -> Pr
     seen = "; ".join(wrong[:5]) or "; ".join(sorted(ways)) or "no attempt had keys"
     isolated = now.state is IsolationState.ISOLATED
     live = Check("a process isolated just now, as ranks are", isolated, f"{now.state}: {now.reason}")
-    return judged(5, [Check(tried, not wrong, seen), *acts.readable(), live])
+    return judged(5, [Check(tried, not wrong, seen), *_prepared(acts), *acts.readable(), live])
+
+
+def _prepared(acts: Acts) -> Iterator[Check]:
+    """What read documents in preparations had no network, on every node that did tasks of them."""
+    if not acts.rooms:
+        return
+    wrong = [
+        f"dataset {room.dataset}, version {room.version[:8]}, on {room.node}: {room.state}, {room.reason}"
+        for room in acts.rooms
+        if room.state != IsolationState.ISOLATED
+    ]
+    nodes = len({room.node for room in acts.rooms})
+    versions = len({(room.dataset, room.version) for room in acts.rooms})
+    tried = f"the processes that read documents in {versions} preparations on {nodes} nodes"
+    yield Check(tried, not wrong, "; ".join(wrong[:5]) or "none of them had a network")
 
 
 def _untold(run: ToldRun, acts: Acts, probed: dict[int, str]) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from stoker.intake.task_room import TaskRoom
 from stoker.intake.tasks import Phase
 from stoker.intake.workplace import Workplace
 
@@ -15,6 +16,11 @@ class Executor(Protocol):
     @property
     def name(self) -> str:
         """What `--on` calls it."""
+        ...
+
+    @property
+    def rooms(self) -> Sequence[TaskRoom]:
+        """Where tasks were done so far, and how closed off their processes were; open ones first."""
         ...
 
     def run(self, work: Workplace, phase: Phase, tasks: Sequence[int], done: Callable[[int], None]) -> None:

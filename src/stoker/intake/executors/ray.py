@@ -6,15 +6,19 @@ Only task numbers and errors pass through Ray: its object store lies in /dev/shm
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from stoker.core.errors import MissingExtra
 from stoker.intake.executors.remote import Site, elements_of, run_attempts
 from stoker.intake.task_errors import UnusableExecutor
-from stoker.intake.task_worker import do_job, told
+from stoker.intake.task_room import TaskRoom, in_order, rooms_told
+from stoker.intake.task_worker import told
 from stoker.intake.tasks import Phase, TaskJob
 from stoker.intake.workplace import Workplace
 
@@ -35,6 +39,12 @@ class RayExecutor:
         self._site = site
         self._blocks = blocks
         self._ours = False
+        self._rooms: set[TaskRoom] = set()
+
+    @property
+    def rooms(self) -> Sequence[TaskRoom]:
+        """The nodes on which tasks were done, as these have told."""
+        return in_order(self._rooms)
 
     def run(self, work: Workplace, phase: Phase, tasks: Sequence[int], done: Callable[[int], None]) -> None:
         """Raises MissingExtra, UnusableExecutor, TaskFailed."""
@@ -44,11 +54,12 @@ class RayExecutor:
 
         def attempt(left: Sequence[int], look: Callable[[], None]) -> str:
             job = TaskJob.of(work, phase, left, self._site.home, self._site.project).encode()
-            said = ""
+            said = []
             for answer in _mapped(job, elements_of(left, self._blocks)):
-                said = answer or said
+                self._rooms.update(rooms_told(answer))
+                said.append(answer)
                 look()
-            return said
+            return "\n".join(said)
 
         run_attempts(work, phase, tasks, done, attempt)
 
@@ -89,12 +100,35 @@ class RayExecutor:
 
 
 def do_block(row: dict[str, Any]) -> dict[str, str]:
-    """One block's tasks, in a Ray worker; what its error said, "" when there was none."""
+    """One block's tasks, in a process that a Ray worker starts; all that this process said.
+
+    A Ray worker has threads and sockets of its own, so it cannot close itself off, and it never holds a key.
+    """
     try:
-        do_job(TaskJob.decode(row["job"], "the job"), int(row["first"]), int(row["last"]))
+        job = os.memfd_create("stoker-job", 0)
+        with os.fdopen(job, "wb") as file:
+            file.write(row["job"])
+            file.flush()
+            words = [f"/dev/fd/{job}", str(int(row["first"])), str(int(row["last"]))]
+            done = subprocess.run(
+                [sys.executable, "-m", "stoker.intake.task_worker", *words],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                pass_fds=[job],
+                check=False,
+            )
     except Exception as error:  # noqa: BLE001 - the top of a Ray task; nothing of it but this line goes on
         return {"said": told(error)}
-    return {"said": ""}
+    how = "" if done.returncode == 0 else _ended(done.returncode)
+    return {"said": f"{how}\n{done.stdout}{done.stderr}"}
+
+
+def _ended(code: int) -> str:
+    """What is said of a task's process that says nothing itself."""
+    by = f"was ended by signal {-code}" if code < 0 else f"exited with code {code}"
+    return json.dumps({"id": "unexpected", "message": f"A task's process {by}.", "hint": ""})
 
 
 def _mapped(job: bytes, places: Sequence[range]) -> Iterator[str]:

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,7 @@ from stoker.core.atomic import write_atomic
 from stoker.core.clock import Clock
 from stoker.intake.executors.remote import Site, elements_of, run_attempts
 from stoker.intake.task_errors import TaskFailed, UnusableExecutor
+from stoker.intake.task_room import TaskRoom, in_order, rooms_told
 from stoker.intake.tasks import Phase, TaskJob
 from stoker.intake.workplace import Workplace
 
@@ -42,10 +43,16 @@ class SlurmExecutor:
     clock: Clock
     elements: int = 4
     poll_s: float = 2.0
+    _rooms: set[TaskRoom] = field(default_factory=set)
 
     @property
     def name(self) -> str:
         return "slurm"
+
+    @property
+    def rooms(self) -> Sequence[TaskRoom]:
+        """The nodes on which tasks were done, as these have told."""
+        return in_order(self._rooms)
 
     def run(self, work: Workplace, phase: Phase, tasks: Sequence[int], done: Callable[[int], None]) -> None:
         """Raises UnusableExecutor, TaskFailed. The array is cancelled before an error or Ctrl-C goes on."""
@@ -63,7 +70,9 @@ class SlurmExecutor:
             places = elements_of(left, self.elements)
             script = batch_script(path, name, len(places), len(places[0]), len(left))
             self._await(_submit(script, self.site.home), look)
-            return _logs(folder, phase.name, len(places))
+            said = _logs(folder, phase.name, len(places))
+            self._rooms.update(rooms_told(said))
+            return said
 
         try:
             run_attempts(work, phase, tasks, done, attempt)
