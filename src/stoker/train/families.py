@@ -16,11 +16,14 @@ from torch import nn
 from stoker.core.canonical import JsonValue
 from stoker.core.result import plain
 from stoker.spec.model import ModelSpec
+from stoker.spec.moderation import ModerationSpec
 from stoker.spec.speech import SpeechSpec
 from stoker.spec.vision import VisionObjective, VisionSpec
 from stoker.train.models.decoder import build_model
+from stoker.train.models.moderation import build_moderation
 from stoker.train.models.speech import build_speech
 from stoker.train.models.vision import build_vision
+from stoker.train.objectives.moderation import MultiLabel
 from stoker.train.objectives.next_token import NextToken
 from stoker.train.objectives.objective import Objective
 from stoker.train.objectives.speech import Ctc
@@ -65,6 +68,12 @@ FAMILIES: Final[Mapping[str, Family[Any]]] = {
         ),
         Family("vision", VisionSpec, lambda spec, sizes: build_vision(spec), _vision_objective),
         Family("speech", SpeechSpec, lambda spec, sizes: build_speech(spec), lambda spec, sizes: Ctc(spec)),
+        Family(
+            "moderation",
+            ModerationSpec,
+            lambda spec, sizes: build_moderation(spec, sizes.vocabulary),
+            lambda spec, sizes: MultiLabel(spec, sizes.vocabulary),
+        ),
     )
 }
 """Every family by its name."""

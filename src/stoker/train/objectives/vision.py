@@ -105,7 +105,8 @@ class MaskedPatches:
         mean, deviation = patches.mean(dim=-1, keepdim=True), patches.std(dim=-1, keepdim=True)
         errors = (guessed - (patches - mean) / (deviation + 1e-3)).square().mean(dim=-1)
         hidden = torch.ones_like(errors).scatter(1, kept, 0.0)
-        return (errors * hidden).sum(dim=1) / hidden.sum(dim=1)
+        by_row: Tensor = (errors * hidden).sum(dim=1) / hidden.sum(dim=1)
+        return by_row
 
 
 def _check_pixels(columns: Mapping[str, Tensor], spec: VisionSpec) -> None:
