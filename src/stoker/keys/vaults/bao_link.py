@@ -109,6 +109,10 @@ class NotAllowed(Exception):
     """The token is in force, and may not do this."""
 
 
+class NotKnown(Exception):
+    """The service has no such request: it is of another make or too old."""
+
+
 class BaoLink:
     """One client of this process on one transit mount. Threads may share it."""
 
@@ -121,8 +125,8 @@ class BaoLink:
         """The members of one answer about a KEK; empty where there is none (204).
 
         `path` is below the mount. Raises WrongContext, KeyNotActive or KeyDestroyed by what transit says of
-        the key, NotAllowed, VaultRefused for a token that is over and for everything else that another try
-        does not mend, VaultUnreachable for what it may, InsecureLink.
+        the key, NotAllowed, NotKnown, VaultRefused for a token that is over and for everything else that
+        another try does not mend, VaultUnreachable for what it may, InsecureLink.
         """
         status, answer = self._send(verb, f"{self._place.mount}/{path}", body)
         if status == 204:
@@ -149,10 +153,7 @@ class BaoLink:
         if status == 404 and not texts:
             return self.error(KeyDestroyed, ref)
         if any("unsupported" in each for each in texts):
-            return VaultRefused(
-                f"{self._place.name} does not know this request: it is of another make or too old.",
-                hint="Use OpenBao with soft deletion in its transit engine, such as 2.7.",
-            )
+            return NotKnown()
         return VaultRefused(
             f"{self._place.name} refuses a request about KEK {ref} (status {status}).",
             hint="Check the mount's name, that it is of type transit, and the service's own audit log.",
@@ -186,6 +187,13 @@ class BaoLink:
             f"{self._place.name} does not take the token in {self._place.token_file}: it has expired, was "
             "revoked, or may not look itself up.",
             hint=_RIGHTS_HINT,
+        )
+
+    def not_known(self) -> VaultRefused:
+        """The error for NotKnown."""
+        return VaultRefused(
+            f"{self._place.name} does not know this request: it is of another make or too old.",
+            hint="Use OpenBao 2.7 or a service that speaks the same words.",
         )
 
     def not_allowed(self, ref: KekRef) -> VaultRefused:

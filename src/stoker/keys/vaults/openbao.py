@@ -15,7 +15,7 @@ from typing import Any, Final
 from stoker.keys.errors import KeyDestroyed, VaultRefused, VaultUnreachable, WrongContext
 from stoker.keys.refs import KekRef
 from stoker.keys.secret import KEY_BYTES, SecretKey
-from stoker.keys.vaults.bao_link import BaoLink, BaoPlace, NotAllowed
+from stoker.keys.vaults.bao_link import BaoLink, BaoPlace, NotAllowed, NotKnown
 from stoker.keys.vaults.patience import Patience
 
 MAGIC: Final = b"STKB\x01"
@@ -134,7 +134,10 @@ class OpenBaoVault:
         return keys
 
     def disable(self, handle: str, ref: KekRef) -> None:
-        """See KekVault: a soft deletion, so the service itself refuses every use, to every machine."""
+        """See KekVault: a soft deletion, so the service itself refuses every use, to every machine.
+
+        A service that has none, such as HashiCorp Vault, goes on serving the KEK: only the registry refuses.
+        """
         self._change(handle, ref, "delete", f"keys/{handle}/soft-delete")
 
     def enable(self, handle: str, ref: KekRef) -> None:
@@ -143,7 +146,11 @@ class OpenBaoVault:
 
     def _change(self, handle: str, ref: KekRef, verb: str, path: str) -> None:
         self._checked(handle, ref)
-        if not self._ask(ref, verb, path):  # 204: there was nothing to change
+        try:
+            there = bool(self._ask_raw(ref, verb, path))  # 204: there was nothing to change
+        except NotKnown:
+            there = self.exists(handle, ref)
+        if not there:
             raise self._gone(ref)
 
     def destroy(self, handle: str, ref: KekRef) -> None:
@@ -190,6 +197,15 @@ class OpenBaoVault:
 
     def _ask(self, ref: KekRef, verb: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """One request. A token that is over rests for every KEK, a right that is missing for one."""
+        try:
+            return self._ask_raw(ref, verb, path, body)
+        except NotKnown as error:
+            raise self._link.not_known() from error
+
+    def _ask_raw(
+        self, ref: KekRef, verb: str, path: str, body: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The same. Raises NotKnown for a request that the service does not have."""
 
         def permitted() -> dict[str, Any]:
             try:
