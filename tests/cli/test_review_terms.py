@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from stoker.core.errors import EXIT_USAGE, ConfigError
 from stoker.intake.errors import ChangesAsked, GateShut, NotAllowed, OtherRequest, OutsideTerms
+from stoker.intake.names_model import MODEL
 from stoker.ledger.errors import PermissionRefused
 from support.cli_home import PREPARE, CliHome
 
@@ -66,6 +67,20 @@ def test_only_the_recipe_that_was_named_prepares(home_at: HomeAt) -> None:
     home.refused(OutsideTerms, *PREPARE)
     prepare = ("prepare", "text", "--source", "notes", "--purpose", "research", "--recipe", "recipe.toml")
     home.stoker(*prepare)
+
+
+def test_a_request_and_its_scan_say_whether_preparing_uses_the_name_model(home_at: HomeAt) -> None:
+    home = home_at("source")
+    assert "name_model = true, not else" in home.stoker("review", "scan", "notes").out
+    ask = ("review", "request", "notes", "--purpose", "research")
+    (home.place / "recipe.toml").write_text("[policy]\nname_model = true\n")
+    for more, used, words in (
+        (("--recipe", "recipe.toml"), True, f"{MODEL}: what only it sees is treated too"),
+        ((), False, "not used: what only it sees stays"),
+    ):
+        (asked,) = home.data(*ask, *more)["reviews"]
+        assert asked["name_model"] is used
+        assert words in home.stoker("review", "show", asked["id"]).out
 
 
 def test_only_a_reviewer_looks_at_rows(home_at: HomeAt) -> None:

@@ -6,13 +6,14 @@ import itertools
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stoker.core.errors import MissingExtra
 from stoker.intake import names_model
 from stoker.intake.detect.scan import Finding
 from stoker.intake.detect.scan import find as find_exactly
+from stoker.intake.name_pieces import MOST_BYTES, pieces
 from stoker.intake.names_model import find, merged, seen
 from stoker.spec.kinds import Kind
 
@@ -61,7 +62,56 @@ def test_merging_keeps_every_exact_finding_and_overlaps_nothing(spans: list[tupl
     assert set(exact) <= set(found)
     assert all(left.end <= right.start for left, right in itertools.pairwise(found))
     added = [one for one in found if one.kind is Kind.PERSON]
-    assert all(any(one.start <= more.start and more.end <= one.end for one in others) for more in added)
+    seen_bytes = {place for one in others for place in range(one.start, one.end)}
+    assert all(seen_bytes >= set(range(one.start, one.end)) for one in added)
+
+
+def test_of_what_lies_in_a_settled_place_nothing_is_kept_and_the_rest_only_if_it_is_worth_it() -> None:
+    data = b"<PERSON> of Thorvald Grimsrud met <PERSON> again"
+    whole = [Finding(0, len(data) - 6, Kind.PERSON)]
+    ours = [(0, 8), (34, 42)]
+    (left,) = merged(data, [], whole, ours)
+    assert data[left.start : left.end] == b"of Thorvald Grimsrud met"
+    assert merged(data, [], [Finding(0, 11, Kind.PERSON)], ours) == (), "what is left is the word of"
+    assert merged(data, [], [Finding(1, 7, Kind.ORGANISATION)], ours) == ()
+
+
+def test_parts_of_a_paragraph_that_see_the_same_make_one_finding() -> None:
+    data = b"Ada Babbage Carl Dora"
+    found = merged(data, [], [Finding(0, 11, Kind.PERSON), Finding(4, 21, Kind.ORGANISATION)])
+    assert found == (Finding(0, 21, Kind.PERSON),)
+
+
+_PARAGRAPHS = st.lists(
+    st.text(st.sampled_from("ab é日\n.  "), max_size=12).flatmap(
+        lambda text: st.integers(1, 900).map(lambda times: text * times)
+    ),
+    max_size=4,
+).map("\n\n".join)
+
+
+@settings(max_examples=60, deadline=None)
+@example("日" * 5000)
+@example("a" * 5000)
+@given(_PARAGRAPHS)
+def test_pieces_hold_every_byte_but_blank_lines_and_part_no_character(text: str) -> None:
+    data = text.encode()
+    found = list(pieces(data))
+    held = {place for start, end in found for place in range(start, end)}
+    assert not bytes(data[place] for place in range(len(data)) if place not in held).strip()
+    assert all(0 < end - start <= MOST_BYTES for start, end in found)
+    assert all(data[start:end].decode() is not None for start, end in found)
+    assert all(left[0] < right[0] and left[1] < right[1] for left, right in itertools.pairwise(found))
+
+
+def test_a_name_on_the_border_of_two_pieces_is_whole_in_one() -> None:
+    for shift in range(0, 40, 3):
+        data = b"x" * shift + b" " + (b"word " * 1000) + TEXT
+        name = data.index(b"Thorvald Grimsrud")
+        for cut in range(name - 4000, name + 1, 997):
+            part = data[cut:] + b" word" * 1200
+            at = part.index(b"Thorvald Grimsrud")
+            assert any(start <= at and at + 17 <= end for start, end in pieces(part))
 
 
 def test_find_never_covers_less_than_the_exact_recognisers() -> None:

@@ -16,10 +16,11 @@ from stoker.cli.review_table import table_
 from stoker.cli.table import day, pairs, short, table
 from stoker.core.config import load, read_layer
 from stoker.core.ids import ReviewId
+from stoker.intake.names_model import MODEL
 from stoker.intake.policy.gate import worst_recall
 from stoker.intake.prepare import recipe_digest
 from stoker.intake.review import ask_changes, bind_scan, decide_review, request_review, revoke_review
-from stoker.intake.review_request import answers_in, policy_in, terms_in
+from stoker.intake.review_request import answers_in, name_model_in, policy_in, terms_in
 from stoker.intake.scan_report import read_report
 from stoker.ledger.records import ReviewRecord
 from stoker.spec.recipe import RecipeSpec
@@ -34,7 +35,8 @@ class ReviewRow:
     """One review. `request_digest` is what the decider signs; times are seconds since the Unix epoch.
 
     `policy` says what becomes of each kind, as far as the ledger was told; kinds that stay are absent.
-    `answers` is the review whose changes this request makes.
+    `name_model`: what only the name model sees is treated too. `answers` is the review whose changes this
+    request makes.
     """
 
     id: str
@@ -54,6 +56,7 @@ class ReviewRow:
     terms: ReviewTerms = NO_TERMS
     policy: Mapping[str, str] = field(default_factory=dict)
     answers: str = ""
+    name_model: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,7 @@ def _row(house: House, review: ReviewRecord) -> ReviewRow:
         terms_in(asked),
         policy_in(asked),
         answers_in(asked),
+        name_model_in(asked),
     )
 
 
@@ -116,7 +120,7 @@ def review_text(result: Reviews) -> str:
             ),
             ("purpose", row.purpose),
             *_terms_lines(row.terms),
-            *_policy_lines(row.policy),
+            *_policy_lines(row.policy, row.name_model),
             *([("answers", row.answers)] if row.answers else []),
             ("state", row.state.replace("_", " ")),
             ("requested by", row.requested_by),
@@ -142,9 +146,13 @@ def _terms_lines(terms: ReviewTerms) -> list[tuple[str, object]]:
     return bounds
 
 
-def _policy_lines(policy: Mapping[str, str]) -> list[tuple[str, object]]:
+def _policy_lines(policy: Mapping[str, str], name_model: bool) -> list[tuple[str, object]]:
     words = sorted(set(policy.values()))
-    return [(word, ", ".join(sorted(kind for kind in policy if policy[kind] == word))) for word in words]
+    lines = [(word, ", ".join(sorted(kind for kind in policy if policy[kind] == word))) for word in words]
+    if not lines:
+        return []
+    used = f"{MODEL}: what only it sees is treated too" if name_model else "not used: what only it sees stays"
+    return [*lines, ("name model", used)]
 
 
 @click.group()

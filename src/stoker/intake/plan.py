@@ -47,6 +47,7 @@ class PreparationPlan:
     to `page_starts[n + 1]`, the last one up to the end. `shard_keys` seal the dataset's shards and artefacts,
     `work_keys[i]` the intermediates of phase i: one wrapped partition key for each 4,096 objects.
     `pseudonym_key` is one more, which seals nothing: pseudonyms are made under it, where the policy has any.
+    `name_model` is `names_model.installed()` of the coordinator, where the policy asks for the name model.
     """
 
     format: int
@@ -66,6 +67,7 @@ class PreparationPlan:
     shard_keys: tuple[str, ...]
     work_keys: tuple[tuple[str, ...], ...]
     pseudonym_key: str = ""
+    name_model: str = ""
 
     @property
     def place(self) -> DatasetPlace:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Final
 
 from stoker.core.ids import VersionId
+from stoker.intake import names_model
 from stoker.intake.dataset_writer import DatasetPlace, dataset_prefix
 from stoker.intake.forms import phases_of, units_of
 from stoker.intake.plan import (
@@ -85,7 +86,13 @@ def make_plan(
         shard_keys=wrapped_keys(keys, place.kek, shards),
         work_keys=tuple(wrapped_keys(keys, place.kek, streams) for _ in phases),
         pseudonym_key=wrapped_keys(keys, place.kek, 1)[0] if recipe.policy.makes_pseudonyms else "",
+        name_model=name_model_of(recipe),
     )
+
+
+def name_model_of(recipe: RecipeSpec) -> str:
+    """The name model as it is installed here, where the recipe asks for it. Raises MissingExtra."""
+    return names_model.installed() if recipe.policy.name_model else ""
 
 
 def _shard_bytes(recipe: RecipeSpec) -> int:
@@ -109,6 +116,7 @@ def find_unfinished(
     review: ReviewRecord,
     review_digest: bytes,
     recipe_digest: str,
+    name_model: str,
     *,
     now_s: float,
     store: ObjectStore,
@@ -116,8 +124,9 @@ def find_unfinished(
 ) -> PreparationPlan | None:
     """The newest plan of an unfinished preparation of `name` with this source, recipe and review, if any.
 
-    A plan counts while its KEK is active and its dataset would not have expired. Raises BrokenPlan and what
-    opening a changed plan raises.
+    One begun with another `name_model`, or with other libraries for it, is not gone on with. A plan counts
+    while its KEK is active and its dataset would not have expired. Raises BrokenPlan and what opening a
+    changed plan raises.
     """
     versions = sorted({key.split("/")[2] for key in store.list(f"datasets/{name}")} - set(recorded))
     for version in reversed(versions):
@@ -132,10 +141,11 @@ def find_unfinished(
             plan = read_plan(place, store, BackendKeySource(backend))
         except (KeyUnknown, ObjectMissing, SwappedStream):
             continue
-        same = (plan.source.manifest_root, plan.recipe_digest, plan.review) == (
+        same = (plan.source.manifest_root, plan.recipe_digest, plan.review, plan.name_model) == (
             source.manifest_root,
             recipe_digest,
             review.id,
+            name_model,
         )
         if same and now_s < plan.expires_s:
             return plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final
@@ -16,6 +16,7 @@ from stoker.core.errors import ConfigError, MissingExtra
 from stoker.core.ids import VersionId, check_name, new_version_id
 from stoker.core.progress import Progress
 from stoker.core.result import plain
+from stoker.intake import names_model
 from stoker.intake.building import TOKENIZER
 from stoker.intake.dataset_writer import DatasetPlace, dataset_prefix
 from stoker.intake.detect.patterns import PATTERNS_DIGEST
@@ -38,12 +39,11 @@ from stoker.intake.forms import form_of
 from stoker.intake.leftovers import discard, sweep
 from stoker.intake.lent_tokenizer import find_lender, lent_tokenizer
 from stoker.intake.plan import PreparationPlan, plan_key, work_prefix, write_plan
-from stoker.intake.planning import find_unfinished, make_plan
+from stoker.intake.planning import find_unfinished, make_plan, name_model_of
 from stoker.intake.quality.judge import check_languages
 from stoker.intake.review_gate import Use, require_review, review_in_force
 from stoker.intake.review_request import policy_digest, review_digest
 from stoker.intake.task_errors import TaskFailed
-from stoker.intake.task_room import TaskRoom
 from stoker.intake.tasks import BuildResult, Phase, run_tasks
 from stoker.intake.workplace import Workplace
 from stoker.keys.backend import KeyBackend
@@ -51,7 +51,6 @@ from stoker.keys.errors import KeyUnknown
 from stoker.keys.moves import keeper, moves
 from stoker.keys.partition import BackendKeySource
 from stoker.keys.refs import KekRef, Purpose
-from stoker.keys.rotation import may_be_known
 from stoker.keys.states import KekState
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import DatasetRecord, DatasetState, ReviewRecord, SourceRecord
@@ -81,16 +80,13 @@ HOPELESS: Final = (
 """Errors after which going on with the same plan would fail again: what was done is removed."""
 
 DAY_S: Final = 86_400.0
-MAX_ROOMS: Final = 100
-"""So many nodes are named in the log; those that were open come first."""
 
 
 @dataclass(frozen=True, slots=True)
 class PrepareReport:
     """The dataset, whether it was there already, and whether an unfinished preparation was gone on with.
 
-    `seconds` says what the time went on, by phase, if any; `rooms` which nodes did tasks now, and how closed
-    off from every network what read documents there was.
+    `seconds` says what the time went on, by phase, if any.
     """
 
     kind: ClassVar[str] = "prepare"
@@ -101,18 +97,19 @@ class PrepareReport:
     seconds: Mapping[str, float] = field(default_factory=dict)
     unfinished_removed: int = 0
     resumed: bool = False
-    rooms: tuple[TaskRoom, ...] = ()
 
 
 def recipe_digest(recipe: RecipeSpec, lender_root: str = "") -> str:
     """Names everything that decides the tokens: recipe, patterns and the code's own format; 64 hex digits.
 
+    Where the policy asks for the name model, that model's version and the digest of its files too.
     `lender_root` is the root of the dataset that lends its tokenizer.
     """
     table = dict(_table(plain(recipe)))
     limits = {"document_s": recipe.policy.document_s, "worker_bytes": recipe.policy.worker_bytes}
     usual = {"document_s": PolicySpec().document_s, "worker_bytes": PolicySpec().worker_bytes}
-    table["policy"] = {**policy_table(recipe.policy), **({} if limits == usual else limits)}
+    seeing: dict[str, JsonValue] = {"name_model": names_model.IDENTITY} if recipe.policy.name_model else {}
+    table["policy"] = {**policy_table(recipe.policy), **({} if limits == usual else limits), **seeing}
     if recipe.quality == QualitySpec():
         del table["quality"]  # as before there were quality steps
     if recipe.records == RecordsSpec():
@@ -139,14 +136,11 @@ def prepare_dataset(
     processes: int = 2,
     executor: Executor | None = None,
     fresh: bool = False,
-    reseal: bool = False,
     page_bytes: int | None = None,
 ) -> PrepareReport:
     """Prepare the newest version of `source_name` for `purpose` as dataset `name`; find it when it is there.
 
-    With `reseal` another version is made although one is there: the same samples under new keys. One whose
-    key is known to be compromised is never found. An unfinished preparation of the same source, recipe and
-    review is gone on with, unless `fresh`. The
+    An unfinished preparation of the same source, recipe and review is gone on with, unless `fresh`. The
     tasks run on `executor`; None is this machine with so many `processes`. `page_bytes` is about how much of
     the source a task takes; None lets the size of the source decide.
 
@@ -173,16 +167,17 @@ def prepare_dataset(
     preparation = _Preparation(
         name, source, review, recipe, lender, purpose, actor, ledger, backend, store, clock
     )
-    if not reseal and (found := preparation.existing()):
+    if found := preparation.existing():
         return preparation.found(found)
     check_languages(recipe.quality)
+    name_model_of(recipe)  # raises MissingExtra before anything is written
     if importlib.util.find_spec("tokenizers") is None:
         raise MissingExtra(
             "Preparing a dataset needs the package tokenizers.",
             hint="Run: pip install '.[train]' in Stoker's clone",
         )
     with exclusive(locks / f"dataset-{name}.lock", f"dataset {name}"):
-        if not reseal and (found := preparation.existing()):
+        if found := preparation.existing():
             return preparation.found(found)
         with contextlib.closing(LocalExecutor(processes) if executor is None else executor) as where:
             return preparation.run(where, progress, fresh=fresh, page_bytes=page_bytes)
@@ -236,9 +231,7 @@ class _Preparation:
             Manifest.open(self.store, dataset_prefix(record.name, record.version), record.root, public_key)
         except (KeyUnknown, ObjectMissing, ReviewDenied, ReviewRevoked, ReviewExpired, OtherPurpose):
             return False
-        exposed = may_be_known(self.backend, KekRef.parse(record.kek))
-        usable = kek.state in (KekState.ACTIVE, KekState.DEACTIVATED) and not kek.expired(now_s)
-        return usable and not exposed
+        return kek.state in (KekState.ACTIVE, KekState.DEACTIVATED) and not kek.expired(now_s)
 
     def run(
         self, executor: Executor, progress: Progress, *, fresh: bool, page_bytes: int | None
@@ -259,15 +252,14 @@ class _Preparation:
             plan = self._plan(version, page_bytes)
         try:
             result, seconds = self._build(plan, executor, progress)
-            rooms = tuple(executor.rooms)
-            record = self._record(plan, result, rooms)
+            record = self._record(plan, result)
         except HOPELESS:
             prefix = dataset_prefix(self.name, version)
             discard(prefix, KekRef.parse(plan.kek), store=self.store, backend=self.backend)
             raise
         self.store.delete_prefix(work_prefix(plan.place.prefix))
         return PrepareReport(
-            record, found=False, seconds=seconds, unfinished_removed=removed, resumed=resumed, rooms=rooms
+            record, found=False, seconds=seconds, unfinished_removed=removed, resumed=resumed
         )
 
     def _unfinished(self, recorded: Collection[str]) -> PreparationPlan | None:
@@ -278,6 +270,7 @@ class _Preparation:
             self.review,
             review_digest(self.review),
             self.recipe_digest,
+            name_model_of(self.recipe),
             now_s=self.clock.now_s(),
             store=self.store,
             backend=self.backend,
@@ -332,11 +325,13 @@ class _Preparation:
                 seconds[name] = self.clock.monotonic_s() - began_s
             return form.commit(signer), seconds
 
-    def _record(self, plan: PreparationPlan, result: BuildResult, rooms: Sequence[TaskRoom]) -> DatasetRecord:
+    def _record(self, plan: PreparationPlan, result: BuildResult) -> DatasetRecord:
         review_in_force(self.ledger, self.review.id, self.purpose, self.clock, self._use)
         public_key = self.backend.signer("manifest").public_key
         block = Manifest.open(self.store, plan.place.prefix, result.root, public_key).superblock
-        lent: dict[str, JsonValue] = {} if self.lender is None else {"tokenizer_of": self.lender.root}
+        more: dict[str, JsonValue] = {} if self.lender is None else {"tokenizer_of": self.lender.root}
+        if plan.name_model:
+            more["name_model"] = plan.name_model
         record = DatasetRecord(
             name=self.name,
             version=plan.version,
@@ -348,7 +343,7 @@ class _Preparation:
             review=self.review.id,
             recipe_digest=plan.recipe_digest,
             recipe=_table(plain(self.recipe)),
-            figures={**result.figures, **lent, "object_bytes": block.object_bytes},
+            figures={**result.figures, **more, "object_bytes": block.object_bytes},
             prepared_by=self.actor,
             prepared_s=self.clock.now_s(),
             expires_s=plan.expires_s,
@@ -362,8 +357,7 @@ class _Preparation:
             "review": record.review,
             "recipe_digest": record.recipe_digest,
             "expires_s": record.expires_s,
-            "rooms": [[room.node, room.state.value, room.reason] for room in rooms[:MAX_ROOMS]],
-            **lent,
+            **more,
         }
         with self.ledger.act(
             actor=self.actor, action="dataset.prepare", subject=f"dataset/{self.name}", detail=detail

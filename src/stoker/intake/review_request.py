@@ -58,6 +58,12 @@ def policy_in(row: ReviewTermsRecord | None) -> Mapping[str, str]:
     return {**{str(kind): "mask" for kind in redact}, **{str(key): str(word) for key, word in others.items()}}
 
 
+def name_model_in(row: ReviewTermsRecord | None) -> bool:
+    """Whether a preparation under this request treats what only the name model sees."""
+    table = row.terms.get("policy") if row is not None else None
+    return isinstance(table, Mapping) and table.get("name_model") is True
+
+
 def answers_in(row: ReviewTermsRecord | None) -> str:
     """The review that asked for the changes that this request answers; empty where there is none."""
     return str(row.terms.get("answers", "")) if row is not None else ""

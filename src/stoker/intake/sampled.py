@@ -211,6 +211,9 @@ def not_covered(
         )
     else:
         said.append("No name model was run, so nothing is said about names beyond lists and context.")
+    said.append(
+        "Preparing treats what only the name model sees where the policy says name_model = true, not else."
+    )
     if not measures.sample:
         said.append("No audit sample was drawn, so nothing is said about how much is left.")
     if measures.canaries:

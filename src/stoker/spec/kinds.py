@@ -46,3 +46,8 @@ DEFAULT_KINDS: Final = ALL_KINDS - {
     Kind.DOMAIN,
 }
 """What a policy redacts unless it says otherwise: all but what alone seldom points at one person."""
+
+NAME_MODEL_KINDS: Final = frozenset(
+    {Kind.PERSON, Kind.ORGANISATION, Kind.LOCATION, Kind.NATIONALITY, Kind.AGE, Kind.DATE}
+)
+"""The kinds that the optional name model can tell. See docs/design/measured.md, "Names"."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from stoker.core.canonical import JsonValue
-from stoker.spec.kinds import DEFAULT_KINDS, Kind
+from stoker.spec.kinds import DEFAULT_KINDS, NAME_MODEL_KINDS, Kind
 
 
 class Treatment(enum.StrEnum):
@@ -96,14 +96,16 @@ class PolicySpec:
     """What becomes of what is found: the reviewer's side of the recipe.
 
     `redact` names kinds that are masked; `kinds` says for a kind what becomes of it, whatever `redact` says.
-    Kinds in neither stay as they are. Treating one document takes at most `document_s` seconds and
-    `worker_bytes` of memory, or it is quarantined.
+    Kinds in neither stay as they are. With `name_model` findings are also what only the optional name model
+    sees. Treating one document takes at most `document_s` seconds and `worker_bytes` of memory, or it is
+    quarantined.
     """
 
     redact: tuple[Kind, ...] = _DEFAULT_REDACT
     kinds: Mapping[Kind, Treatment] = field(default_factory=dict)
     document_s: float = 60.0
     worker_bytes: int = 2 << 30
+    name_model: bool = False
 
     def treatment(self, kind: Kind) -> Treatment:
         """What becomes of a finding of this kind."""
@@ -127,6 +129,11 @@ class PolicySpec:
             yield f"redact names {', '.join(twice)} more than once."
         for kind, treatment in self.kinds.items():
             yield from _lint(kind, treatment)
+        if self.name_model and not NAME_MODEL_KINDS & set(self.treatments):
+            yield (
+                "name_model is true, and no kind that it can tell is treated; treat one of "
+                f"{', '.join(each for each in Kind if each in NAME_MODEL_KINDS)}, or leave the model out."
+            )
         if not 0.05 <= self.document_s <= 3600.0:
             yield f"document_s is {self.document_s}; it must be 0.05 to 3600 seconds."
         if not 1 << 26 <= self.worker_bytes <= 1 << 40:
@@ -159,4 +166,6 @@ def policy_table(policy: PolicySpec) -> dict[str, JsonValue]:
     others = {kind.value: each.value for kind, each in every.items() if each is not Treatment.MASK}
     if others:
         table["kinds"] = others
+    if policy.name_model:
+        table["name_model"] = True
     return table

@@ -26,7 +26,7 @@ from stoker.core.result import plain
 from stoker.intake.errors import OtherRequest
 from stoker.intake.policy.gate import worst_recall
 from stoker.intake.review import ask_changes, decide_review, revoke_review
-from stoker.intake.review_request import policy_in, terms_in
+from stoker.intake.review_request import name_model_in, policy_in, terms_in
 from stoker.intake.scan_report import ScanReport, read_report
 from stoker.ledger.access import Caller
 from stoker.ledger.errors import PermissionRefused, TokenRefused, UnknownReview
@@ -205,6 +205,7 @@ class Page:
             review=review,
             terms=plain(terms_in(row)),
             policy=policy_in(row),
+            name_model=name_model_in(row),
             scan=scan,
             open=review.state in OPEN_STATES,
             may_decide=_allows(caller, Deed.REVIEW_DECIDE) and caller.name != review.requested_by,

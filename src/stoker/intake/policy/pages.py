@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from stoker.core.canonical import JsonValue
-from stoker.intake.plan import START_ANEW
+from stoker.core.errors import MissingExtra
+from stoker.intake import names_model
+from stoker.intake.plan import START_ANEW, PreparationPlan
 from stoker.intake.policy.treat import Treated
 from stoker.intake.policy.treating import TreatingSettings, start_treating
 from stoker.intake.task_errors import BrokenPlan
@@ -80,12 +82,14 @@ def treat_phase(work: Workplace, amounts: Sequence[float], load: Callable[[int],
     recipe = work.plan.recipe
 
     def settings() -> TreatingSettings:
+        require_same_model(work.plan)
         return TreatingSettings(
             recipe.policy.treatments,
             recipe.quality.normalise,
             recipe.policy.document_s,
             recipe.policy.worker_bytes,
             work.pseudonym_key(),
+            recipe.policy.name_model,
         )
 
     def store(page: int, treated: list[Treated]) -> None:
@@ -94,6 +98,19 @@ def treat_phase(work: Workplace, amounts: Sequence[float], load: Callable[[int],
 
     label = f"treat the texts of {work.plan.name}"
     return Phase(TREAT, label, "bytes", amounts, load, Making(start_treating, settings), store)
+
+
+def require_same_model(plan: PreparationPlan) -> None:
+    """Refuse to go on with another name model, or other libraries, than the plan was made with.
+
+    Raises MissingExtra.
+    """
+    if plan.recipe.policy.name_model and plan.name_model != names_model.installed():
+        raise MissingExtra(
+            f"The preparation of {plan.name} was begun with the name model {plan.name_model}; installed is "
+            f"{names_model.installed()}.",
+            hint="Install the same on every machine that prepares, or start anew: prepare with --fresh.",
+        )
 
 
 def hold_phase(work: Workplace, page_of: Callable[[int], Sequence[int]], texts: int) -> Phase:

@@ -1,13 +1,13 @@
 """A text under a policy: every finding becomes what the policy says. Pure. See docs/design/policy.md.
 
 What was put in a finding's place is never touched again, so treating ends, and what is cut together and makes
-a new finding is found in the next round.
+a new finding is found in the next round. What finds is a `Finder`: exact recognisers, or they and a model.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Final, TypeAlias
@@ -21,6 +21,9 @@ from stoker.spec.policy import Treatment
 MAX_ROUNDS: Final = 8
 
 Span: TypeAlias = tuple[int, int]
+Finder: TypeAlias = Callable[[bytes, Collection[Kind], Sequence[Span]], Sequence[Finding]]
+"""What finds kinds in a text, in order and without overlap. It is told what is ours in it, which a finder by
+shapes may look at like any text; what a model makes of it is worth nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,24 +38,36 @@ class Treated:
     held: str = ""
 
 
-def treat(data: bytes, treatments: Mapping[Kind, Treatment], pseudonyms: Pseudonyms | None = None) -> Treated:
+def exactly(data: bytes, kinds: Collection[Kind], ours: Sequence[Span]) -> Sequence[Finding]:
+    """The exact recognisers' findings: the finder of a policy that asks for no model."""
+    return find(data, kinds)
+
+
+def treat(
+    data: bytes,
+    treatments: Mapping[Kind, Treatment],
+    pseudonyms: Pseudonyms | None = None,
+    finder: Finder = exactly,
+) -> Treated:
     """`data` under a policy; `pseudonyms` are needed where a kind is replaced by them.
 
-    A kind that has no treatment stays. Afterwards nothing is found of the kinds that are treated, but inside
-    what was put in their place.
+    A kind that has no treatment stays. Afterwards `finder` finds nothing of the kinds that are treated, but
+    inside what was put in their place.
     """
     treatments = {kind: each for kind, each in treatments.items() if each is not Treatment.KEEP}
     forbidden = frozenset(kind for kind, each in treatments.items() if each is Treatment.QUARANTINE)
-    if forbidden and (found := find(data, forbidden)):
+    if forbidden and (found := finder(data, forbidden, ())):
         return Treated(b"", held=f"holds {found[0].kind}")
     kinds = frozenset(treatments) - forbidden
     counts: dict[Kind, int] = {}
     ours: list[Span] = []
     for _ in range(MAX_ROUNDS):
-        left = [_Place(finding, ours) for finding in find(data, kinds)] if kinds else []
+        left = [_Place(finding, ours) for finding in finder(data, kinds, ours)] if kinds else []
         left = [place for place in left if not place.settled]
         if not left:
-            return _checked(data, forbidden, counts)
+            if counts and forbidden and (found := finder(data, forbidden, ours)):
+                return Treated(b"", held=f"holds {found[0].kind}")  # cut together while treating
+            return Treated(data, counts)
         for place in left:
             counts[place.kind] = counts.get(place.kind, 0) + 1
         pieces = [
@@ -130,10 +145,3 @@ def _replaced(
         span = next(old)
     made.append(data[at:])
     return b"".join(made), spans
-
-
-def _checked(data: bytes, forbidden: frozenset[Kind], counts: dict[Kind, int]) -> Treated:
-    """What was cut together may hold what the policy does not let through."""
-    if counts and forbidden and (found := find(data, forbidden)):
-        return Treated(b"", held=f"holds {found[0].kind}")
-    return Treated(data, counts)

@@ -9,38 +9,53 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
+from stoker.intake import names_model
 from stoker.intake.bounded import Bounded, Lost
 from stoker.intake.policy.pseudonym import Pseudonyms
-from stoker.intake.policy.treat import Treated, treat
+from stoker.intake.policy.treat import Finder, Treated, exactly, treat
 from stoker.intake.quality.normalise import normalised
 from stoker.keys.secret import SecretKey
 from stoker.spec.kinds import Kind
 from stoker.spec.policy import Treatment
 from stoker.spec.quality import Normalisation
 
+MODEL_BYTES: Final = 1 << 18
+"""The name model is some thousand times slower than exact recognisers, so long texts may take longer."""
+
 
 @dataclass(frozen=True, slots=True)
 class TreatingSettings:
-    """What a treating worker needs to know. `key` is inherited by forked processes and never sent."""
+    """What a treating worker needs to know. `key` is inherited by forked processes and never sent.
+
+    With `name_model` what only the name model sees is treated too.
+    """
 
     treatments: Mapping[Kind, Treatment]
     normalise: Normalisation
     document_s: float
     worker_bytes: int
     key: SecretKey | None
+    name_model: bool = False
+
+    def limit_s(self, text: bytes) -> float:
+        """How long a text may take: `document_s`, and with the model so much for each MODEL_BYTES of it."""
+        return self.document_s * (max(1.0, len(text) / MODEL_BYTES) if self.name_model else 1.0)
 
 
 def start_treating(settings: TreatingSettings) -> Callable[[Sequence[bytes]], list[Treated]]:
-    """A function from UTF-8 texts to what the policy leaves of them, in order."""
+    """A function from UTF-8 texts to what the policy leaves of them, in order. Raises MissingExtra."""
     treat(b"", settings.treatments)  # compiles every pattern here, once, and not in each child
+    if settings.name_model:
+        names_model.load()  # once, too: its children inherit it
 
     def treat_page(texts: Sequence[bytes]) -> list[Treated]:
         with Bounded(
             1,
             _start_child,
             settings,
-            limit_s=lambda _: settings.document_s,
+            limit_s=settings.limit_s,
             memory_bytes=settings.worker_bytes,
         ) as child:
             return [_or_held(child.call(text)) for text in texts]
@@ -50,7 +65,12 @@ def start_treating(settings: TreatingSettings) -> Callable[[Sequence[bytes]], li
 
 def _start_child(settings: TreatingSettings) -> Callable[[bytes], Treated]:
     pseudonyms = None if settings.key is None else Pseudonyms(settings.key)
-    return lambda text: treat(normalised(text, settings.normalise), settings.treatments, pseudonyms)
+
+    def treat_one(text: bytes) -> Treated:
+        finder: Finder = names_model.Names().find if settings.name_model else exactly
+        return treat(normalised(text, settings.normalise), settings.treatments, pseudonyms, finder)
+
+    return treat_one
 
 
 def _or_held(found: Treated | Lost) -> Treated:
