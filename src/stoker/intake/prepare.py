@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final
@@ -44,6 +44,7 @@ from stoker.intake.quality.judge import check_languages
 from stoker.intake.review_gate import Use, require_review, review_in_force
 from stoker.intake.review_request import policy_digest, review_digest
 from stoker.intake.task_errors import TaskFailed
+from stoker.intake.task_room import TaskRoom
 from stoker.intake.tasks import BuildResult, Phase, run_tasks
 from stoker.intake.workplace import Workplace
 from stoker.keys.backend import KeyBackend
@@ -51,6 +52,7 @@ from stoker.keys.errors import KeyUnknown
 from stoker.keys.moves import keeper, moves
 from stoker.keys.partition import BackendKeySource
 from stoker.keys.refs import KekRef, Purpose
+from stoker.keys.rotation import may_be_known
 from stoker.keys.states import KekState
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import DatasetRecord, DatasetState, ReviewRecord, SourceRecord
@@ -80,13 +82,16 @@ HOPELESS: Final = (
 """Errors after which going on with the same plan would fail again: what was done is removed."""
 
 DAY_S: Final = 86_400.0
+MAX_ROOMS: Final = 100
+"""So many nodes are named in the log; those that were open come first."""
 
 
 @dataclass(frozen=True, slots=True)
 class PrepareReport:
     """The dataset, whether it was there already, and whether an unfinished preparation was gone on with.
 
-    `seconds` says what the time went on, by phase, if any.
+    `seconds` says what the time went on, by phase, if any; `rooms` which nodes did tasks now, and how closed
+    off from every network what read documents there was.
     """
 
     kind: ClassVar[str] = "prepare"
@@ -97,6 +102,7 @@ class PrepareReport:
     seconds: Mapping[str, float] = field(default_factory=dict)
     unfinished_removed: int = 0
     resumed: bool = False
+    rooms: tuple[TaskRoom, ...] = ()
 
 
 def recipe_digest(recipe: RecipeSpec, lender_root: str = "") -> str:
@@ -136,11 +142,14 @@ def prepare_dataset(
     processes: int = 2,
     executor: Executor | None = None,
     fresh: bool = False,
+    reseal: bool = False,
     page_bytes: int | None = None,
 ) -> PrepareReport:
     """Prepare the newest version of `source_name` for `purpose` as dataset `name`; find it when it is there.
 
-    An unfinished preparation of the same source, recipe and review is gone on with, unless `fresh`. The
+    With `reseal` another version is made although one is there: the same samples under new keys. One whose
+    key is known to be compromised is never found. An unfinished preparation of the same source, recipe and
+    review is gone on with, unless `fresh`. The
     tasks run on `executor`; None is this machine with so many `processes`. `page_bytes` is about how much of
     the source a task takes; None lets the size of the source decide.
 
@@ -167,7 +176,7 @@ def prepare_dataset(
     preparation = _Preparation(
         name, source, review, recipe, lender, purpose, actor, ledger, backend, store, clock
     )
-    if found := preparation.existing():
+    if not reseal and (found := preparation.existing()):
         return preparation.found(found)
     check_languages(recipe.quality)
     name_model_of(recipe)  # raises MissingExtra before anything is written
@@ -177,7 +186,7 @@ def prepare_dataset(
             hint="Run: pip install '.[train]' in Stoker's clone",
         )
     with exclusive(locks / f"dataset-{name}.lock", f"dataset {name}"):
-        if found := preparation.existing():
+        if not reseal and (found := preparation.existing()):
             return preparation.found(found)
         with contextlib.closing(LocalExecutor(processes) if executor is None else executor) as where:
             return preparation.run(where, progress, fresh=fresh, page_bytes=page_bytes)
@@ -231,7 +240,9 @@ class _Preparation:
             Manifest.open(self.store, dataset_prefix(record.name, record.version), record.root, public_key)
         except (KeyUnknown, ObjectMissing, ReviewDenied, ReviewRevoked, ReviewExpired, OtherPurpose):
             return False
-        return kek.state in (KekState.ACTIVE, KekState.DEACTIVATED) and not kek.expired(now_s)
+        exposed = may_be_known(self.backend, KekRef.parse(record.kek))
+        usable = kek.state in (KekState.ACTIVE, KekState.DEACTIVATED) and not kek.expired(now_s)
+        return usable and not exposed
 
     def run(
         self, executor: Executor, progress: Progress, *, fresh: bool, page_bytes: int | None
@@ -252,14 +263,15 @@ class _Preparation:
             plan = self._plan(version, page_bytes)
         try:
             result, seconds = self._build(plan, executor, progress)
-            record = self._record(plan, result)
+            rooms = tuple(executor.rooms)
+            record = self._record(plan, result, rooms)
         except HOPELESS:
             prefix = dataset_prefix(self.name, version)
             discard(prefix, KekRef.parse(plan.kek), store=self.store, backend=self.backend)
             raise
         self.store.delete_prefix(work_prefix(plan.place.prefix))
         return PrepareReport(
-            record, found=False, seconds=seconds, unfinished_removed=removed, resumed=resumed
+            record, found=False, seconds=seconds, unfinished_removed=removed, resumed=resumed, rooms=rooms
         )
 
     def _unfinished(self, recorded: Collection[str]) -> PreparationPlan | None:
@@ -325,7 +337,7 @@ class _Preparation:
                 seconds[name] = self.clock.monotonic_s() - began_s
             return form.commit(signer), seconds
 
-    def _record(self, plan: PreparationPlan, result: BuildResult) -> DatasetRecord:
+    def _record(self, plan: PreparationPlan, result: BuildResult, rooms: Sequence[TaskRoom]) -> DatasetRecord:
         review_in_force(self.ledger, self.review.id, self.purpose, self.clock, self._use)
         public_key = self.backend.signer("manifest").public_key
         block = Manifest.open(self.store, plan.place.prefix, result.root, public_key).superblock
@@ -357,6 +369,7 @@ class _Preparation:
             "review": record.review,
             "recipe_digest": record.recipe_digest,
             "expires_s": record.expires_s,
+            "rooms": [[room.node, room.state.value, room.reason] for room in rooms[:MAX_ROOMS]],
             **more,
         }
         with self.ledger.act(
