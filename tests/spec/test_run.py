@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
-from stoker.core.config import Layer, load
+from stoker.core.config import Layer, from_plain, load
 from stoker.core.errors import ConfigError
+from stoker.core.result import plain
+from stoker.spec.model import ModelSpec
 from stoker.spec.run import RunSpec
+from stoker.spec.vision import VisionSpec
 
 
 def test_the_defaults_hold() -> None:
@@ -64,4 +67,31 @@ def test_a_mixture_stands_in_place_of_a_dataset() -> None:
 def test_a_mixture_that_cannot_be_is_named(table: dict[str, Any], expected: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(RunSpec, [Layer("run.toml", table)])
+    assert expected in caught.value.message
+
+
+def test_a_run_file_names_a_model_of_another_family() -> None:
+    table = {"dataset": "d", "vision": {"classes": 7}}
+    spec = load(RunSpec, [Layer("f", table)]).value
+    assert spec.trained == VisionSpec(classes=7)
+    assert RunSpec(dataset="d").trained == ModelSpec()
+    assert from_plain(RunSpec, plain(spec), "job") == spec
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ({"vision": {}, "speech": {}}, "[vision], [speech] are in one run file"),
+        ({"vision": {}, "model": {"layers": 3}}, "[model], [vision] are in one run file"),
+        ({"vision": {"patch": 3}}, "vision: image_size 28 is not divisible by patch 3"),
+        ({"speech": {"units": "letters"}}, "speech.units: expected one of characters, words"),
+        ({"moderation": {}}, "moderation: neither text nor image is there"),
+        ({"moderation": {"text": {"heads": 3}}}, "moderation.text: width 128 is not divisible by heads 3"),
+        ({"model": {"moe": {"top_k": 9}}}, "model.moe: top_k is 9; it must be at most experts, 8"),
+        ({"model": {"rope_scaling": {"kind": "ntk"}}}, "expected one of linear, llama3, yarn"),
+    ],
+)
+def test_a_family_that_cannot_be_is_named(table: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(RunSpec, [Layer("run.toml", {"dataset": "d", **table})])
     assert expected in caught.value.message

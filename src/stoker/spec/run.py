@@ -11,7 +11,10 @@ from stoker.spec.layout import LayoutSpec
 from stoker.spec.layout_search import nearest_sentence
 from stoker.spec.mixture import MixturePartSpec, weights_problem
 from stoker.spec.model import ModelSpec
+from stoker.spec.moderation import ModerationSpec
+from stoker.spec.speech import SpeechSpec
 from stoker.spec.terms import Protection
+from stoker.spec.vision import VisionSpec
 from stoker.spec.watch import WatchSpec
 
 
@@ -76,6 +79,16 @@ class IsolationMeans(enum.StrEnum):
     BUBBLEWRAP = "bubblewrap"
 
 
+class RankOutput(enum.StrEnum):
+    """What becomes of what ranks print."""
+
+    SIEVED = "sieved"
+    """Only what names a place in a program is kept: ranks hold plaintext, and libraries quote it."""
+
+    WHOLE = "whole"
+    """All of it is kept in plain text: for looking for a fault with data that needs no protection."""
+
+
 @dataclass(frozen=True, slots=True)
 class LinksSpec:
     """How links are protected that Stoker cannot look into; absent: what it sees for itself.
@@ -104,6 +117,7 @@ class LaunchSpec:
     isolate_by: IsolationMeans = IsolationMeans.AUTO
     isolation_probe_every_s: float = 10.0
     lease_s: float = 300.0
+    rank_output: RankOutput = RankOutput.SIEVED
     links: LinksSpec = field(default_factory=LinksSpec)
 
     def problems(self) -> Iterator[str]:
@@ -149,13 +163,19 @@ class EvaluateSpec:
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """A whole run file. `dataset` is the name of a prepared dataset; or `mixture` names several."""
+    """A whole run file. `dataset` is the name of a prepared dataset; or `mixture` names several.
+
+    It trains a decoder, unless it has a section of another family: `vision`, `speech` or `moderation`.
+    """
 
     dataset: str = ""
     mixture: tuple[MixturePartSpec, ...] = ()
     name: str = "run"
     purpose: str = "research"
     model: ModelSpec = field(default_factory=ModelSpec)
+    vision: VisionSpec | None = None
+    speech: SpeechSpec | None = None
+    moderation: ModerationSpec | None = None
     train: TrainSpec = field(default_factory=TrainSpec)
     launch: LaunchSpec = field(default_factory=LaunchSpec)
     layout: LayoutSpec = field(default_factory=LayoutSpec)
@@ -167,9 +187,15 @@ class RunSpec:
         """The datasets that the run reads, in order; the first is the one its figures are compared on."""
         return tuple(part.dataset for part in self.mixture) or (self.dataset,)
 
+    @property
+    def trained(self) -> ModelSpec | VisionSpec | SpeechSpec | ModerationSpec:
+        """What is trained, of whichever family."""
+        return self.vision or self.speech or self.moderation or self.model
+
     def problems(self) -> Iterator[str]:
         """One sentence for each rule between the sections that is broken."""
         yield from self._mixture_problems()
+        yield from self._family_problems()
         batch, ranks = self.train.global_batch, self.launch.ranks
         if ranks < 1 or batch < 1:
             return  # told by their own sections
@@ -181,6 +207,14 @@ class RunSpec:
             problems = list(self.layout.problems(*known))
             if problems:
                 yield f"layout: {' '.join(problems)} {nearest_sentence(self.layout, *known)}"
+
+    def _family_problems(self) -> Iterator[str]:
+        named = [name for name in ("vision", "speech", "moderation") if getattr(self, name) is not None]
+        if named and self.model != ModelSpec():
+            named.insert(0, "model")
+        if len(named) > 1:
+            sections = ", ".join(f"[{name}]" for name in named)
+            yield f"{sections} are in one run file; a run trains one model, so keep one of them."
 
     def _mixture_problems(self) -> Iterator[str]:
         if not self.mixture:
