@@ -34,7 +34,7 @@ class VisionObjective(enum.StrEnum):
 class VisionSpec:
     """A ViT over square pictures `[channels, image_size, image_size]`. Sizes in elements.
 
-    `mask_ratio`, `decoder_layers` and `decoder_width` are of the masked objective.
+    `mask_ratio`, `decoder_layers`, `decoder_width` and `decoder_heads` are of the masked objective.
     """
 
     image_size: int = 28
@@ -50,6 +50,7 @@ class VisionSpec:
     mask_ratio: float = 0.75
     decoder_layers: int = 2
     decoder_width: int = 64
+    decoder_heads: int = 4
 
     def problems(self) -> Iterator[str]:
         """One sentence for each rule that is broken, naming the fields and their values."""
@@ -61,9 +62,9 @@ class VisionSpec:
             if self.classes < 2:
                 yield f"classes is {self.classes}; it must be at least 2"
             return
-        yield from size_problems(self, "decoder_layers", "decoder_width")
-        if self.decoder_width >= 1 and self.heads >= 1 and self.decoder_width % self.heads:
-            yield f"decoder_width {self.decoder_width} is not divisible by heads {self.heads}"
+        yield from size_problems(self, "decoder_layers", "decoder_width", "decoder_heads")
+        if self.decoder_width >= 1 and self.decoder_heads >= 1 and self.decoder_width % self.decoder_heads:
+            yield f"decoder_width {self.decoder_width} is not divisible by decoder_heads {self.decoder_heads}"
         if not 0.0 < self.mask_ratio < 1.0:
             yield f"mask_ratio is {self.mask_ratio}; it must be above 0 and below 1"
         elif self.patch >= 1 and not 1 <= self.kept_patches < self.picture.patches:
@@ -89,7 +90,9 @@ class VisionSpec:
     @property
     def decoder(self) -> EncoderSize:
         """The stack that guesses hidden patches; four times as wide inside, as MAE's."""
-        return EncoderSize(self.decoder_layers, self.decoder_width, self.heads, 4 * self.decoder_width)
+        return EncoderSize(
+            self.decoder_layers, self.decoder_width, self.decoder_heads, 4 * self.decoder_width
+        )
 
     @property
     def picture(self) -> PictureSize:

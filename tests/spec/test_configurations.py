@@ -1,0 +1,81 @@
+"""Every named configuration is sound and has the parameters that its name, or its publisher, says."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from stoker.spec.configurations import CONFIGURATIONS, UnknownConfiguration, configuration
+from stoker.spec.model import ModelSpec
+
+# Trained parameters as published with the models, to the last one.
+PUBLISHED = {
+    "tinyllama-1.1b": 1_100_048_384,
+    "llama-2-7b": 6_738_415_616,
+    "llama-3.2-1b": 1_235_814_400,
+    "llama-3.2-3b": 3_212_749_824,
+    "llama-3.1-8b": 8_030_261_248,
+    "llama-3.1-70b": 70_553_706_496,
+    "llama-3.1-405b": 405_853_388_800,
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-4b": 4_022_468_096,
+    "qwen3-8b": 8_190_735_360,
+    "qwen3-32b": 32_762_123_264,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "qwen3-235b-a22b": 235_093_634_560,
+    "mixtral-8x7b": 46_702_792_704,
+    "mixtral-8x22b": 140_620_634_112,
+    "vit-b-16": 86_567_656,
+    "vit-l-16": 304_326_632,
+    "vit-h-14": 632_045_800,
+}
+
+OURS = [name for name in CONFIGURATIONS if name.startswith(("dense-", "moe-"))]
+UNITS = {"m": 1e6, "b": 1e9, "t": 1e12}
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_a_configuration_is_sound(name: str) -> None:
+    found = configuration(name)
+    found.spec.validate()
+    assert found.name == name
+    assert found.active_parameters <= found.parameters
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_shape_has_the_published_parameters(name: str) -> None:
+    assert configuration(name).parameters == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_name_says_how_large_a_model_is(name: str) -> None:
+    words = re.findall(r"-(a?)([\d.]+)([mbt])\b", name)
+    found = configuration(name)
+    counted = [found.parameters, found.active_parameters][: len(words)]
+    assert [bool(active) for active, _, _ in words] == [False, True][: len(words)]
+    said = [float(number) * UNITS[unit] for _, number, unit in words]
+    assert counted == pytest.approx(said, rel=0.1)
+    assert (len(words) == 2) == name.startswith("moe-")
+
+
+def test_sizes_go_from_a_million_to_beyond_a_trillion_dense_and_two_trillion_with_experts() -> None:
+    sizes = [found.parameters for name, found in CONFIGURATIONS.items() if name in OURS]
+    assert min(sizes) < 1.1e6
+    assert configuration("dense-1t").parameters > 1e12
+    assert configuration("moe-2t-a70b").parameters > 2e12
+
+
+@pytest.mark.parametrize("name", ["dense-1t", "moe-2t-a70b", "dense-405b", "moe-675b-a41b"])
+def test_large_models_can_be_split_eight_ways_in_every_block(name: str) -> None:
+    spec = configuration(name).spec
+    assert isinstance(spec, ModelSpec)
+    widths = (spec.heads, spec.kv_heads, spec.ffn_width // 128, spec.expert_width // 128)
+    assert all(width % 8 == 0 or width % 4 == 0 for width in widths)
+    assert configuration(name).vocabulary % 1024 == 0
+
+
+def test_no_name_is_nearly_a_name() -> None:
+    with pytest.raises(UnknownConfiguration, match=r"no configuration 'dense-2t'") as caught:
+        configuration("dense-2t")
+    assert "dense-1t" in caught.value.hint
