@@ -33,6 +33,7 @@ from stoker.fleet.agent_plan import (
 from stoker.fleet.attempt import ENVIRONMENT_KEPT, lock_is_free, rank_environment
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.run_state import Phase
+from stoker.spec.run import RankOutput
 from support import fake_house
 from support.fake_house import FakeErrands, is_alive, make_folder, supervise, told, wait_until
 
@@ -96,6 +97,7 @@ def small_plan(**changes: Any) -> AgentPlan:
         "probe_every_s": 5.0,
         "outside": Outside(9, "o", "/p"),
         "writable": ("/w",),
+        "rank_output": RankOutput.SIEVED,
     }
     return AgentPlan(**(values | changes))
 

@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 from stoker.core.events import REQUIRED_FIELDS, EventKind, Section
-from stoker.fleet.agent import RANK_KINDS
 from stoker.fleet.attempt import ENVIRONMENT_KEPT
 from stoker.fleet.goodput import TimeKind
 from stoker.fleet.launch import RETRY_CODES
 from stoker.fleet.machine import TABLE
+from stoker.fleet.rank_ears import RANK_KINDS
 from stoker.fleet.run_state import Phase
 
 PAGE = (Path(__file__).parent.parent.parent / "docs/design/fleet.md").read_text()

@@ -26,7 +26,7 @@ from stoker.fleet.run_state import Policy
 from stoker.fleet.supervisor import Supervisor
 from stoker.fleet.verdict import Verdict
 from stoker.keys.agent import KeyAgent
-from stoker.spec.run import IsolationPolicy
+from stoker.spec.run import IsolationPolicy, RankOutput
 
 RUN = RunId("r-00000000000000000000")
 FAKE_RANK = str(Path(__file__).with_name("fake_rank.py"))
@@ -117,7 +117,7 @@ def supervise(
         environment=rank_environment(os.environ, 1),
         isolation=isolation,
         faults=faults,
-        **more,
+        **{"rank_output": RankOutput.WHOLE, **more},
     )
     return Supervisor(charge, errands, SILENT, SystemClock()).run()
 

@@ -24,13 +24,13 @@ from stoker.keys.refs import Purpose
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import DatasetRecord, DatasetState, ReviewRecord, Role, SourceRecord
 from stoker.spec.recipe import PolicySpec
-from stoker.spec.run import IsolationPolicy, LaunchSpec, RunSpec, TrainSpec
+from stoker.spec.run import IsolationPolicy, LaunchSpec, RankOutput, RunSpec, TrainSpec
 from support.fake_house import FAKE_RANK
 
 SPEC = RunSpec(
     dataset="text",
     train=TrainSpec(steps=6, checkpoint_every_steps=2),
-    launch=LaunchSpec(ranks=2, restarts=2, isolation=IsolationPolicy.OFF),
+    launch=LaunchSpec(ranks=2, restarts=2, isolation=IsolationPolicy.OFF, rank_output=RankOutput.WHOLE),
 )
 
 

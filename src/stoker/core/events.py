@@ -48,6 +48,7 @@ class EventKind(enum.StrEnum):
     FAULT_INJECTED = "fault_injected"
     CANCEL_REQUESTED = "cancel_requested"
     RANK_ERROR = "rank_error"
+    OUTPUT_WITHHELD = "output_withheld"
     RANK_EXITED = "rank_exited"
     RANK_HUNG = "rank_hung"
     ATTEMPT_ENDED = "attempt_ended"
@@ -109,6 +110,7 @@ REQUIRED_FIELDS: Final[Mapping[EventKind, Mapping[str, type | tuple[type, ...]]]
     EventKind.FAULT_INJECTED: {"fault": str, "step": int},
     EventKind.CANCEL_REQUESTED: {},
     EventKind.RANK_ERROR: {"error_id": str, "message": str, "hint": str, "exit_code": int},
+    EventKind.OUTPUT_WITHHELD: {"bytes": int},
     EventKind.RANK_EXITED: {"exit_code": int, "signal": int},
     EventKind.RANK_HUNG: {"silent_s": (int, float), "section": str},
     EventKind.ATTEMPT_ENDED: {"outcome": str},

@@ -14,14 +14,14 @@ import selectors
 import signal
 import socket
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from stoker.core.canonical import JsonValue
 from stoker.core.clock import Clock, SystemClock
-from stoker.core.errors import BadEvent, StokerError
-from stoker.core.events import MAX_LINE_BYTES, Event, EventKind, EventLog, Section, decode_event, encode_event
+from stoker.core.errors import StokerError
+from stoker.core.events import Event, EventKind, EventLog, encode_event
 from stoker.core.ids import RunId
 from stoker.core.isolation import Isolation, IsolationState, probe
 from stoker.core.landlock import writing_only_in
@@ -37,6 +37,8 @@ from stoker.fleet.agent_plan import (
 )
 from stoker.fleet.container import contained, read_plan
 from stoker.fleet.errors import AgentFailed
+from stoker.fleet.rank_ears import EventEar
+from stoker.fleet.rank_output import OutputSieve
 from stoker.fleet.rank_process import (
     EVENT_FD_NAME,
     KEY_FD_NAME,
@@ -51,42 +53,11 @@ from stoker.fleet.signals import signals_as_bytes
 from stoker.keys.caller import SECRET_FD_NAME
 from stoker.keys.lease_page import LEASE_FD_NAME
 from stoker.keys.memory import harden_process
-
-RANK_KINDS: Final = frozenset(
-    {
-        EventKind.RANK_STARTED,
-        EventKind.RANK_READY,
-        EventKind.HEARTBEAT,
-        EventKind.STEP,
-        EventKind.BATCH_SKIPPED,
-        EventKind.ROLLED_BACK,
-        EventKind.CHECKPOINT_STARTED,
-        EventKind.CHECKPOINT_COMMITTED,
-        EventKind.EVALUATION,
-        EventKind.STOPPED_EARLY,
-        EventKind.EXPOSURE,
-        EventKind.SAMPLE,
-        EventKind.RANK_ERROR,
-    }
-)
-"""What a rank may tell; anything else it sends is dropped and counted."""
+from stoker.spec.run import RankOutput
 
 _SIGNALS: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_WORKING: Final = frozenset({Section.DATA, Section.COMPUTE, Section.OPTIMIZER})
-_BEAT_APART_S: Final = 0.5
 _READ_BYTES: Final = 256 * 1024
 _MAX_UNSENT_BYTES: Final = 4 * 1024 * 1024
-
-
-@dataclass(slots=True)
-class _Ear:
-    """What has been heard from one rank's event pipe."""
-
-    descriptor: int
-    partial: bytearray = field(default_factory=bytearray)
-    dropped: int = 0
-    kept_beat_s: float = -1e9
-    kept_section: str = ""
 
 
 class Agent:
@@ -106,7 +77,8 @@ class Agent:
         self._log = log
         self._clock = clock
         self._ranks: dict[int, RankProcess] = {}
-        self._ears: dict[int, _Ear] = {}
+        self._ears: dict[int, EventEar] = {}
+        self._sieves: dict[int, OutputSieve] = {}
         self._unsent = bytearray()
         self._orders = bytearray()
         self._selector = selectors.DefaultSelector()
@@ -152,8 +124,8 @@ class Agent:
                     self._listen()
             elif key.fd == wake_fd:
                 self._take_signals(os.read(wake_fd, 4096))
-            elif any(ear is key.data for ear in self._ears.values()):
-                self._hear(key.data)
+            elif key.data is not None and key.data[0] in self._ranks:
+                self._hear(*key.data)
         now_s = self._clock.monotonic_s()
         if self._kill_at_s is not None and now_s >= self._kill_at_s:
             self._kill_all()
@@ -273,10 +245,12 @@ class Agent:
     def _spawn_each(self, ruleset: int | None) -> None:
         plan = self._plan
         for rank, command in enumerate(plan.commands):
-            reader, writer = os.pipe()
-            os.set_blocking(reader, False)
-            ear = _Ear(reader)
-            self._selector.register(reader, selectors.EVENT_READ, ear)
+            ear, writer = EventEar.beside_pipe()
+            sieve, printing = OutputSieve.beside_pipe(
+                Path(plan.log_folder) / f"rank-{rank}.log", whole=plan.rank_output is RankOutput.WHOLE
+            )
+            for source in (ear, sieve):
+                self._selector.register(source.descriptor, selectors.EVENT_READ, (rank, source))
             own = {EVENT_FD_NAME: writer}
             if plan.key_fds:
                 own |= {KEY_FD_NAME: plan.key_fds[rank], SECRET_FD_NAME: plan.secret_fds[rank]}
@@ -286,71 +260,50 @@ class Agent:
                 environment=plan.environment,
                 named_fds={**own, **shared},
                 lock_fd=plan.lock_fd,
-                log_path=Path(plan.log_folder) / f"rank-{rank}.log",
+                output=printing,
                 powerless=self._isolated,
                 ruleset=ruleset,
             )
-            for descriptor in own.values():
+            for descriptor in (*own.values(), printing):
                 os.close(descriptor)
-            self._ranks[rank], self._ears[rank] = process, ear
+            self._ranks[rank], self._ears[rank], self._sieves[rank] = process, ear, sieve
             self._tell(EventKind.RANK_SPAWNED, rank=rank, pid=process.pid)
 
-    def _hear(self, ear: _Ear) -> None:
-        rank = next(rank for rank, each in self._ears.items() if each is ear)
+    def _hear(self, rank: int, source: EventEar | OutputSieve) -> None:
         try:
-            data = os.read(ear.descriptor, _READ_BYTES)
+            data = os.read(source.descriptor, _READ_BYTES)
         except BlockingIOError:
             return
         if not data:
-            self._selector.unregister(ear.descriptor)
-            return
-        self._take(rank, ear, data)
+            self._selector.unregister(source.descriptor)
+        elif isinstance(source, EventEar):
+            self._tell_of(rank, source, data)
+        else:
+            source.take(data)
 
-    def _take(self, rank: int, ear: _Ear, data: bytes) -> None:
-        ear.partial += data
-        while (end := ear.partial.find(b"\n")) >= 0:
-            line = bytes(ear.partial[: end + 1])
-            del ear.partial[: end + 1]
-            self._pass_on(rank, ear, line)
-        if len(ear.partial) > MAX_LINE_BYTES:
-            ear.partial.clear()
-            ear.dropped += 1
-
-    def _pass_on(self, rank: int, ear: _Ear, line: bytes) -> None:
-        try:
-            event = decode_event(line, f"rank {rank}")
-        except BadEvent:
-            ear.dropped += 1
-            return
-        if event.kind not in RANK_KINDS:
-            ear.dropped += 1
-            return
-        keep = event.kind is not EventKind.HEARTBEAT or self._worth_keeping(ear, event)
-        plan = self._plan
-        stamped = replace(
-            event,
-            run=RunId(plan.run),
-            attempt=plan.attempt,
-            rank=rank,
-            node=plan.node,
-            mono_s=min(event.mono_s, self._clock.monotonic_s()),
-        )
-        self._record(stamped, keep=keep)
-
-    def _worth_keeping(self, ear: _Ear, event: Event) -> bool:
-        """Within steps sections change several times a second; the file keeps two heartbeats a second."""
-        now_s, section = self._clock.monotonic_s(), event.text("section")
-        within_steps = section in _WORKING and ear.kept_section in _WORKING
-        if within_steps and now_s - ear.kept_beat_s < _BEAT_APART_S:
-            return False
-        ear.kept_beat_s, ear.kept_section = now_s, section
-        return True
+    def _tell_of(self, rank: int, ear: EventEar, data: bytes) -> None:
+        plan, now_s = self._plan, self._clock.monotonic_s()
+        for event in ear.take(data):
+            stamped = replace(
+                event,
+                run=RunId(plan.run),
+                attempt=plan.attempt,
+                rank=rank,
+                node=plan.node,
+                mono_s=min(event.mono_s, now_s),
+            )
+            self._record(stamped, keep=ear.worth_keeping(event, now_s))
 
     def _reap(self) -> None:
         for rank, status in ended_ranks(self._ranks):
             del self._ranks[rank]
-            ear = self._ears.pop(rank)
-            self._drain(rank, ear)
+            ear, sieve = self._ears.pop(rank), self._sieves.pop(rank)
+            for source in (ear, sieve):
+                self._drain(rank, source)
+            ear.close()
+            sieve.close()
+            if sieve.withheld_bytes:
+                self._tell(EventKind.OUTPUT_WITHHELD, rank=rank, bytes=sieve.withheld_bytes)
             exit_code, by_signal = max(status, 0), max(-status, 0)
             self._tell(
                 EventKind.RANK_EXITED,
@@ -360,15 +313,16 @@ class Agent:
                 dropped_lines=ear.dropped,
             )
 
-    def _drain(self, rank: int, ear: _Ear) -> None:
+    def _drain(self, rank: int, source: EventEar | OutputSieve) -> None:
         """What a rank said before it ended is told before its end is."""
         with contextlib.suppress(BlockingIOError):
-            while data := os.read(ear.descriptor, _READ_BYTES):
-                self._take(rank, ear, data)
-        ear.dropped += bool(ear.partial)
+            while data := os.read(source.descriptor, _READ_BYTES):
+                if isinstance(source, EventEar):
+                    self._tell_of(rank, source, data)
+                else:
+                    source.take(data)
         with contextlib.suppress(KeyError):
-            self._selector.unregister(ear.descriptor)
-        os.close(ear.descriptor)
+            self._selector.unregister(source.descriptor)
 
     # -- telling
 

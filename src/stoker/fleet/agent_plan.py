@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 from stoker.core.config import from_plain
 from stoker.core.isolation import Outside
 from stoker.core.result import plain
-from stoker.spec.run import IsolationMeans, IsolationPolicy
+from stoker.spec.run import IsolationMeans, IsolationPolicy, RankOutput
 
 MAX_PLAN_BYTES: Final = 4 * 1024 * 1024
 
@@ -44,6 +44,7 @@ class AgentPlan:
     probe_every_s: float
     outside: Outside
     writable: tuple[str, ...] | None
+    rank_output: RankOutput
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ from stoker.fleet.run_folder import RunFolder
 from stoker.keys.agent import KeyAgent
 from stoker.keys.caller import Caller, key_sockets
 from stoker.keys.lease_page import LeasePage
-from stoker.spec.run import IsolationMeans, IsolationPolicy
+from stoker.spec.run import IsolationMeans, IsolationPolicy, RankOutput
 from stoker.store.remote_environment import store_environment
 
 _PATIENCE_S: Final = 5.0
@@ -91,6 +91,7 @@ class AttemptOrder:
     isolate_by: IsolationMeans = IsolationMeans.AUTO
     probe_every_s: float = 10.0
     writable: tuple[str, ...] | None = None
+    rank_output: RankOutput = RankOutput.SIEVED
 
 
 class Attempt:
@@ -165,6 +166,7 @@ class Attempt:
                 probe_every_s=order.probe_every_s,
                 outside=order.outside,
                 writable=order.writable,
+                rank_output=order.rank_output,
             )
             log_path = order.folder.agent_log(order.attempt)
             inherited = [lock_fd, *plan.key_fds, *plan.secret_fds, *([] if page is None else [lease_fd])]

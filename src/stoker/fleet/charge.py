@@ -13,7 +13,7 @@ from stoker.fleet.links import Link
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.run_state import Policy
 from stoker.keys.agent import KeyAgent
-from stoker.spec.run import IsolationMeans, IsolationPolicy
+from stoker.spec.run import IsolationMeans, IsolationPolicy, RankOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,7 @@ class Charge:
     links: Sequence[Link] = ()
     writable: Sequence[Path] | None = None
     """Where ranks may write beside their attempt's folder; None: wherever their user may."""
+    rank_output: RankOutput = RankOutput.SIEVED
 
 
 class Errands(Protocol):

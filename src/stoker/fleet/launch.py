@@ -328,6 +328,7 @@ def _supervise(
         probe_every_s=spec.launch.isolation_probe_every_s,
         links=links,
         writable=_writable(house, spec.launch.isolation),
+        rank_output=spec.launch.rank_output,
     )
     with _saying_how_to_go_on(run):
         _wait_for_earlier_attempt(folder.attempt_lock, house.clock)

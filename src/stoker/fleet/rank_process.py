@@ -58,11 +58,11 @@ def spawn_rank(
     environment: Mapping[str, str],
     named_fds: Mapping[str, int],
     lock_fd: int,
-    log_path: Path,
+    output: int,
     powerless: bool,
     ruleset: int | None = None,
 ) -> RankProcess:
-    """Start one rank: its own process group, no standard input, output and error into `log_path` (0600).
+    """Start one rank: its own process group, no standard input, output and error into `output`.
 
     It inherits `named_fds`, whose numbers it is told in variables of these names, and the attempt's lock, and
     no other descriptor. A powerless rank has none of root's capabilities, so that it cannot leave the network
@@ -85,21 +85,17 @@ def spawn_rank(
         if os.getppid() != agent:
             os._exit(_LOST_PARENT)
 
-    descriptor = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        process = subprocess.Popen(
-            command,
-            env={**environment, **names},
-            stdin=subprocess.DEVNULL,
-            stdout=descriptor,
-            stderr=descriptor,
-            pass_fds=inherited,
-            process_group=0,
-            umask=0o077,
-            preexec_fn=tie_to_agent,
-        )
-    finally:
-        os.close(descriptor)
+    process = subprocess.Popen(
+        command,
+        env={**environment, **names},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        pass_fds=inherited,
+        process_group=0,
+        umask=0o077,
+        preexec_fn=tie_to_agent,
+    )
     return RankProcess(process)
 
 

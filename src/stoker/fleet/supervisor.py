@@ -327,6 +327,7 @@ class Supervisor:
                 isolate_by=charge.isolate_by,
                 probe_every_s=charge.probe_every_s,
                 writable=self._writable(number),
+                rank_output=charge.rank_output,
             )
             self._attempt = Attempt.start(order, with_keys=True)
         except StokerError as error:
