@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from stoker.core.errors import EXIT_USAGE, ConfigError
 from stoker.intake.errors import ChangesAsked, GateShut, NotAllowed, OtherRequest, OutsideTerms
-from stoker.intake.names_model import MODEL
+from stoker.intake.names_model import IDENTITY, MODEL
 from stoker.ledger.errors import PermissionRefused
 from support.cli_home import PREPARE, CliHome
 
@@ -73,14 +73,21 @@ def test_a_request_and_its_scan_say_whether_preparing_uses_the_name_model(home_a
     home = home_at("source")
     assert "name_model = true, not else" in home.stoker("review", "scan", "notes").out
     ask = ("review", "request", "notes", "--purpose", "research")
-    (home.place / "recipe.toml").write_text("[policy]\nname_model = true\n")
-    for more, used, words in (
-        (("--recipe", "recipe.toml"), True, f"{MODEL}: what only it sees is treated too"),
-        ((), False, "not used: what only it sees stays"),
-    ):
-        (asked,) = home.data(*ask, *more)["reviews"]
-        assert asked["name_model"] is used
-        assert words in home.stoker("review", "show", asked["id"]).out
+    (plain,) = home.data(*ask)["reviews"]
+    assert plain["name_model"] is False
+    assert "not used: what only it sees stays" in home.stoker("review", "show", plain["id"]).out
+    (home.place / "recipe.toml").write_text(
+        "vocabulary = 300\nsequence_tokens = 32\nchunk_log2 = 14\nheldout_fraction = 0.1\n"
+        "[policy]\nname_model = true\n"
+    )
+    (asked,) = home.data(*ask, "--recipe", "recipe.toml", "--only-recipe")["reviews"]
+    assert asked["name_model"] is True
+    assert f"{MODEL}: what only it sees is treated too" in home.stoker("review", "show", asked["id"]).out
+    home.approve(asked)
+    prepare = ("prepare", "text", "--source", "notes", "--purpose", "research", "--recipe", "recipe.toml")
+    figures = home.data(*prepare)["record"]["figures"]
+    assert figures["name_model"].startswith(IDENTITY)
+    assert "quarantined" not in figures or figures["quarantined"] == {}
 
 
 def test_only_a_reviewer_looks_at_rows(home_at: HomeAt) -> None:
