@@ -25,9 +25,28 @@ class Precision(enum.StrEnum):
     BF16 = "bf16"
 
 
+class Optimizer(enum.StrEnum):
+    """What makes an update of a gradient."""
+
+    MUON = "muon"
+    """Muon for the blocks' matrices, AdamW for all else."""
+
+    ADAMW = "adamw"
+    """AdamW for everything."""
+
+
+class Schedule(enum.StrEnum):
+    """What the learning rate does after its warm-up, down to its final ratio at the last step."""
+
+    COSINE = "cosine"
+    LINEAR = "linear"
+    STABLE = "stable"
+    """It stays, and falls in a line over the last `decay_share` of the steps."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrainSpec:
-    """The step and its schedule."""
+    """The step, its optimizer and its schedule. `decay_share` is of the schedule `stable`."""
 
     steps: int = 1200
     global_batch: int = 16
@@ -35,6 +54,9 @@ class TrainSpec:
     learning_rate: float = 1.5e-2
     final_learning_rate_ratio: float = 0.05
     warmup_steps: int = 60
+    schedule: Schedule = Schedule.COSINE
+    decay_share: float = 0.2
+    optimizer: Optimizer = Optimizer.MUON
     weight_decay: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.95
@@ -55,7 +77,7 @@ class TrainSpec:
         for name in ("learning_rate", "gradient_clip"):
             if not 0.0 < getattr(self, name) < math.inf:
                 yield f"{name} is {getattr(self, name)}; it must be finite and above 0."
-        for name in ("final_learning_rate_ratio", "weight_decay"):
+        for name in ("final_learning_rate_ratio", "weight_decay", "decay_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 yield f"{name} is {getattr(self, name)}; it must be 0 to 1."
         for name in ("beta1", "beta2"):

@@ -7,19 +7,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stoker.spec.run import Precision, TrainSpec
+from stoker.spec.run import Optimizer, Precision, TrainSpec
 from stoker.train.muon import Muon
 
 
 def build_optimizer(model: nn.Module, spec: TrainSpec) -> torch.optim.Optimizer:
-    """Muon on the blocks' matrices, AdamW on embedding, head and norms; norms have no weight decay."""
+    """Muon on the blocks' matrices, AdamW on embedding, head, norms and whatever is no matrix.
+
+    Norms and biases have no weight decay. Stacked experts and kernels are no matrices. With
+    `train.optimizer` adamw, AdamW has all of them.
+    """
+    muon = spec.optimizer is Optimizer.MUON
     hidden: list[Tensor] = []
     tables: list[Tensor] = []
     gains: list[Tensor] = []
     for name, parameter in model.named_parameters():
         if parameter.dim() < 2:
             gains.append(parameter)
-        elif name.startswith("blocks."):
+        elif muon and parameter.dim() == 2 and name.startswith("blocks."):
             hidden.append(parameter)
         else:
             tables.append(parameter)
