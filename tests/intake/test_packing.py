@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.intake.packing import cut, heldout_digests, packed, tokenizer_sample
+from stoker.intake.errors import TooLittleText
+from stoker.intake.packing import cut, heldout_digests, heldout_of, packed, tokenizer_sample
 from stoker.intake.source_index import SourceFile
+from stoker.spec.recipe import RecipeSpec
 
 
 @given(st.integers(0, 200), st.integers(1, 9))
@@ -99,3 +101,28 @@ def test_the_tokenizer_sample_stops_when_it_is_large_enough_and_does_not_depend_
     assert len(drawn) == 10
     assert {one.path for one in tokenizer_sample(MANY[::-1], 95, 0)} == {one.path for one in drawn}
     assert len(tokenizer_sample(MANY, 1 << 30, 0)) == len(MANY)
+
+
+def places(*files: SourceFile) -> list[tuple[str, bytes]]:
+    return [(one.path, one.sha256) for one in files]
+
+
+def test_paths_hold_out_what_matches_and_what_equals_it() -> None:
+    early, late, copy = file("early/1.txt"), file("late/1.txt"), file("early/copy.txt", "late/1.txt")
+    found = heldout_of("s", places(early, late, copy), RecipeSpec(heldout_paths=("late/*", "no/*")))
+    assert found == {late.sha256} == {copy.sha256}
+    by_content = heldout_of("s", places(early, late, copy), RecipeSpec())
+    assert by_content == heldout_digests([early, late, copy], RecipeSpec().heldout_fraction, 0)
+
+
+@pytest.mark.parametrize(("pattern", "said"), [("Late/*", "matches none"), ("*", "holds out all")])
+def test_paths_that_leave_one_side_empty_are_refused(pattern: str, said: str) -> None:
+    files = places(file("early/1.txt"), file("late/1.txt"))
+    with pytest.raises(TooLittleText, match=f"heldout_paths {said} of the 2 "):
+        heldout_of("s", files, RecipeSpec(heldout_paths=(pattern,)))
+
+
+def test_an_empty_pattern_is_refused() -> None:
+    assert list(RecipeSpec(heldout_paths=("",)).problems()) == [
+        'heldout_paths holds an empty pattern; name a path such as "later/*".'
+    ]

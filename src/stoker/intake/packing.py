@@ -7,6 +7,7 @@ first is predicted exactly once.
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
 
+from stoker.intake.errors import TooLittleText
 from stoker.intake.source_index import SourceFile
+from stoker.spec.recipe import RecipeSpec
 
 Tokens: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
@@ -69,6 +72,33 @@ def heldout_digests(files: Sequence[Content], heldout_fraction: float, seed: int
     elif len(heldout) == len(ranks):
         heldout.discard(max(ranks, key=lambda digest: ranks[digest], default=b""))
     return frozenset(heldout)
+
+
+def heldout_of(source: str, files: Sequence[tuple[str, bytes]], recipe: RecipeSpec) -> frozenset[bytes]:
+    """The SHA-256 of what a recipe holds out of (path, SHA-256): by content, or by `heldout_paths`.
+
+    What equals a file that is held out is held out with it, wherever it lies. Empty when there are no two
+    different files. Raises TooLittleText when paths leave nothing on one side.
+    """
+    if not recipe.heldout_paths:
+        return heldout_digests([_Digest(digest) for _, digest in files], recipe.heldout_fraction, recipe.seed)
+    found = frozenset(
+        digest
+        for path, digest in files
+        if any(fnmatch.fnmatchcase(path, pattern) for pattern in recipe.heldout_paths)
+    )
+    if (files and not found < {digest for _, digest in files}) or not found:
+        side = "holds out all" if found else "matches none"
+        raise TooLittleText(
+            f"heldout_paths {side} of the {len(files)} documents or records of source {source} that stay.",
+            hint="Paths are those of `source show`, with * and ?; of records without the extension.",
+        )
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Digest:
+    sha256: bytes
 
 
 def tokenizer_sample(files: Sequence[SourceFile], sample_bytes: int, seed: int) -> list[SourceFile]:

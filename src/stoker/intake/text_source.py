@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Final
 
 from stoker.intake.errors import BrokenRecord, TooLittleText
-from stoker.intake.packing import heldout_digests, tokenizer_sample
+from stoker.intake.packing import heldout_of, tokenizer_sample
 from stoker.intake.policy.pages import HOLD, TreatedPage, open_page
 from stoker.intake.source_index import SourceFile
 from stoker.intake.tokenising import Documents
@@ -44,7 +44,8 @@ class TextSource:
     @cached_property
     def _heldout(self) -> frozenset[bytes]:
         kept = [file for number, file in enumerate(self.files) if self._stays(number)]
-        digests = heldout_digests(kept, self._plan.recipe.heldout_fraction, self._plan.recipe.seed)
+        places = [(file.path, file.sha256) for file in kept]
+        digests = heldout_of(self._plan.source.name, places, self._plan.recipe)
         if not digests:
             raise TooLittleText(
                 f"Source {self._plan.source.name} has too few different files for a held-out split.",

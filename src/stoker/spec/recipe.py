@@ -22,8 +22,9 @@ class RecipeSpec:
     """Judge documents, redact, tokenise, pack, split, seal.
 
     `tokenizer_of` names a dataset whose tokenizer is used, so that the two can be mixed; empty: one is
-    trained. With `records.parts` the source's records are kept, not its text alone: then `sequence_tokens`
-    and `samples_per_shard` do not matter.
+    trained. `heldout_paths` are patterns (`*`, `?`) of paths that are held out, in place of a fraction by
+    content: to split by time, sender or speaker, lay them in folders. With `records.parts` the source's
+    records are kept, not its text alone: then `sequence_tokens` and `samples_per_shard` do not matter.
     """
 
     vocabulary: int = 2048
@@ -31,6 +32,7 @@ class RecipeSpec:
     tokenizer_sample_bytes: int = 8 * 1024 * 1024
     sequence_tokens: int = 128
     heldout_fraction: float = 0.03
+    heldout_paths: tuple[str, ...] = ()
     chunk_log2: int = 16
     samples_per_shard: int = 4096
     seed: int = 0
@@ -49,6 +51,8 @@ class RecipeSpec:
             yield f"sequence_tokens is {self.sequence_tokens}; it must be 2 to 2^20."
         if not 0.0 < self.heldout_fraction < 1.0:
             yield f"heldout_fraction is {self.heldout_fraction}; it must lie between 0 and 1."
+        if "" in self.heldout_paths:
+            yield 'heldout_paths holds an empty pattern; name a path such as "later/*".'
         if not 14 <= self.chunk_log2 <= 22:
             yield f"chunk_log2 is {self.chunk_log2}; it must be 14 to 22 (16 KiB to 4 MiB)."
         elif self.records.parts:

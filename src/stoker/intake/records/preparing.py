@@ -26,7 +26,7 @@ from stoker.intake.building import (
 )
 from stoker.intake.dataset_writer import DatasetCommit
 from stoker.intake.errors import LabelMismatch, RecordFault, TooLittleText
-from stoker.intake.packing import heldout_digests, tokenizer_sample
+from stoker.intake.packing import heldout_of, tokenizer_sample
 from stoker.intake.policy.pages import TREAT, TreatedPage, open_page, treat_phase
 from stoker.intake.records.grouping import Record, group, in_no_record
 from stoker.intake.records.judging import (
@@ -275,7 +275,8 @@ class RecordsForm:
 
     def _sides(self, stays: Sequence[int]) -> tuple[list[int], list[int]]:
         kept = [self._records[number] for number in stays]
-        heldout = heldout_digests(kept, self._recipe.heldout_fraction, self._recipe.seed)
+        places = [(record.key, record.sha256) for record in kept]
+        heldout = heldout_of(self._plan.source.name, places, self._recipe)
         if not heldout:
             raise TooLittleText(
                 f"Of the {len(self._records)} records of source {self._plan.source.name}, {len(stays)} can "
