@@ -107,11 +107,19 @@ class Conformer(nn.Module):
 
     def forward(self, features: Tensor, frames: Tensor) -> Tensor:
         """`features` `[rows, frames, mel_bins]`, of which `frames` int64 `[rows]` are there."""
+        hidden, *beside = self.enter(features, frames)
+        for block in self.blocks:
+            hidden = block(hidden, *beside)
+        return self.leave(hidden)
+
+    def enter(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The stream `[rows, positions, width]` before the first block; what is there; cosine and sine."""
         hidden, there = self.subsampling(features, frames)
         head_width = self.spec.width // self.spec.heads
         cosine, sine = rotation(hidden.shape[1], head_width, self.spec.rope_base, hidden.device)
-        cosine, sine = cosine.to(hidden.dtype), sine.to(hidden.dtype)
-        for block in self.blocks:
-            hidden = block(hidden, there, cosine, sine)
+        return hidden, there, cosine.to(hidden.dtype), sine.to(hidden.dtype)
+
+    def leave(self, hidden: Tensor) -> Tensor:
+        """The stream after the last block to logits `[rows, positions, classes]`."""
         logits: Tensor = self.head(hidden)
         return logits

@@ -53,17 +53,22 @@ class VisionTransformer(nn.Module):
 
         Then the result is `[rows, patches, channels · patch²]`, else `[rows, classes]`.
         """
+        hidden = self.enter(pixels, kept)
+        for block in self.blocks[: self.spec.layers]:
+            hidden = block(hidden)
+        return self.leave(hidden) if kept is None else self._hidden_patches(self.norm(hidden), kept)
+
+    def enter(self, pixels: Tensor, kept: Tensor | None = None) -> Tensor:
+        """The stream `[rows, patches + 1, width]` before the first block: the class token, then patches."""
         hidden = self.patch_embedding(patches_of(pixels, self.spec.patch)) + self.positions[1:]
         if kept is not None:
             hidden = hidden.gather(1, kept.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
         first = (self.class_token + self.positions[:1]).expand(len(pixels), 1, -1)
-        hidden = torch.cat((first, hidden), dim=1)
-        for block in self.blocks[: self.spec.layers]:
-            hidden = block(hidden)
-        hidden = self.norm(hidden)
-        if kept is not None:
-            return self._hidden_patches(hidden, kept)
-        logits: Tensor = self.head(hidden[:, 0])
+        return torch.cat((first, hidden), dim=1)
+
+    def leave(self, hidden: Tensor) -> Tensor:
+        """The stream after the last block to logits `[rows, classes]`."""
+        logits: Tensor = self.head(self.norm(hidden)[:, 0])
         return logits
 
     def _hidden_patches(self, hidden: Tensor, kept: Tensor) -> Tensor:
