@@ -7,7 +7,7 @@ import os
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from stoker.intake.review import decide_review, request_review, revoke_review
 from stoker.keys.errors import LeaseRefused
 from stoker.ledger.records import RunOutcome
 from stoker.spec.recipe import PolicySpec
-from stoker.spec.run import IsolationMeans, IsolationPolicy
+from stoker.spec.run import IsolationMeans, IsolationPolicy, LinksSpec
+from stoker.spec.terms import NO_TERMS, Protection, ReviewTerms
 from support.fake_house import FakeErrands, make_folder, supervise, told, wait_until
 from support.run_house import SPEC, RunHouse, run_house
 
@@ -53,16 +54,16 @@ def heeding(until: int) -> list[dict[str, Any]]:
     return deeds
 
 
-class Revoking:
-    """Revokes the review when step 3 is done."""
+class InMidRun:
+    """A progress display that does something once, when a step is done."""
 
-    def __init__(self, house: RunHouse) -> None:
-        self._house: RunHouse | None = house
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act: Callable[[], None] | None = act
 
-    def task(self, *_: object) -> Revoking:
+    def task(self, *_: object) -> InMidRun:
         return self
 
-    def __enter__(self) -> Revoking:
+    def __enter__(self) -> InMidRun:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -72,19 +73,24 @@ class Revoking:
         return None
 
     def describe(self, text: str) -> None:
-        house, self._house = self._house, None
-        if house is not None:
-            revoke_review(
-                house.review.id,
-                reason="no longer",
-                revoked_by="decider",
-                ledger=house.ledger,
-                backend=house.backend,
-                clock=house.clock,
-            )
+        act, self._act = self._act, None
+        if act is not None:
+            act()
 
 
-def approved_anew(house: RunHouse) -> None:
+def revoke(house: RunHouse) -> None:
+    """End the review that the house began with."""
+    revoke_review(
+        house.review.id,
+        reason="no longer",
+        revoked_by="decider",
+        ledger=house.ledger,
+        backend=house.backend,
+        clock=house.clock,
+    )
+
+
+def approved_anew(house: RunHouse, terms: ReviewTerms = NO_TERMS) -> None:
     (source,) = house.ledger.catalogue.sources("text")
     review = request_review(
         source,
@@ -95,6 +101,7 @@ def approved_anew(house: RunHouse) -> None:
         valid_s=7_200.0,
         ledger=house.ledger,
         clock=house.clock,
+        terms=terms,
     )
     decide_review(
         review.id,
@@ -111,7 +118,7 @@ def test_a_review_revoked_in_mid_run_ends_it_within_one_renewal_and_it_goes_on_a
     house: RunHouse,
 ) -> None:
     spec = replace(QUICK, train=replace(QUICK.train, steps=2_000, checkpoint_every_steps=2))
-    failed = house.start(spec, deeds=heeding(2_000), progress=Revoking(house))
+    failed = house.start(spec, deeds=heeding(2_000), progress=InMidRun(lambda: revoke(house)))
     assert failed.outcome is RunOutcome.FAILED
     assert failed.error is not None
     assert failed.error.exit_code == ReviewRevoked.exit_code
@@ -253,19 +260,33 @@ def test_atk_064_a_rank_leaves_no_plaintext_in_shared_folders(house: RunHouse) -
         assert not any(Path(place).exists() for place in places)
 
 
-def test_what_crosses_links_below_a_reviews_terms_is_refused(
-    house: RunHouse, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from stoker.fleet import errands
-    from stoker.spec.run import LinksSpec
-    from stoker.spec.terms import Protection, ReviewTerms
-
-    asked = ReviewTerms(least_protection=Protection.TLS)
-    monkeypatch.setattr(errands, "terms_of", lambda ledger, review: asked)
+def test_what_crosses_links_below_a_reviews_terms_is_refused_before_a_key_is_made(house: RunHouse) -> None:
+    """The one review in force was approved with terms; another one lets the same run begin."""
     weak = replace(QUICK, launch=replace(QUICK.launch, links=LinksSpec(ranks=Protection.NONE)))
-    with pytest.raises(LinkTooWeak, match="ranks has none"):
+    revoke(house)
+    approved_anew(house, ReviewTerms(least_protection=Protection.TLS))
+    keks = house.backend.list_keks()
+    with pytest.raises(LinkTooWeak, match=r"asks for links protected by tls or better: ranks has none"):
         house.start(weak)
-    assert house.start(QUICK).outcome is RunOutcome.FINISHED
+    assert house.actions() == []
+    assert house.backend.list_keks() == keks
+    assert not list(house.home.runs_dir.glob("r-*"))
+    summary = house.start(QUICK)
+    assert summary.outcome is RunOutcome.FINISHED
+    shown = {link.name: link.protection for link in read_run(house.home, house.ledger, summary.run).links}
+    assert shown == dict.fromkeys(("ranks", "keys", "events", "store"), Protection.LOOPBACK)
+
+
+def test_a_stricter_approval_ends_a_run_over_weak_links_at_its_next_renewal(house: RunHouse) -> None:
+    """The newest review in force counts, and it is asked for again at each renewal."""
+    weak = replace(QUICK, launch=replace(QUICK.launch, links=LinksSpec(ranks=Protection.ISOLATED_FABRIC)))
+    spec = replace(weak, train=replace(weak.train, steps=2_000))
+    stricter = InMidRun(lambda: approved_anew(house, ReviewTerms(least_protection=Protection.TLS)))
+    failed = house.start(spec, deeds=heeding(2_000), progress=stricter)
+    assert failed.error is not None
+    assert failed.error.exit_code == LinkTooWeak.exit_code
+    run = RunFolder.of(house.home.runs_dir, failed.run)
+    assert [event.text("reason") for event in told(run, K.LEASE_ENDED)] == [LinkTooWeak.id]
 
 
 def test_where_closing_workers_is_required_stands_in_the_settings(tmp_path: Path) -> None:

@@ -214,6 +214,22 @@ class Rank:
         print(json.dumps({"wrapped_bytes": len(wrapped)}), flush=True)
         key.wipe()
 
+    def do_lend(self, deed: dict[str, Any]) -> None:
+        """Hand the key socket, and the secret unless it is to guess, to a program that asks for a key."""
+        from stoker.keys.caller import take_secret
+
+        secret = bytes(take_secret(int(os.environ["STOKER_SECRET_FD"])).view())
+        number = int(os.environ["STOKER_KEY_FD"])
+        program = str(Path(__file__).with_name("stranger.py"))
+        done = subprocess.run(
+            [sys.executable, program, deed["how"], str(number), self.job["checkpoint_kek"]],
+            input=b"" if deed["how"] == "guess" else secret,
+            pass_fds=[number],
+            capture_output=True,
+            check=False,
+        )
+        print((done.stdout or done.stderr).decode(), flush=True)
+
 
 def main() -> int:
     parser = argparse.ArgumentParser()
