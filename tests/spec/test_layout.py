@@ -60,7 +60,17 @@ def problems(layout: LayoutSpec, *, ranks: int = 8, batch: int = 16, **model: in
         (
             LayoutSpec(pp=4, schedule=Schedule.DUALPIPEV, micro_batches=4),
             8,
-            "micro_batches is 4, pp 4 and schedule 'dualpipev'; micro_batches must be at least 8",
+            "micro_batches is 4, pp 4 and schedule 'dualpipev' with 8 stages; micro_batches must be at least 8.",
+        ),
+        (
+            LayoutSpec(pp=2, schedule=Schedule.ZERO_BUBBLE, micro_batches=2),
+            2,
+            "schedule 'zero_bubble' with 4 stages; micro_batches must be at least 4.",
+        ),
+        (
+            LayoutSpec(pp=2, schedule=Schedule.ZBV, micro_batches=2),
+            2,
+            "schedule 'zbv' with 4 stages; micro_batches must be at least 3.",
         ),
         (
             LayoutSpec(pp=4, schedule=Schedule.ZBV, micro_batches=4),

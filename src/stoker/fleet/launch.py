@@ -106,6 +106,7 @@ def start_run(
     datasets = tuple(_live_dataset(ledger, name, clock) for name in spec.datasets)
     links = links_of(store_url, spec.launch.links, os.environ)
     require_leave(ledger, datasets, spec.purpose, clock, run=spec.name, links=links)
+    require_layout(spec, datasets)
     run = new_run_id(clock)
     with exclusive(supervisor_lock(home, run), f"run {run}"):  # before the record, so that gc sees it live
         record = _begin(house, run, spec, datasets, origins or {})
@@ -145,6 +146,16 @@ def resume_run(
     require_leave(ledger, datasets, spec.purpose, clock, run=spec.name, links=links)
     with exclusive(supervisor_lock(home, run_id), f"run {run_id}"):
         return _supervise(house, record, spec, datasets, faults, isolation, rank_command, resumed=True)
+
+
+def require_layout(spec: RunSpec, datasets: Sequence[DatasetRecord]) -> None:
+    """Raise InvalidLayout unless the layout fits the model on these datasets' vocabulary and sequences."""
+    for dataset in datasets:
+        vocabulary, sequence_tokens = dataset.figures.get("vocabulary"), dataset.recipe.get("sequence_tokens")
+        if isinstance(vocabulary, int) and isinstance(sequence_tokens, int):
+            spec.layout.validate(
+                spec.model, vocabulary, sequence_tokens, spec.train.global_batch, spec.launch.ranks
+            )
 
 
 def policy_of(spec: RunSpec) -> Policy:

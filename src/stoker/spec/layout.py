@@ -217,11 +217,11 @@ class LayoutSpec:
                 )
             if self.stages_per_rank < 2:
                 yield f"stages_per_rank is 1 and schedule '{self.schedule}'; interleaving needs at least 2."
-        least = stages if self.schedule is Schedule.DUALPIPEV else self.pp
+        least = self._least_micro_batches
         if self.micro_batches < least:
             yield (
-                f"micro_batches is {self.micro_batches}, pp {self.pp} and schedule '{self.schedule}'; "
-                f"micro_batches must be at least {least}, or ranks wait for ever."
+                f"micro_batches is {self.micro_batches}, pp {self.pp} and schedule '{self.schedule}' with "
+                f"{stages} stages; micro_batches must be at least {least}."
             )
         if model is not None and getattr(model, "tied_embeddings", False):
             yield (
@@ -307,9 +307,17 @@ class LayoutSpec:
         return self.pp * (2 if self.schedule in V_SCHEDULES else self.stages_per_rank)
 
     @property
-    def spreads(self) -> bool:
-        """Whether anything but sharded data parallelism is at work."""
-        return max(self.pp, self.dp_replicate, self.cp, self.tp, self.ep) > 1
+    def _least_micro_batches(self) -> int:
+        """With fewer, torch's schedules refuse, or give wrong gradients in silence (decision 0631)."""
+        if self.schedule in (Schedule.ZERO_BUBBLE, Schedule.DUALPIPEV):
+            return 2 * self.pp
+        return 2 * self.pp - 1 if self.schedule is Schedule.ZBV else self.pp
+
+    @property
+    def plain(self) -> bool:
+        """Whether a step is one pass over sharded data parallelism, and nothing else."""
+        degrees = (self.pp, self.dp_replicate, self.cp, self.tp, self.ep, self.micro_batches)
+        return max(degrees) == 1
 
 
 def log_distance(one: int, other: int) -> float:

@@ -14,7 +14,6 @@ from typing import Final, Protocol
 import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
 from torch.utils import deterministic
 
 from stoker.core.canonical import JsonValue
@@ -35,7 +34,9 @@ from stoker.train.evaluate import evaluate_model
 from stoker.train.models.decoder import build_model
 from stoker.train.models.initialise import materialise
 from stoker.train.optimizer import build_optimizer
-from stoker.train.parallelize import parallelize
+from stoker.train.parallel.mesh import Meshes, data_rank_of
+from stoker.train.parallel.passes import Asked
+from stoker.train.parallelize import Spread, forget_gathered, spread
 from stoker.train.run_objects import RunObjects
 from stoker.train.schedule import learning_rate_at
 from stoker.train.step import StepFigures, train_step
@@ -94,12 +95,13 @@ def run_attempt(
     token_bytes = TokenBytes.parse(tokenizer)
     # Fenced before the checkpoint is read: from here on no older attempt can commit or delete anything.
     log = CommitLog.begin(objects, job.attempt, job.resume) if place.leads else None
-    model, optimizer = _build(job, place, len(token_bytes.table))
+    vocabulary, sequence_tokens = len(token_bytes.table), dataset.split("train").sample_tokens - 1
+    built = _build(job, place, vocabulary, sequence_tokens)
     with _feed(job, place, dataset, parts, clock) as feed:
-        state = _RunState(job, place, objects, log, model, optimizer, feed, len(token_bytes.table))
+        state = _RunState(job, place, objects, log, built, feed, vocabulary)
         done = state.resume() if job.resume is not None else 0
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        meter = _meter(job, place, len(token_bytes.table), dataset.split("train").sample_tokens - 1)
+        parameters = job.spec.model.parameters(vocabulary)
+        meter = _meter(job, place, vocabulary, sequence_tokens)
         telemetry.emit(EventKind.RANK_READY, resume_step=done, parameters=parameters, **meter.facts())
         step = done
         while step < job.spec.train.steps:
@@ -110,13 +112,13 @@ def run_attempt(
             if enough:
                 break
     end_run(
-        model,
+        built.asked,
         dataset,
         tokenizer,
         token_bytes,
         spec=job.spec,
         others={named.dataset: part.dataset for named, part in zip(job.parts[1:], parts[1:], strict=True)},
-        rows=max(1, job.spec.train.global_batch // place.world_size),
+        rows=_rows(job, place),
         leads=place.leads,
         telemetry=telemetry,
         clock=clock,
@@ -147,7 +149,7 @@ def _feed(
 ) -> BatchStream:
     """This rank's share of the run's batches."""
     batch, seed = job.spec.train.global_batch, job.spec.train.seed
-    rank, world_size = place.rank, place.world_size
+    rank, world_size = _data_share(job, place)
     if parts:
         return Mixture(parts, global_batch=batch, seed=seed, rank=rank, world_size=world_size, clock=clock)
     return Feed(dataset, global_batch=batch, seed=seed, rank=rank, world_size=world_size, clock=clock)
@@ -165,11 +167,40 @@ def _meter(job: Job, place: RankPlace, vocabulary: int, sequence_tokens: int) ->
     )
 
 
-def _build(job: Job, place: RankPlace, vocabulary: int) -> tuple[nn.Module, torch.optim.Optimizer]:
-    mesh = init_device_mesh("cpu", (place.world_size,), mesh_dim_names=("dp_shard",))
-    model = parallelize(build_model(job.spec.model, vocabulary), mesh, job.spec)
-    materialise(model, job.spec.train.seed, torch.device("cpu"))
-    return model, build_optimizer(model, job.spec.train)
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """A model on its ranks and its optimizer; `spread` where the layout is more than shards.
+
+    `asked` gives whole logits, for evaluation.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    spread: Spread | None
+    asked: nn.Module
+
+
+def _build(job: Job, place: RankPlace, vocabulary: int, sequence_tokens: int) -> _Built:
+    spec, layout = job.spec, job.spec.layout
+    layout.validate(spec.model, vocabulary, sequence_tokens, spec.train.global_batch, place.world_size)
+    meshes = Meshes.build(layout, DEVICE.type, place.world_size)
+    laid = spread(build_model(spec.model, vocabulary), meshes, spec)
+    model = materialise(laid.model, spec.train.seed, DEVICE)
+    optimizer = build_optimizer(model, spec.train)
+    if layout.plain:
+        return _Built(model, optimizer, None, model)
+    return _Built(model, optimizer, laid, Asked(laid))
+
+
+def _data_share(job: Job, place: RankPlace) -> tuple[int, int]:
+    """Which of how many shares of each global batch this rank works on."""
+    layout = job.spec.layout.resolved(place.world_size)
+    return data_rank_of(layout, place.rank, place.world_size), layout.data_ranks
+
+
+def _rows(job: Job, place: RankPlace) -> int:
+    """How many samples a rank evaluates at once: as many as it trains on."""
+    return max(1, job.spec.train.global_batch // _data_share(job, place)[1])
 
 
 class _RunState:
@@ -181,8 +212,7 @@ class _RunState:
         place: RankPlace,
         objects: RunObjects,
         log: CommitLog | None,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        built: _Built,
         feed: BatchStream,
         vocabulary: int,
     ) -> None:
@@ -190,8 +220,9 @@ class _RunState:
         self._place = place
         self._objects = objects
         self._log = log
-        self._model = model
-        self._optimizer = optimizer
+        self._built = built
+        self._model = built.model
+        self._optimizer = built.optimizer
         self._feed = feed
         self._shape: JsonValue = {"model": job.spec.model.shape(), "vocabulary": vocabulary}
         self._guard = Guard(job.spec.watch)
@@ -209,6 +240,7 @@ class _RunState:
         return record.step
 
     def _load(self, reference: CommitRef) -> Commit:
+        forget_gathered(self._model)
         return load_checkpoint(
             self._model,
             self._optimizer,
@@ -223,12 +255,19 @@ class _RunState:
         """Train on a batch; the step that the weights are at then, which is an earlier one if rolled back."""
         begun_s = clock.monotonic_s()
         telemetry.enter(Section.DATA, step)
-        seed_step(self._job.spec.train.seed, step, self._place.rank)
+        seed_step(self._job.spec.train.seed, step, _data_share(self._job, self._place)[0])
         batch = next(self._feed)
         spec = self._job.spec.train
         times = SectionTimes(telemetry.enter, clock)
         figures = train_step(
-            self._model, self._optimizer, batch, spec, step, section=times.enter, guard=self._guard
+            self._model,
+            self._optimizer,
+            batch,
+            spec,
+            step,
+            section=times.enter,
+            guard=self._guard,
+            spread=self._built.spread,
         )
         if figures.decision is not Decision.APPLY:
             return self._leave_out(step, batch, figures, telemetry)
@@ -275,10 +314,10 @@ class _RunState:
         """Evaluate on the held-out split when it is time; whether the run ends early."""
         if not self._patience.asks(step, self._job.spec.train.steps):
             return False
-        rows = max(1, self._job.spec.train.global_batch // self._place.world_size)
+        rows = _rows(self._job, self._place)
         heldout = dataset.split("heldout")
         found = evaluate_model(
-            self._model, heldout, token_bytes, rows=rows, clock=clock, section=telemetry.enter
+            self._built.asked, heldout, token_bytes, rows=rows, clock=clock, section=telemetry.enter
         )
         heldout.wipe()
         enough = self._patience.spent(step, found.bits_per_byte)

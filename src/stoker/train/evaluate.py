@@ -55,7 +55,7 @@ def evaluate_model(
     forward passes as the rank with the most samples, since each gathers parameters from all.
     """
     begun_s = clock.monotonic_s()
-    rank, world_size = rank_and_world()
+    rank, world_size = data_share(model)
     device = next(model.parameters()).device
     passes = -(-max(_samples_of(split, other, world_size) for other in range(world_size)) // rows)
     batches = _batches(split, rank, world_size, rows)
@@ -74,17 +74,31 @@ def evaluate_model(
             counted_tokens += batch[:, 1:].size
     model.train(training)
     return finish_evaluation(
-        "model", nats / math.log(2.0), counted_bytes, counted_tokens, begun_s=begun_s, clock=clock
+        "model",
+        nats / math.log(2.0),
+        counted_bytes,
+        counted_tokens,
+        begun_s=begun_s,
+        clock=clock,
+        copies=rank_and_world()[1] // world_size,
     )
 
 
 def finish_evaluation(
-    name: str, bits: float, counted_bytes: int, counted_tokens: int, *, begun_s: float, clock: Clock
+    name: str,
+    bits: float,
+    counted_bytes: int,
+    counted_tokens: int,
+    *,
+    begun_s: float,
+    clock: Clock,
+    copies: int = 1,
 ) -> Evaluation:
-    """Sum every rank's share. Raises NothingToEvaluate when there was nothing."""
+    """Sum every rank's share, each brought by `copies` ranks. Raises NothingToEvaluate without any."""
     total = torch.tensor([bits, counted_bytes, counted_tokens], dtype=torch.float64)
     if distributed.is_initialized():
         distributed.all_reduce(total)
+    total /= copies
     if total[1].item() == 0:
         raise NothingToEvaluate(
             f"The held-out split holds {int(total[2].item())} predicted tokens that stand for 0 bytes.",
@@ -104,6 +118,12 @@ def rank_and_world() -> tuple[int, int]:
     if distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
+
+
+def data_share(model: nn.Module) -> tuple[int, int]:
+    """Which of how many shares of the samples this rank evaluates; ranks of one share have one model."""
+    share: tuple[int, int] = getattr(model, "share", None) or rank_and_world()
+    return share
 
 
 def own_chunks(split: SampleSplit, rank: int, world_size: int) -> range:

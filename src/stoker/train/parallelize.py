@@ -147,6 +147,11 @@ def offload_policy(layout: LayoutSpec, device_type: str) -> OffloadPolicy:
     return CPUOffloadPolicy(pin_memory=True)
 
 
-def fsdp_modules(model: nn.Module) -> list[FSDPModule]:
-    """Every module that FSDP shards, in order."""
-    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+def forget_gathered(model: nn.Module) -> None:
+    """Drop what FSDP has gathered and would use again; call it before weights change by other than a step.
+
+    An evaluation gathers for a backward pass that does not come.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as distributed
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Shard
 
@@ -62,51 +62,46 @@ def _mean(spread: Spread, loss: Tensor) -> Tensor:
     return total / (distributed.get_world_size() // spread.layout.pp)
 
 
+class Asked(nn.Module):
+    """A spread model as evaluation sees it: whole logits of tokens, whatever the layout.
+
+    `share` is which of how many shares of an evaluation's samples this rank works on.
+    """
+
+    def __init__(self, spread: Spread) -> None:
+        super().__init__()
+        self.inner = spread.model
+        self._spread = spread
+        self.share = (spread.meshes.data_rank, spread.layout.data_ranks)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """`logits` of int64 `[rows, length]`."""
+        return logits(self._spread, tokens)
+
+
 def logits(spread: Spread, tokens: Tensor) -> Tensor:
     """`[rows, length, vocabulary]` of int64 `[rows, length]`, the same on every rank of a data share.
 
-    No gradient. Rows and length may be of any size: they are filled up to what the layout divides.
+    No gradient. A sequence of any length is filled up to what the layout divides.
     """
-    layout = spread.layout
-    rows, length = tokens.shape
-    pieces = (2 * layout.cp if layout.cp > 1 else 1) * (layout.tp if layout.tp > 1 else 1)
-    more_rows = -rows % (layout.micro_batches if layout.pp > 1 else 1)
-    padded = torch.nn.functional.pad(tokens, (0, -length % pieces, 0, more_rows))
-    with torch.no_grad():
-        found = _forward(spread, padded)
-    return found[:rows, :length]
-
-
-def _forward(spread: Spread, tokens: Tensor) -> Tensor:
     layout, meshes = spread.layout, spread.meshes
-    local = tokens
+    length = tokens.shape[1]
+    pieces = (2 * layout.cp if layout.cp > 1 else 1) * layout.tp
+    local = torch.nn.functional.pad(tokens, (0, -length % pieces))
     if layout.cp > 1:
-        length = tokens.shape[1] // layout.cp
-        local = tokens[:, positions(layout.context, meshes.cp_rank, layout.cp, length, tokens.device)]
-    if spread.pipeline is None:
-        found: Tensor = spread.model(local)
-    else:
-        assert meshes.pp is not None
-        last = spread.pipeline.logits(local.contiguous(), stream_dtype(spread))
-        found = _from_last_stage(spread, last, local)
-    if meshes.context is None:
-        return found
-    spread_out = DTensor.from_local(found.contiguous(), meshes.context["cp"], [Shard(1)], run_check=False)
-    order = all_positions(layout.context, layout.cp, local.shape[1], tokens.device)
-    whole = spread_out.full_tensor()
-    return torch.empty_like(whole).index_copy_(1, order, whole)
-
-
-def _from_last_stage(spread: Spread, last: Tensor | None, tokens: Tensor) -> Tensor:
-    """The last stage's logits on every rank of the pipeline."""
-    pipeline, mesh = spread.pipeline, spread.meshes.pp
-    assert pipeline is not None and mesh is not None
-    if last is None:
-        shape = (*tokens.shape, spread.model.vocabulary)
-        last = torch.empty(shape, dtype=stream_dtype(spread), device=tokens.device)
-    last = last.contiguous()
-    distributed.broadcast(last, group=mesh.get_group(), group_src=pipeline.last_rank)
-    return last
+        share = local.shape[1] // layout.cp
+        local = local[:, positions(layout.context, meshes.cp_rank, layout.cp, share, tokens.device)]
+    with torch.no_grad():
+        if spread.pipeline is None:
+            found: Tensor = spread.model(local)
+        else:
+            found = spread.pipeline.logits(local.contiguous(), stream_dtype(spread))
+    if meshes.context is not None:
+        order = all_positions(layout.context, layout.cp, local.shape[1], tokens.device)
+        laid = DTensor.from_local(found.contiguous(), meshes.context["cp"], [Shard(1)], run_check=False)
+        whole = laid.full_tensor()
+        found = torch.empty_like(whole).index_copy_(1, order, whole)
+    return found[:, :length]
 
 
 def stream_dtype(spread: Spread) -> torch.dtype:

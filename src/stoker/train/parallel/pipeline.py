@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
+import torch.distributed as distributed
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import (
     PipelineScheduleSingle,
@@ -91,18 +93,12 @@ class Pipeline:
         self._layout = layout
         self._mesh = mesh
         self._indices = stages_of(layout, mesh.get_local_rank())
-        self._schedules: dict[tuple[int, int, torch.dtype, bool], Any] = {}
+        self._schedules: dict[tuple[int, int, torch.dtype], Any] = {}
 
     @property
     def has_last(self) -> bool:
         """Whether this rank has the stage that gives the loss."""
         return self._layout.stages - 1 in self._indices
-
-    @property
-    def last_rank(self) -> int:
-        """Which rank of axis pp has the last stage."""
-        ranks = range(self._layout.pp)
-        return next(rank for rank in ranks if self._layout.stages - 1 in stages_of(self._layout, rank))
 
     @property
     def has_first(self) -> bool:
@@ -115,7 +111,7 @@ class Pipeline:
         `tokens` and `targets` int64 `[rows, length]` are the same on all ranks of the pipeline; `dtype` is
         the stream's between stages. Gradients are those of the mean.
         """
-        schedule = self._schedule(tokens, dtype, training=True)
+        schedule = self._schedule(tokens, dtype)
         losses: list[Tensor] | None = [] if self.has_last else None
         inputs = (tokens,) if self.has_first else ()
         named = {"targets": targets} if self.has_last else {}
@@ -125,21 +121,46 @@ class Pipeline:
             return torch.zeros((), device=tokens.device)
         return torch.stack([loss.detach() for loss in losses]).mean()
 
-    def logits(self, tokens: Tensor, dtype: torch.dtype) -> Tensor | None:
-        """The last stage's logits `[rows, length, vocabulary]` where this rank has it; None elsewhere.
+    def logits(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+        """Logits `[rows, length, vocabulary]` of int64 `[rows, length]` on every rank of the pipeline.
 
-        `rows` must be divisible by the layout's micro-batches.
+        One pass, stage after stage, for evaluation: torch's V-shaped schedules cannot leave the way back out.
         """
-        schedule = self._schedule(tokens, dtype, training=False)
-        output: Tensor | None = schedule.eval(*((tokens,) if self.has_first else ()))
-        return output if self.has_last else None
-
-    def _schedule(self, tokens: Tensor, dtype: torch.dtype, *, training: bool) -> Any:
         rows, length = tokens.shape
-        key = (rows, length, dtype, training)
+        group, own = self._mesh.get_group(), self._mesh.get_local_rank()
+        parts = self._layout.tp if self._layout.sequence_parallel else 1
+        width, vocabulary = self._stages[0].spec.width, self._stages[0].vocabulary
+        stream = tokens
+        for index in range(self._layout.stages):
+            holder, following = self._holder(index), self._holder((index + 1) % self._layout.stages)
+            if holder == own:
+                stream = self._stages[self._indices.index(index)](stream).contiguous()
+            if index + 1 < self._layout.stages and holder != following:
+                if own == holder:
+                    distributed.send(stream, group=group, group_dst=following)
+                elif own == following:
+                    stream = torch.empty(rows, length // parts, width, dtype=dtype, device=tokens.device)
+                    distributed.recv(stream, group=group, group_src=holder)
+        last = self._holder(self._layout.stages - 1)
+        if own != last:
+            stream = torch.empty(rows, length, vocabulary, dtype=dtype, device=tokens.device)
+        distributed.broadcast(stream, group=group, group_src=last)
+        for stage in self._stages:
+            for module in stage.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()  # kept for a backward pass, which does not come
+        return stream
+
+    def _holder(self, index: int) -> int:
+        """Which rank of axis pp has a stage."""
+        return next(rank for rank in range(self._layout.pp) if index in stages_of(self._layout, rank))
+
+    def _schedule(self, tokens: Tensor, dtype: torch.dtype) -> Any:
+        rows, length = tokens.shape
+        key = (rows, length, dtype)
         if key not in self._schedules:
             stages = [
-                self._pipeline_stage(stage, index, tokens, dtype, training=training)
+                self._pipeline_stage(stage, index, tokens, dtype)
                 for stage, index in zip(self._stages, self._indices, strict=True)
             ]
             made = SCHEDULES[self._layout.schedule]
@@ -150,28 +171,23 @@ class Pipeline:
         return self._schedules[key]
 
     def _pipeline_stage(
-        self, stage: Decoder, index: int, tokens: Tensor, dtype: torch.dtype, *, training: bool
+        self, stage: Decoder, index: int, tokens: Tensor, dtype: torch.dtype
     ) -> PipelineStage:
         """torch's stage with its shapes said: it would send pickles round to find them out."""
         rows, length = tokens.shape
         rows //= self._layout.micro_batches
         parts = self._layout.tp if self._layout.sequence_parallel else 1
-        width, last = stage.spec.width, index == self._layout.stages - 1
-        stream = torch.empty(rows, length // parts, width, dtype=dtype, device="meta", requires_grad=training)
+        shape = (rows, length // parts, stage.spec.width)
+        stream = torch.empty(shape, dtype=dtype, device="meta", requires_grad=True)
+        loss = torch.empty((), device="meta", requires_grad=True)
         entering = torch.empty(rows, length, dtype=torch.int64, device="meta") if index == 0 else stream
-        leaving = stream
-        if last:
-            shape = () if training else (rows, length, stage.vocabulary)
-            leaving = torch.empty(
-                shape, dtype=torch.float32 if training else dtype, device="meta", requires_grad=training
-            )
         return PipelineStage(
             stage,
             index,
             self._layout.stages,
             tokens.device,
             input_args=(entering,),
-            output_args=(leaving,),
+            output_args=(loss if index == self._layout.stages - 1 else stream,),
             group=self._mesh.get_group(),
         )
 
