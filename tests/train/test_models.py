@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from stoker.spec.model import InvalidModel, ModelSpec
+from stoker.spec.rope import RopeScaling, RopeScalingSpec
 from stoker.spec.run import RunSpec
 from stoker.train.models import build_model, materialise
 from stoker.train.models.decoder import attend
@@ -155,3 +159,95 @@ def test_turning_is_multiplication_by_a_complex_number_and_so_is_its_derivative(
 
     for ours, plain in run_ranks(1, both)[0]:
         torch.testing.assert_close(ours, plain)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "theirs"),
+    [
+        (
+            RopeScalingSpec(kind=RopeScaling.LINEAR, factor=4.0),
+            {"rope_type": "linear", "factor": 4.0},
+        ),
+        (
+            RopeScalingSpec(kind=RopeScaling.LLAMA3, factor=32.0, original_tokens=512),
+            {
+                "rope_type": "llama3",
+                "factor": 32.0,
+                "original_max_position_embeddings": 512,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+            },
+        ),
+        (
+            RopeScalingSpec(kind=RopeScaling.YARN, factor=8.0, original_tokens=512),
+            {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 512},
+        ),
+        (
+            RopeScalingSpec(
+                kind=RopeScaling.YARN,
+                factor=8.0,
+                original_tokens=2048,
+                beta_fast=24.0,
+                beta_slow=2.0,
+                attention_factor=1.5,
+            ),
+            {
+                "rope_type": "yarn",
+                "factor": 8.0,
+                "original_max_position_embeddings": 2048,
+                "beta_fast": 24.0,
+                "beta_slow": 2.0,
+                "attention_factor": 1.5,
+            },
+        ),
+    ],
+    ids=["linear", "llama3", "yarn", "yarn with all said"],
+)
+def test_stretched_positions_are_those_of_transformers(
+    scaling: RopeScalingSpec, theirs: dict[str, Any]
+) -> None:
+    config = LlamaConfig(
+        hidden_size=128,
+        num_attention_heads=2,
+        max_position_embeddings=4096,
+        rope_parameters={"rope_theta": 50_000.0, **theirs},
+    )
+    peer = LlamaRotaryEmbedding(config)
+    cosine, sine = rotation(40, 64, 50_000.0, CPU, scaling=scaling)
+    their_cosine, their_sine = peer(torch.zeros(1, 40, 128), torch.arange(40).unsqueeze(0))
+    torch.testing.assert_close(cosine[:, 0], their_cosine[0, :, :32])
+    torch.testing.assert_close(sine[:, 0], their_sine[0, :, :32])
+
+
+def test_a_rank_with_a_part_of_the_sequence_turns_by_the_places_in_the_whole() -> None:
+    places = torch.tensor([3, 4, 17])
+    whole, part = rotation(20, 8, 10_000.0, CPU), rotation(3, 8, 10_000.0, CPU, positions=places)
+    for all_of_them, some in zip(whole, part, strict=True):
+        assert torch.equal(all_of_them[places], some)
+
+
+def test_biases_begin_at_zero_and_a_head_may_be_wider_than_its_share() -> None:
+    spec = replace(SPEC, qkv_bias=True, head_width=10)
+    model = build_model(spec, 50)
+    assert sum(parameter.numel() for parameter in model.parameters()) == spec.parameters(50)
+    weights = dict(materialise(model, 1, CPU).named_parameters())
+    assert weights["blocks.0.attention.query.weight"].shape == (60, 24)
+    assert weights["blocks.1.attention.key.bias"].tolist() == [0.0] * 20
+    with torch.no_grad():
+        assert model(torch.arange(9).view(1, 9)).shape == (1, 9, 50)
+
+
+def test_a_stage_of_a_pipeline_takes_a_stream_and_gives_one() -> None:
+    with torch.no_grad():
+        model = materialise(build_model(replace(SPEC, tied_embeddings=False), 50), 1, CPU)
+        tokens = torch.arange(12).view(1, 12)
+        expected = model(tokens)
+        blocks = list(model.blocks)
+        embedding, norm, head = model.embedding, model.norm, model.head
+        model.blocks = torch.nn.ModuleList(blocks[:1])
+        model.norm = model.head = None
+        stream = model(tokens)
+        model.blocks = torch.nn.ModuleList(blocks[1:])
+        model.embedding, model.norm, model.head = None, norm, head
+        assert embedding is not None
+        torch.testing.assert_close(model(stream), expected)
