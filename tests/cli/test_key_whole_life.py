@@ -23,7 +23,7 @@ from stoker.core.clock import SystemClock
 from stoker.core.home import Home
 from stoker.intake.errors import DatasetEnded
 from stoker.keys.death import DeathProof, Outcome, recorded_proofs
-from stoker.keys.errors import DualControlRefused
+from stoker.keys.errors import DualControlRefused, KeyNotActive
 from stoker.ledger.ledger import Ledger
 from support.cli_home import DAY_S, PREPARE, write_texts
 from support.kms_server import Kms, kms_server
@@ -171,19 +171,27 @@ def test_the_whole_life_of_a_datasets_key(kind: str, tmp_path: Path, commands: C
         keys.proved(first)
         keys.sampled()
 
-        # the last epoch dies in an emergency, by two, and with it the data
-        home.stoker("key", "destroy", second, by="decider")
-        home.refused(
-            DualControlRefused, "key", "destroy", second, "--emergency", "--reason", "mine", by="decider"
-        )
-        home.stoker("key", "destroy", second, "--emergency", "--reason", "consent withdrawn", by="hands")
+        # the epoch that keeps it counts as compromised: what survives moves again, past the dead first one
+        home.stoker("key", "compromise", second, "--reason", "a lost laptop", by="decider")
+        home.refused(KeyNotActive, "dataset", "sample", "text", by="decider")
+        third = home.data("key", "rotate", second, by="hands")["after"]
+        moved = home.data("key", "rewrap", second, by="hands")
+        assert (moved["to"], moved["left_keys"]) == (third, 0)
+        keys.sampled()
+
+        # the last epochs die in an emergency, by two, and with them the data
+        for kek in (second, third):
+            home.stoker("key", "destroy", kek, by="decider")
+            reason = ("--emergency", "--reason", "consent withdrawn")
+            home.refused(DualControlRefused, "key", "destroy", kek, *reason, by="decider")
+            home.stoker("key", "destroy", kek, *reason, by="hands")
         home.refused(DatasetEnded, "dataset", "sample", "text", by="decider")
-        for kek in (first, second):
+        for kek in (first, second, third):
             verdict = keys.proved(kek)
             assert verdict == "holds" if keys.kms is None else verdict.startswith("holds for now: unusable")
         keys.promises_are_kept()
         if keys.kms is not None:
-            until_kms_has_deleted_it(keys, second)
+            until_kms_has_deleted_it(keys, third)
 
 
 def until_kms_has_deleted_it(keys: Keys, kek: str) -> None:

@@ -192,6 +192,9 @@ def test_a_compromised_key_opens_only_to_move_what_survives(life: KeyLife) -> No
     life.rewrap(first)
     assert np.array_equal(life.read(record), written)
     assert life.acts(first)[0] == ("decider", "key.compromise")
+    destroy(life, first)
+    canary = life.prove(first).canary
+    assert canary is not None and canary.startswith("store: "), "it opened until it died, and that is proved"
 
 
 def test_a_suspended_key_opens_nothing_until_it_is_resumed(life: KeyLife) -> None:

@@ -19,7 +19,7 @@ from stoker.keys.backend import KeyBackend
 from stoker.keys.errors import DeathNotProved, KeyDestroyed, KeyUnknown
 from stoker.keys.partition import BackendKeySource, partition_context
 from stoker.keys.refs import KekRef, Purpose
-from stoker.keys.states import KekState
+from stoker.keys.states import MAY_MOVE, KekState
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import AuditEntry
 
@@ -185,18 +185,19 @@ class DeathProof:
 def choose_canary(ref: KekRef, *, backend: KeyBackend, replicas: Sequence[Replica] = ()) -> Canary | None:
     """A wrapped key of `ref` that opens now; None when there is none, or it does not open any more.
 
-    It is the key of a stored stream where one lies; else, when the KEK still wraps, a fresh random key, which
-    seals nothing. A replica that cannot be reached is passed over.
+    It is the key of a stored stream where one lies (a compromised KEK opens it too, as for moving it); else,
+    when the KEK still wraps, a fresh random key, which seals nothing. A replica that cannot be reached is
+    passed over.
     """
     info = backend.info(ref)
-    if info.state not in (KekState.ACTIVE, KekState.DEACTIVATED):
+    if info.state not in MAY_MOVE:
         return None
     keys = BackendKeySource(backend)
     for replica in replicas:
         try:
             canary = replica.canary(ref)
             if canary is not None:
-                backend.unwrap(ref, canary.wrapped, canary.context).wipe()
+                backend.unwrap(ref, canary.wrapped, canary.context, moving=True).wipe()
                 return canary
         except StokerError:
             continue
