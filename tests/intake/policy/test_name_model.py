@@ -256,6 +256,7 @@ def test_without_the_extra_nothing_is_written(
         prepare_letters(home, MASKING)
     assert "names" in error.value.hint
     assert (home.objects(""), home.backend.list_keks(), home.ledger.audit.size) == (before, keys, size)
+    assert not any(home.locks.rglob("dataset-*"))
     approve_source(home, "letters", WITHOUT.policy)
     assert not prepare_letters(home, WITHOUT).found, "a policy that asks for no model needs none"
 
