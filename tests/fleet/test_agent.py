@@ -98,6 +98,7 @@ def small_plan(**changes: Any) -> AgentPlan:
         "outside": Outside(9, "o", "/p"),
         "writable": ("/w",),
         "rank_output": RankOutput.SIEVED,
+        "open_because": "nobody asked",
     }
     return AgentPlan(**(values | changes))
 

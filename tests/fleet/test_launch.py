@@ -14,6 +14,7 @@ from stoker.core.canonical import digest_of
 from stoker.core.errors import Busy
 from stoker.core.events import EventKind, read_events
 from stoker.core.ids import RunId
+from stoker.core.isolation import IsolationState, probe
 from stoker.core.progress import Task
 from stoker.core.result import envelope, plain
 from stoker.fleet.attempt import lock_is_free
@@ -27,7 +28,13 @@ from stoker.keys.refs import KekRef
 from stoker.keys.states import KekState
 from stoker.ledger.errors import UnknownDataset, UnknownRun
 from stoker.ledger.records import DatasetState, RunOutcome
+from stoker.promises.acts import read_acts
+from stoker.promises.house import OpenHouse
+from stoker.promises.isolation import check_isolation
+from stoker.promises.runs import told_runs
 from stoker.spec.run import IsolationPolicy
+from stoker.store.cache import NodeCache
+from stoker.store.objects import ObjectStore
 from support.run_house import SPEC, RunHouse, another_version, run_house
 
 
@@ -258,6 +265,26 @@ def test_isolation_is_refused_where_the_store_is_on_the_network(house: RunHouse)
             store_url="s3://bucket/path",
         )
     assert nothing_was_begun(house)
+
+
+def test_a_run_whose_store_is_on_the_network_is_told_as_open_with_the_reason(house: RunHouse) -> None:
+    """Nobody pretends: the probe is red before a key is leased, in the events, the report and promise 5."""
+    possible = replace(SPEC, launch=replace(SPEC.launch, isolation=IsolationPolicy.WHEN_POSSIBLE))
+    summary = house.start(possible, store_url="s3://bucket/path")
+    assert summary.isolation.state is IsolationState.OPEN
+    reason = "ranks reach the store by s3, over a network"
+    report = read_run(house.home, house.ledger, summary.run)
+    assert report.probe is not None
+    assert (report.probe.state, report.probe.reason) == (IsolationState.OPEN, reason)
+    told = read_events(RunFolder.of(house.home.runs_dir, summary.run).events).events
+    kinds = [event.kind for event in told]
+    assert kinds.index(EventKind.ISOLATION_PROBED) < kinds.index(EventKind.RANK_SPAWNED)
+    backend, store = house.backend, ObjectStore.open(house.home.store_dir.as_uri())
+    cache = NodeCache(house.home.cache_dir, store, 1 << 20)
+    runs = told_runs(OpenHouse(house.home, house.ledger, backend, store, cache, house.clock))
+    (check, *_) = check_isolation(runs, read_acts(house.ledger), probe(None)).checks
+    assert not check.held
+    assert f"had its keys while open: {reason}" in check.seen
 
 
 def test_nothing_of_a_run_lives_on(house: RunHouse) -> None:

@@ -12,8 +12,9 @@ import pytest
 from stoker.core.ids import ReviewId, RunId, VersionId
 from stoker.fleet.feed_waits import FeedWaits
 from stoker.fleet.goodput import Goodput, TimeKind
+from stoker.fleet.lineage import Lineage
 from stoker.fleet.recoveries import Recovery
-from stoker.fleet.summary import EvaluationFigure, Lineage, RunReport, StepPoint
+from stoker.fleet.summary import EvaluationFigure, RunReport, StepPoint
 from stoker.ledger.records import RunOutcome
 from stoker.web.report import render_report
 

@@ -212,7 +212,7 @@ class Agent:
     # -- the ranks
 
     def _probe_isolation(self) -> None:
-        found = self._contained or Isolation(IsolationState.OPEN, "isolation was not asked for")
+        found = self._contained or Isolation(IsolationState.OPEN, self._plan.open_because)
         if found.state is IsolationState.ISOLATED:
             found = probe(self._plan.outside)
         self._isolated = found.state is IsolationState.ISOLATED

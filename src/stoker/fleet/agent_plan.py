@@ -45,6 +45,7 @@ class AgentPlan:
     outside: Outside
     writable: tuple[str, ...] | None
     rank_output: RankOutput
+    open_because: str
 
 
 @dataclass(frozen=True, slots=True)

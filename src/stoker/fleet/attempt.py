@@ -92,6 +92,7 @@ class AttemptOrder:
     probe_every_s: float = 10.0
     writable: tuple[str, ...] | None = None
     rank_output: RankOutput = RankOutput.SIEVED
+    open_because: str = ""
 
 
 class Attempt:
@@ -167,6 +168,7 @@ class Attempt:
                 outside=order.outside,
                 writable=order.writable,
                 rank_output=order.rank_output,
+                open_because=order.open_because,
             )
             log_path = order.folder.agent_log(order.attempt)
             inherited = [lock_fd, *plan.key_fds, *plan.secret_fds, *([] if page is None else [lease_fd])]

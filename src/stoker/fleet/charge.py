@@ -42,6 +42,8 @@ class Charge:
     writable: Sequence[Path] | None = None
     """Where ranks may write beside their attempt's folder; None: wherever their user may."""
     rank_output: RankOutput = RankOutput.SIEVED
+    open_because: str = "isolation was not asked for"
+    """What the probe says where `isolation` is off."""
 
 
 class Errands(Protocol):

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit
 
 from stoker.core.atomic import exclusive, naming_full_disk, write_atomic
 from stoker.core.canonical import JsonValue, digest_of
@@ -28,8 +27,9 @@ from stoker.core.progress import Progress
 from stoker.core.result import plain
 from stoker.fleet.attempt import lock_is_free, rank_environment
 from stoker.fleet.charge import Charge, KillRank
+from stoker.fleet.confinement import Confinement, confinement_of
 from stoker.fleet.errands import WORKER, HouseErrands, require_leave, require_live
-from stoker.fleet.errors import DatasetGone, IsolationRefused, NotResumable
+from stoker.fleet.errors import DatasetGone, NotResumable
 from stoker.fleet.links import links_of
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.run_state import Phase, Policy
@@ -45,7 +45,7 @@ from stoker.keys.rotation import sealing_kek
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import DatasetRecord, DatasetState, RunOutcome, RunRecord
 from stoker.spec.job import Job, JobPart
-from stoker.spec.run import IsolationPolicy, RunSpec
+from stoker.spec.run import RunSpec
 from stoker.store.errors import StoreUnreachable
 from stoker.train.checkpoint_errors import RETRYABLE
 
@@ -102,7 +102,7 @@ def start_run(
     DiskFull; nothing of the run is left behind when it could not begin.
     """
     house = House(home, ledger, backend, store_url, actor, progress, clock)
-    isolation = isolation_for(store_url, spec.launch.isolation)
+    held = confinement_of(spec.launch, store_url, home.cache_dir)
     datasets = tuple(_live_dataset(ledger, name, clock) for name in spec.datasets)
     links = links_of(store_url, spec.launch.links, os.environ)
     require_leave(ledger, datasets, spec.purpose, clock, run=spec.name, links=links)
@@ -110,7 +110,7 @@ def start_run(
     run = new_run_id(clock)
     with exclusive(supervisor_lock(home, run), f"run {run}"):  # before the record, so that gc sees it live
         record = _begin(house, run, spec, datasets, origins or {})
-        return _supervise(house, record, spec, datasets, faults, isolation, rank_command)
+        return _supervise(house, record, spec, datasets, faults, held, rank_command)
 
 
 def resume_run(
@@ -140,12 +140,12 @@ def resume_run(
             hint="Go on where it was started, or restore its folder.",
         )
     spec = from_plain(RunSpec, dict(record.spec), f"the ledger's record of run {run_id}")
-    isolation = isolation_for(store_url, spec.launch.isolation)
+    held = confinement_of(spec.launch, store_url, home.cache_dir)
     datasets = _datasets_of(ledger, record, spec)
     links = links_of(store_url, spec.launch.links, os.environ)
     require_leave(ledger, datasets, spec.purpose, clock, run=spec.name, links=links)
     with exclusive(supervisor_lock(home, run_id), f"run {run_id}"):
-        return _supervise(house, record, spec, datasets, faults, isolation, rank_command, resumed=True)
+        return _supervise(house, record, spec, datasets, faults, held, rank_command, resumed=True)
 
 
 def require_layout(spec: RunSpec, datasets: Sequence[DatasetRecord]) -> None:
@@ -168,21 +168,6 @@ def policy_of(spec: RunSpec) -> Policy:
         start_within_s=launch.start_within_s,
         retry_codes=RETRY_CODES,
     )
-
-
-def isolation_for(store_url: str, wanted: IsolationPolicy) -> IsolationPolicy:
-    """Ranks in a network of their own reach only a store in a local folder.
-
-    Raises IsolationRefused when isolation is required and the store is elsewhere.
-    """
-    if store_url.startswith("file:"):
-        return wanted
-    if wanted is IsolationPolicy.REQUIRED:
-        raise IsolationRefused(
-            "The run asks for network isolation, and its store is reached over the network.",
-            hint="Use a store in a local folder, or ask for less isolation.",
-        )
-    return IsolationPolicy.OFF
 
 
 def _live_dataset(ledger: Ledger, name: str, clock: Clock) -> DatasetRecord:
@@ -280,7 +265,7 @@ def _supervise(
     spec: RunSpec,
     datasets: Sequence[DatasetRecord],
     faults: Sequence[KillRank],
-    isolation: IsolationPolicy,
+    held: Confinement,
     rank_command: Sequence[str],
     *,
     resumed: bool = False,
@@ -333,12 +318,13 @@ def _supervise(
         steps=spec.train.steps,
         policy=policy_of(spec),
         environment=rank_environment(os.environ, spec.launch.threads_per_rank, house.store_url),
-        isolation=isolation,
+        isolation=held.isolation,
         faults=tuple(faults),
         isolate_by=spec.launch.isolate_by,
         probe_every_s=spec.launch.isolation_probe_every_s,
         links=links,
-        writable=_writable(house, spec.launch.isolation),
+        writable=held.writable,
+        open_because=held.open_because,
         rank_output=spec.launch.rank_output,
     )
     with _saying_how_to_go_on(run):
@@ -348,15 +334,6 @@ def _supervise(
         with _recording(house, record) as verdicts:
             verdicts.append(Supervisor(charge, errands, house.progress, house.clock).run())
     return summarise(read_run(home, house.ledger, run), verdicts[-1], folder)
-
-
-def _writable(house: House, isolation: IsolationPolicy) -> tuple[Path, ...] | None:
-    """Where ranks put what they seal: the node's cache, and the store when it is a folder."""
-    if isolation is IsolationPolicy.OFF:
-        return None
-    store = urlsplit(house.store_url)
-    folders = (Path(unquote(store.path)),) if store.scheme == "file" else ()
-    return (house.home.cache_dir, *(each for each in folders if each.is_dir()))
 
 
 def _review_digest(house: House, dataset: DatasetRecord) -> str:

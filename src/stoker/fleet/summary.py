@@ -11,21 +11,22 @@ from typing import ClassVar
 from stoker.core.config import from_plain
 from stoker.core.events import Event, EventFile, EventKind, read_events
 from stoker.core.home import Home
-from stoker.core.ids import ReviewId, RunId, VersionId
+from stoker.core.ids import RunId
 from stoker.core.isolation import Isolation, IsolationState
 from stoker.fleet.attempt import lock_is_free
 from stoker.fleet.errors import BadRunFolder
 from stoker.fleet.exposures import ExposureFigure, exposures_of
 from stoker.fleet.feed_waits import FeedWaits, feed_waits
 from stoker.fleet.goodput import Goodput, account
+from stoker.fleet.lineage import Lineage, lineage_of
 from stoker.fleet.links import Link
 from stoker.fleet.recoveries import Placed, Recovery, find_recoveries
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.timeline import Timeline
 from stoker.fleet.verdict import RunError, Verdict
 from stoker.ledger.ledger import Ledger
-from stoker.ledger.records import DatasetRecord, RunOutcome, RunRecord
-from stoker.spec.run import EvaluateSpec, RunSpec
+from stoker.ledger.records import RunOutcome, RunRecord
+from stoker.spec.run import EvaluateSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,48 +64,6 @@ class EvaluationFigure:
     bytes: int
     tokens: int | None
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class MixedIn:
-    """A further dataset of the run's mixture, by names and digests, and its share of the samples."""
-
-    weight: float
-    dataset: str
-    dataset_version: VersionId
-    dataset_root: str
-    dataset_kek: str
-    source: str
-    source_version: VersionId
-    source_root: str
-    recipe_digest: str
-    review: ReviewId
-    decided_by: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Lineage:
-    """Where the run's data came from, by names and digests.
-
-    Most are of the run's one dataset, or of the first part of its mixture, which gives `weight` of the
-    samples; the other parts are `mixed_with`.
-    """
-
-    dataset: str
-    dataset_version: VersionId
-    dataset_root: str
-    dataset_kek: str
-    source: str
-    source_version: VersionId
-    source_root: str
-    recipe_digest: str
-    review: ReviewId
-    requested_by: str
-    decided_by: str | None
-    purpose: str
-    run_kek: str
-    weight: float = 1.0
-    mixed_with: tuple[MixedIn, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +153,7 @@ def read_run(home: Home, ledger: Ledger, run_id: RunId) -> RunReport:
             hint="The run was started on another machine, or its folder was removed; restore it.",
         ) from error
     abandoned = record.outcome is RunOutcome.RUNNING and lock_is_free(supervisor_lock(home, run_id))
-    return report(record, _lineage(ledger, record), told, abandoned=abandoned)
+    return report(record, lineage_of(ledger, record), told, abandoned=abandoned)
 
 
 def supervisor_lock(home: Home, run: RunId) -> Path:
@@ -372,53 +331,6 @@ def _links(placed: Iterable[Placed]) -> tuple[Link, ...]:
     if not isinstance(told, list):
         return ()
     return tuple(from_plain(Link, each, "a link in the run's events") for each in told)
-
-
-def _lineage(ledger: Ledger, record: RunRecord) -> Lineage:
-    dataset, *others = (
-        ledger.catalogue.dataset_of_root(root) for root in ledger.catalogue.roots_of_run(record)
-    )
-    weights = _weights(record) if others else {}
-    review = ledger.catalogue.review(record.review)
-    return Lineage(
-        dataset=dataset.name,
-        dataset_version=dataset.version,
-        dataset_root=dataset.root,
-        dataset_kek=dataset.kek,
-        source=dataset.source,
-        source_version=dataset.source_version,
-        source_root=dataset.source_root,
-        recipe_digest=dataset.recipe_digest,
-        review=review.id,
-        requested_by=review.requested_by,
-        decided_by=review.decided_by,
-        purpose=review.purpose,
-        run_kek=record.kek,
-        weight=weights.get(dataset.name, 1.0),
-        mixed_with=tuple(_mixed_in(ledger, each, weights.get(each.name, 0.0)) for each in others),
-    )
-
-
-def _weights(record: RunRecord) -> dict[str, float]:
-    """The weight of each dataset of the run's mixture; empty when it reads one."""
-    spec = from_plain(RunSpec, dict(record.spec), f"the ledger's record of run {record.id}")
-    return {part.dataset: part.weight for part in spec.mixture}
-
-
-def _mixed_in(ledger: Ledger, dataset: DatasetRecord, weight: float) -> MixedIn:
-    return MixedIn(
-        weight=weight,
-        dataset=dataset.name,
-        dataset_version=dataset.version,
-        dataset_root=dataset.root,
-        dataset_kek=dataset.kek,
-        source=dataset.source,
-        source_version=dataset.source_version,
-        source_root=dataset.source_root,
-        recipe_digest=dataset.recipe_digest,
-        review=dataset.review,
-        decided_by=ledger.catalogue.review(dataset.review).decided_by,
-    )
 
 
 def _finite(value: float) -> float | None:

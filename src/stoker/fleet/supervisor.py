@@ -328,6 +328,7 @@ class Supervisor:
                 probe_every_s=charge.probe_every_s,
                 writable=self._writable(number),
                 rank_output=charge.rank_output,
+                open_because=charge.open_because,
             )
             self._attempt = Attempt.start(order, with_keys=True)
         except StokerError as error:

@@ -21,16 +21,18 @@ def check_isolation(runs: tuple[ToldRun, ...], acts: Acts, now: Isolation) -> Pr
     attempts, ways = 0, set[str]()
     for run in runs:
         probed: dict[int, str] = {}
+        why: dict[int, str] = {}
         served: dict[int, str] = {}
         for event in run.events:
             if event.kind is EventKind.ISOLATION_PROBED:
                 probed[event.attempt] = event.text("state")
+                why[event.attempt] = event.text("reason")
                 ways.add(event.text("reason"))
             elif event.rank >= 0 and served.get(event.attempt) in (None, IsolationState.ISOLATED):
                 served[event.attempt] = probed.get(event.attempt, "never probed")
         attempts += len(served)
         wrong += [
-            f"run {run.id}, attempt {attempt}, had its keys while {state}"
+            f"run {run.id}, attempt {attempt}, had its keys while {state}: {why.get(attempt, 'nothing told')}"
             for attempt, state in served.items()
             if state != IsolationState.ISOLATED
         ]

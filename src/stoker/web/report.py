@@ -13,8 +13,9 @@ from stoker.core.clock import iso_utc
 from stoker.core.home import Home
 from stoker.fleet.feed_waits import FeedWaits
 from stoker.fleet.goodput import Goodput, TimeKind
+from stoker.fleet.lineage import MixedIn
 from stoker.fleet.run_folder import RunFolder
-from stoker.fleet.summary import MixedIn, RunReport
+from stoker.fleet.summary import RunReport
 from stoker.web.charts import Mark, Part, Series, line_chart, share_bar
 from stoker.web.style import STYLE
 
