@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as encryption
 import pytest
 
-from stoker.cli.dataset_look import _ending_as_with_ctrl_c
+from stoker.cli.dataset_look import ending_as_with_ctrl_c
 from stoker.core.clock import SystemClock
 from stoker.core.errors import EXIT_USAGE, ConfigError
 from stoker.core.home import Home
@@ -117,7 +117,7 @@ def test_an_export_that_is_told_to_end_leaves_nothing(home: CliHome) -> None:
 
 
 def test_a_request_to_end_that_a_library_swallowed_still_ends_the_export() -> None:
-    with _ending_as_with_ctrl_c() as go_on:
+    with ending_as_with_ctrl_c() as go_on:
         go_on()
         for told in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(KeyboardInterrupt):  # as pyarrow may, while it writes to a file of ours

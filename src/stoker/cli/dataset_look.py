@@ -197,7 +197,7 @@ def export(
     asked for and somebody else approved. Begin and end are recorded with counts and a digest.
     """
     assert form == "parquet", "click lets nothing else through"
-    with _ending_as_with_ctrl_c() as go_on:
+    with ending_as_with_ctrl_c() as go_on:
         return export_dataset(
             find_dataset(house.ledger.catalogue, name),
             ExportPlan(target, splits, text, None if key_file is None else read_key_file(key_file)),
@@ -214,7 +214,7 @@ def export(
 
 
 @contextlib.contextmanager
-def _ending_as_with_ctrl_c() -> Iterator[Callable[[], None]]:
+def ending_as_with_ctrl_c() -> Iterator[Callable[[], None]]:
     """A closed terminal and a polite request to end leave as little behind: what is half written is plain.
 
     Gives a function that raises KeyboardInterrupt once any of them was told: an exception that is raised

@@ -9,6 +9,7 @@ from typing import ClassVar
 import click
 
 from stoker.cli.command import Deed, House, command
+from stoker.cli.release import release
 from stoker.cli.run_text import report_text, summary_text
 from stoker.cli.table import day, short, table
 from stoker.core.config import load, read_layer
@@ -128,7 +129,7 @@ def train(house: House, run_file: Path, overrides: tuple[str, ...]) -> RunSummar
 
 @click.group()
 def run() -> None:
-    """Runs: list, show, report, resume."""
+    """Runs: list, show, report, resume, release."""
 
 
 @command("ls", needs=Deed.LOOK, text=_runs_text)
@@ -215,5 +216,5 @@ def resume(house: House, run_id: str) -> RunSummary:
     )
 
 
-for each in (ls, show, report, metrics, resume):
+for each in (ls, show, report, metrics, resume, release):
     run.add_command(each)

@@ -50,6 +50,11 @@ class Deed(enum.StrEnum):
 
     RUN_START = "run.start"
     RUN_RESUME = "run.resume"
+    RUN_EXPORT = "run.export"
+    """Taking a run's model out of the house, in plain."""
+
+    RUN_RELEASE = "run.release"
+    """Letting a model go out that is not to be released, and taking that back."""
 
     KEY_ROTATE = "key.rotate"
     KEY_REWRAP = "key.rewrap"
@@ -115,6 +120,8 @@ RULES: Final[Mapping[Deed, Rule]] = {
     Deed.DATASET_COLLECT: Rule(_CHANGERS, room_looks_at="only what nobody can open any more"),
     Deed.RUN_START: Rule(_MAKERS),
     Deed.RUN_RESUME: Rule(_MAKERS | _KEEPERS),
+    Deed.RUN_EXPORT: Rule(_MAKERS, room_looks_at="reviews in force; free to be released, or released"),
+    Deed.RUN_RELEASE: Rule(_DECIDERS, room_looks_at="never whoever started the run"),
     Deed.KEY_ROTATE: Rule(_KEEPERS),
     Deed.KEY_REWRAP: Rule(_KEEPERS),
     Deed.KEY_SUSPEND: Rule(_GUARDS),

@@ -1,0 +1,359 @@
+"""A run's newest checkpoint taken out of the house as plain files that others load, and recorded.
+
+An export declassifies: it takes a role, reviews in force for all that the model was trained on, a model that
+is free to go or was released, and two entries in the audit log, one before the first byte and one after the
+last. See docs/design/exchange.md, "Leaving the house".
+"""
+
+from __future__ import annotations
+
+import enum
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import stoker
+from stoker.core.atomic import exclusive, naming_full_disk
+from stoker.core.canonical import JsonValue
+from stoker.core.clock import Clock
+from stoker.core.config import from_plain
+from stoker.core.home import Home
+from stoker.core.progress import SILENT, Progress
+from stoker.fleet.errands import require_leave
+from stoker.fleet.release import (
+    Standing,
+    exposure_limit,
+    is_known_by_heart,
+    require_releasable,
+)
+from stoker.fleet.summary import supervisor_lock
+from stoker.intake.export_folder import draft_folder, free_target, publish
+from stoker.intake.permission import require_role
+from stoker.intake.reading import DatasetRows
+from stoker.intake.review_gate import terms_of
+from stoker.intake.review_request import review_digest
+from stoker.keys.backend import KeyBackend
+from stoker.keys.partition import BackendKeySource
+from stoker.keys.refs import KekRef
+from stoker.ledger.ledger import Ledger
+from stoker.ledger.permissions import Deed, roles_for
+from stoker.ledger.records import AuditEntry, DatasetRecord, ReviewRecord
+from stoker.spec.job import CommitRef
+from stoker.spec.run import RunSpec
+from stoker.store.objects import ObjectStore
+from stoker.store.superblock import SampleSchema
+from stoker.train.checkpoint_errors import CheckpointUnfit
+from stoker.train.exchange.card import Card, CardDataset, CardFigure
+from stoker.train.exchange.hugging_face import form_of
+
+if TYPE_CHECKING:
+    from stoker.train.exchange.model_folder import Whole
+    from stoker.train.exchange.write import WrittenFile
+    from stoker.train.run_objects import RunObjects
+
+EXPORT_BEGIN_ACT: Final = "run.export.begin"
+EXPORT_ACT: Final = "run.export"
+PLAINTEXT: Final = "plaintext: whoever reads these files has the model, and what it learnt of the data"
+
+
+class WeightType(enum.StrEnum):
+    """What the weights are written as; they are sealed as fp32."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """One file of an exported model, by its name in the folder."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelExport:
+    """What left the house. `digest` is SHA-256 over the files, as in the log and in export.json.
+
+    `released_by` is who released a model that is not to be released; None when it was free to go.
+    """
+
+    kind: ClassVar[str] = "model-export"
+    version: ClassVar[int] = 1
+
+    run: str
+    name: str
+    step: int
+    sequence: int
+    checkpoint_digest: str
+    folder: str
+    form: str
+    dtype: str
+    parameters: int
+    datasets: tuple[str, ...]
+    reviews: tuple[str, ...]
+    exposures: tuple[str, ...]
+    released_by: str | None
+    files: tuple[ModelFile, ...]
+    bytes: int
+    digest: str
+    warning: str
+    dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _House:
+    ledger: Ledger
+    backend: KeyBackend
+    store: ObjectStore
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Everything that was judged before a key was asked for."""
+
+    standing: Standing
+    spec: RunSpec
+    leave: tuple[tuple[DatasetRecord, ReviewRecord], ...]
+    release: AuditEntry | None
+    form: str
+    dtype: WeightType
+    target: Path
+    actor: str
+
+
+def export_model(
+    standing: Standing,
+    target: Path,
+    *,
+    dtype: WeightType = WeightType.FLOAT32,
+    home: Home,
+    actor: str,
+    ledger: Ledger,
+    backend: KeyBackend,
+    store: ObjectStore,
+    clock: Clock,
+    progress: Progress = SILENT,
+    go_on: Callable[[], None] = lambda: None,
+    dry_run: bool = False,
+) -> ModelExport:
+    """Write the newest checkpoint of a run in Hugging Face's form into the new folder `target`, mode 0700.
+
+    A researcher or admin may, while a review of each dataset is in force for the run's purpose, when the
+    model is free to go or somebody else released it. `go_on` is called before every tensor and raises to end
+    it. Nothing is left of an export that did not end, unless the process was killed; the next export to the
+    same place removes that. Raises NotAllowed, ReleaseRefused, FormUnknown, UnusableTarget, DatasetGone, Busy
+    while the run goes on, DiskFull, intake's refusals, and what opening the checkpoint raises.
+    """
+    house = _House(ledger, backend, store, clock)
+    require_role(ledger, actor, roles_for(Deed.RUN_EXPORT), "export a model")
+    record = standing.record
+    with exclusive(supervisor_lock(home, record.id), f"run {record.id}"):
+        spec = from_plain(RunSpec, dict(record.spec), f"the ledger's record of run {record.id}")
+        plan = _Plan(
+            standing,
+            spec,
+            _leave(house, standing, spec),
+            require_releasable(standing, actor, ledger),
+            form_of(spec.model),
+            dtype,
+            free_target(target, (home.root,)),
+            actor,
+        )
+        if dry_run:
+            return _report(plan, 0, (), "", dry_run=True)
+        return _export(house, plan, progress, go_on)
+
+
+def _leave(
+    house: _House, standing: Standing, spec: RunSpec
+) -> tuple[tuple[DatasetRecord, ReviewRecord], ...]:
+    """Every dataset of the run with the review that allows its use now."""
+    catalogue = house.ledger.catalogue
+    datasets = [catalogue.dataset_of_root(root) for root in catalogue.roots_of_run(standing.record)]
+    return require_leave(house.ledger, datasets, spec.purpose, house.clock, run=spec.name)
+
+
+def _export(house: _House, plan: _Plan, progress: Progress, go_on: Callable[[], None]) -> ModelExport:
+    from stoker.train.exchange.model_folder import write_model
+
+    detail = _detail(plan)
+    subject = plan.standing.subject
+    with house.ledger.act(actor=plan.actor, action=EXPORT_BEGIN_ACT, subject=subject, detail=detail):
+        pass
+    with naming_full_disk(plan.target), draft_folder(plan.target) as draft:
+        with _whole(house, plan) as (whole, parameters):
+            written, digest = write_model(draft, whole, progress=progress, go_on=go_on)
+        _leave(house, plan.standing, plan.spec)  # a review that was taken back meanwhile ends it
+        require_releasable(plan.standing, plan.actor, house.ledger)
+        report = _report(plan, parameters, written, digest, dry_run=False)
+        go_on()
+        publish(draft, plan.target)
+    try:
+        detail |= {"files": len(written), "bytes": report.bytes, "digest": digest}
+        with house.ledger.act(actor=plan.actor, action=EXPORT_ACT, subject=subject, detail=detail):
+            pass
+    except BaseException:
+        shutil.rmtree(plan.target, ignore_errors=True)  # no export without its entry
+        raise
+    return report
+
+
+def _detail(plan: _Plan) -> dict[str, JsonValue]:
+    return {
+        **plan.standing.bound(),
+        "form": plan.form,
+        "dtype": plan.dtype.value,
+        "folder": str(plan.target).encode("utf-8", "backslashreplace").decode(),
+        "plaintext": True,
+        "datasets": [dataset.root for dataset, _ in plan.leave],
+        "reviews": [review.id for _, review in plan.leave],
+        "exposures": {figure.dataset: figure.bits for figure in plan.standing.report.exposures},
+        "release": None if plan.release is None else plan.release.index,
+    }
+
+
+@contextmanager
+def _whole(house: _House, plan: _Plan) -> Iterator[tuple[Whole, int]]:
+    """Everything that is to be written, with the checkpoint open, and the number of parameters."""
+    from stoker.train.commit_store import read_commit
+    from stoker.train.exchange.model_folder import Dtype, Whole
+    from stoker.train.exchange.sources import SealedSource
+
+    checkpoint = plan.standing.checkpoint
+    with _objects(house, plan) as objects:
+        commit = read_commit(objects, CommitRef(checkpoint.sequence, checkpoint.step, checkpoint.digest))
+        vocabulary = _vocabulary(commit.extra.get("shape"), plan.spec, objects.record_key(commit.sequence))
+        tokenizer_json, sequence_tokens = _tokenizer(house, plan)
+        model = plan.spec.model
+        parameters = model.parameters(vocabulary)
+        card = _card(house, plan, vocabulary, parameters)
+        source = SealedSource(objects, commit)
+        dtype = Dtype(plan.dtype.value)
+        yield Whole(model, vocabulary, sequence_tokens, dtype, source, card, tokenizer_json), parameters
+
+
+def _objects(house: _House, plan: _Plan) -> RunObjects:
+    from stoker.train.run_objects import RunObjects
+
+    record = plan.standing.record
+    return RunObjects(
+        house.store,
+        BackendKeySource(house.backend),
+        run=record.id,
+        kek=KekRef.parse(record.kek),
+        review_digest=review_digest(house.ledger.catalogue.review(record.review)),
+    )
+
+
+def _vocabulary(shape: Any, spec: RunSpec, place: str) -> int:
+    """How many tokens the model has, from the checkpoint, which must be of the run's model."""
+    vocabulary = shape.get("vocabulary") if isinstance(shape, Mapping) else None
+    if not isinstance(shape, Mapping) or not isinstance(vocabulary, int):
+        raise CheckpointUnfit(f"{place} does not say what model it is of.")
+    if shape.get("model") != spec.model.shape():
+        raise CheckpointUnfit(f"{place} is of another model than the run's.")
+    return vocabulary
+
+
+def _tokenizer(house: _House, plan: _Plan) -> tuple[str | None, int]:
+    """The tokenizer of the run's first dataset, and the longest sequence that the model was trained on."""
+    dataset = plan.leave[0][0]
+    rows = DatasetRows.open(dataset, ledger=house.ledger, backend=house.backend, store=house.store)
+    longest = rows.schema.sample_tokens - 1 if isinstance(rows.schema, SampleSchema) else 0
+    return rows.tokenizer_json(), longest
+
+
+def _card(house: _House, plan: _Plan, vocabulary: int, parameters: int) -> Card:
+    standing = plan.standing
+    record, report = standing.record, standing.report
+    lineage = report.lineage
+    weights = {lineage.dataset: lineage.weight, **{each.dataset: each.weight for each in lineage.mixed_with}}
+    return Card(
+        run=record.id,
+        run_name=record.name,
+        spec_digest=record.spec_digest,
+        events_digest=standing.events_digest,
+        checkpoint_sequence=standing.checkpoint.sequence,
+        checkpoint_step=standing.checkpoint.step,
+        checkpoint_digest=standing.checkpoint.digest,
+        steps_planned=plan.spec.train.steps,
+        code_version=f"stoker {stoker.__version__}",
+        form=plan.form,
+        dtype=plan.dtype.value,
+        parameters=parameters,
+        vocabulary=vocabulary,
+        exported_s=house.clock.now_s(),
+        datasets=tuple(
+            _card_dataset(house, plan, dataset, review, weights.get(dataset.name, 0.0))
+            for dataset, review in plan.leave
+        ),
+        figures=tuple(
+            CardFigure(each.name, each.bits_per_byte)
+            for each in report.evaluations
+            if each.bits_per_byte is not None
+        ),
+        released="" if plan.release is None else str(plan.release.detail.get("reason", "")),
+    )
+
+
+def _card_dataset(
+    house: _House, plan: _Plan, dataset: DatasetRecord, review: ReviewRecord, weight: float
+) -> CardDataset:
+    return CardDataset(
+        name=dataset.name,
+        version=dataset.version,
+        root=dataset.root,
+        weight=weight,
+        source=dataset.source,
+        source_version=dataset.source_version,
+        source_root=dataset.source_root,
+        recipe_digest=dataset.recipe_digest,
+        policy_digest=review.policy_digest,
+        review=review.id,
+        purpose=review.purpose,
+        review_expires_s=review.expires_s,
+        terms=terms_of(house.ledger, review),
+        exposure=_exposure(plan.standing, dataset.name),
+    )
+
+
+def _exposure(standing: Standing, dataset: str) -> str:
+    figure = next((each for each in standing.report.exposures if each.dataset == dataset), None)
+    if figure is None:
+        return "not measured"
+    verdict = "yes, above" if is_known_by_heart(figure) else "no, within"
+    return f"{verdict} {exposure_limit(figure):g} bits: {figure.bits:.1f} of 128 measured"
+
+
+def _report(
+    plan: _Plan, parameters: int, written: Sequence[WrittenFile], digest: str, *, dry_run: bool
+) -> ModelExport:
+    standing = plan.standing
+    files = tuple(ModelFile(each.name, each.bytes, each.sha256) for each in written)
+    return ModelExport(
+        run=standing.record.id,
+        name=standing.record.name,
+        step=standing.checkpoint.step,
+        sequence=standing.checkpoint.sequence,
+        checkpoint_digest=standing.checkpoint.digest,
+        folder=str(plan.target),
+        form=plan.form,
+        dtype=plan.dtype.value,
+        parameters=parameters,
+        datasets=tuple(dataset.name for dataset, _ in plan.leave),
+        reviews=tuple(review.id for _, review in plan.leave),
+        exposures=tuple(f"{dataset.name}: {_exposure(standing, dataset.name)}" for dataset, _ in plan.leave),
+        released_by=None if plan.release is None else plan.release.actor,
+        files=files,
+        bytes=sum(each.bytes for each in files),
+        digest=digest,
+        warning=PLAINTEXT,
+        dry_run=dry_run,
+    )
