@@ -25,8 +25,9 @@ from stoker.intake.tokenizer import WordEncoder
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import AuditEntry
 from stoker.train.exchange.configuration import described_by
+from stoker.train.exchange.contents import CONFIG
 from stoker.train.exchange.errors import ReleaseRefused
-from stoker.train.exchange.folder import CONFIG, WeightFolder
+from stoker.train.exchange.folder import WeightFolder
 from stoker.train.exchange.read import load_weights
 from stoker.train.models.decoder import build_model
 from stoker.train.models.initialise import materialise

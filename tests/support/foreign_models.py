@@ -14,7 +14,8 @@ from stoker.spec.model import ModelSpec
 from stoker.spec.moe import MoeSpec, RouterScore
 from stoker.spec.rope import RopeScaling, RopeScalingSpec
 from stoker.train.exchange.configuration import config_of
-from stoker.train.exchange.folder import CONFIG, WeightFolder
+from stoker.train.exchange.contents import CONFIG
+from stoker.train.exchange.folder import WeightFolder
 from stoker.train.exchange.hugging_face import unsaid_tensors
 from stoker.train.exchange.read import load_weights
 from stoker.train.exchange.sources import StateSource

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from stoker.spec.model import ModelSpec
 from stoker.train.exchange.configuration import config_of, described_by
+from stoker.train.exchange.contents import CONFIG
 from stoker.train.exchange.errors import FormUnknown
-from stoker.train.exchange.folder import CONFIG, WeightFolder
+from stoker.train.exchange.folder import WeightFolder
 from stoker.train.exchange.hugging_face import foreign_tensors, form_of, unsaid_tensors
 from stoker.train.exchange.read import load_weights
 from stoker.train.exchange.same_model import differences

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from stoker.train.exchange.contents import INDEX, ONE_FILE, folder_digest
 from stoker.train.exchange.errors import BadWeights, WeightsUnfit
-from stoker.train.exchange.folder import INDEX, ONE_FILE, WeightFolder, folder_digest
+from stoker.train.exchange.folder import WeightFolder
 from stoker.train.exchange.read import load_weights
 from stoker.train.models.decoder import build_model
 from stoker.train.models.initialise import materialise

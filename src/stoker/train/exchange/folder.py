@@ -6,29 +6,19 @@ that has nothing else is refused by name. See docs/design/exchange.md, "Reading"
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from stoker.core.canonical import digest_of
+from stoker.train.exchange.contents import CONFIG, INDEX, files_of, read_json
 from stoker.train.exchange.errors import BadWeights
 from stoker.train.tensor_file import DTYPES
-
-CONFIG: Final = "config.json"
-TOKENIZER: Final = "tokenizer.json"
-ONE_FILE: Final = "model.safetensors"
-INDEX: Final = "model.safetensors.index.json"
-MAX_JSON_BYTES: Final = 256 * 1024 * 1024
-
-_PICKLED: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +57,8 @@ class WeightFolder:
         if not path.is_dir():
             raise BadWeights(f"{path} is no folder.", hint="Name the folder that holds config.json.")
         config = read_json(path / CONFIG)
+        names, index = files_of(path)
         with ExitStack() as closing:
-            names, index = _files_of(path)
             files = {name: closing.enter_context(_opened(path / name)) for name in names}
             tensors = _tensors_in(path, files)
             if index is not None:
@@ -96,71 +86,6 @@ class WeightFolder:
                 f"{self.path / stored.file}: tensor {name[:80]!a} cannot be read: {error}."
             ) from error
         return part
-
-
-def folder_digest(path: Path) -> str:
-    """SHA-256, 64 hex digits, over the names and digests of all that a reader of the folder looks at.
-
-    Reads every byte of the weights. Raises BadWeights as `WeightFolder.open` does.
-    """
-    if not path.is_dir():
-        raise BadWeights(f"{path} is no folder.", hint="Name the folder that holds config.json.")
-    names, index = _files_of(path)
-    beside = [name for name in (CONFIG, TOKENIZER) if (path / name).is_file()]
-    digests: dict[str, str] = {}
-    for name in (*beside, *names, *([INDEX] if index is not None else ())):
-        try:
-            with (path / name).open("rb") as file:
-                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise BadWeights(f"{path / name} cannot be read: {error.strerror}.") from error
-    return digest_of(digests)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of at most 256 MiB. Raises BadWeights, naming the file."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_JSON_BYTES + 1)
-        if len(data) > MAX_JSON_BYTES:
-            raise BadWeights(f"{path} is larger than {MAX_JSON_BYTES} bytes.")
-        body = json.loads(data)
-    except OSError as error:
-        raise BadWeights(
-            f"{path} cannot be read: {error.strerror}.",
-            hint="A model's folder holds config.json and model.safetensors, or an index of several files.",
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise BadWeights(f"{path} is not JSON: {type(error).__name__}.") from error
-    if not isinstance(body, dict):
-        raise BadWeights(f"{path} holds no JSON object.")
-    return body
-
-
-def _files_of(path: Path) -> tuple[list[str], Mapping[str, str] | None]:
-    """The safetensors files, and what the index says where each tensor is, when there is one."""
-    if (path / INDEX).is_file():
-        index = read_json(path / INDEX).get("weight_map")
-        if not isinstance(index, dict) or not index:
-            raise BadWeights(f"{path / INDEX} has no weight_map.")
-        for name, file in index.items():
-            if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
-                raise BadWeights(
-                    f"{path / INDEX}: tensor {name[:80]!a} is said to lie in {ascii(file)[:80]}, which is no "
-                    "name of a safetensors file beside it."
-                )
-        return sorted(set(index.values())), index
-    if (path / ONE_FILE).is_file():
-        return [ONE_FILE], None
-    pickled = sorted(found.name for pattern in _PICKLED for found in path.glob(pattern))
-    if pickled:
-        raise BadWeights(
-            f"{path} holds pickled weights ({pickled[0]}) and no safetensors; they are never opened.",
-            hint="Opening a pickle runs whatever it says. Convert them elsewhere, or take safetensors.",
-        )
-    raise BadWeights(
-        f"{path} holds neither {ONE_FILE} nor {INDEX}.", hint="Name the folder that holds the weights."
-    )
 
 
 def _opened(path: Path) -> Any:

@@ -22,7 +22,7 @@ from stoker.core.result import plain
 from stoker.spec.model import ModelSpec
 from stoker.train.exchange.card import Card, card_text, manifest
 from stoker.train.exchange.configuration import config_of
-from stoker.train.exchange.folder import CONFIG, TOKENIZER
+from stoker.train.exchange.contents import CONFIG, TOKENIZER
 from stoker.train.exchange.sources import TensorSource
 from stoker.train.exchange.write import FILE_BYTES, WrittenFile, write_weights
 

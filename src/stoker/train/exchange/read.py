@@ -11,6 +11,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -32,11 +33,13 @@ from torch.futures import Future
 
 from stoker.core.errors import StokerError
 from stoker.spec.model import ModelSpec
-from stoker.train.exchange.configuration import Described, described_by
+from stoker.train.exchange.configuration import described_by
+from stoker.train.exchange.contents import CONFIG
 from stoker.train.exchange.errors import WeightsUnfit
-from stoker.train.exchange.folder import CONFIG, WeightFolder, is_floating
+from stoker.train.exchange.first_weights import require_same_bytes, require_same_tokens
+from stoker.train.exchange.folder import WeightFolder, is_floating
 from stoker.train.exchange.hugging_face import ForeignTensor, foreign_tensors, unsaid_tensors
-from stoker.train.exchange.same_model import differences
+from stoker.train.exchange.same_model import require_same_model
 
 _LEFT_OUT: Final = (".rotary_emb.inv_freq",)
 """Ends of names that old checkpoints hold and that follow from the configuration."""
@@ -73,16 +76,26 @@ def load_weights(model: nn.Module, spec: ModelSpec, vocabulary: int, folder: Wei
         )
 
 
-def require_same_model(described: Described, spec: ModelSpec, vocabulary: int) -> None:
-    """Raise WeightsUnfit, naming every setting that differs, unless the weights are of this very model."""
-    found = differences(described.model, spec)
-    if described.vocabulary != vocabulary:
-        found.append(f"vocabulary is {described.vocabulary} there and {vocabulary} here")
-    if found:
-        raise WeightsUnfit(
-            f"The weights are of another model: {'; '.join(found[:_SHOWN])}.",
-            hint="Set these under [model] as the weights have them; the vocabulary is the dataset's.",
-        )
+def load_first_weights(
+    model: nn.Module,
+    spec: ModelSpec,
+    vocabulary: int,
+    place: Path,
+    *,
+    digest: str,
+    tokenizer_json: str,
+    verifies: bool,
+) -> None:
+    """Fill a fresh model from the folder that its run names; every rank calls it.
+
+    One rank `verifies` that the folder still has the `digest` that the log recorded, after it was read.
+    Raises BadWeights when it has not, WeightsUnfit when its tokenizer is another, and as `load_weights` does.
+    """
+    require_same_tokens(place, tokenizer_json)
+    with WeightFolder.open(place) as folder:
+        load_weights(model, spec, vocabulary, folder)
+    if verifies:
+        require_same_bytes(place, digest)
 
 
 def compare(expected: Iterable[ForeignTensor], folder: WeightFolder, *, tied: bool) -> None:

@@ -3,8 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from stoker.spec.model import ModelSpec
+from stoker.train.exchange.configuration import Described
+from stoker.train.exchange.errors import WeightsUnfit
+
+_SHOWN: Final = 5
+
+
+def require_same_model(described: Described, spec: ModelSpec, vocabulary: int) -> None:
+    """Raise WeightsUnfit, naming every setting that differs, unless the weights are of this very model."""
+    found = differences(described.model, spec)
+    if described.vocabulary != vocabulary:
+        found.append(f"vocabulary is {described.vocabulary} there and {vocabulary} here")
+    if found:
+        raise WeightsUnfit(
+            f"The weights are of another model: {'; '.join(found[:_SHOWN])}.",
+            hint="Set these under [model] as the weights have them; the vocabulary is the dataset's.",
+        )
 
 
 def differences(there: ModelSpec, here: ModelSpec) -> list[str]:

@@ -20,8 +20,8 @@ import torch
 from stoker.core.progress import SILENT, Progress
 from stoker.spec.model import ModelSpec
 from stoker.train.checkpoint_errors import CheckpointUnfit, NonFiniteState
+from stoker.train.exchange.contents import INDEX, ONE_FILE
 from stoker.train.exchange.errors import FormUnknown
-from stoker.train.exchange.folder import INDEX, ONE_FILE
 from stoker.train.exchange.hugging_face import ForeignTensor, foreign_tensors, unsaid_tensors
 from stoker.train.exchange.sources import TensorSource
 from stoker.train.tensor_file import DTYPE_NAMES
