@@ -17,8 +17,11 @@ from stoker.train.models import build_model, materialise
 from stoker.train.models.moe import (
     GroupedExperts,
     MoE,
+    _one_by_one,
     balance_experts,
+    can_group,
     grouped_product,
+    grouped_swiglu,
     scale_auxiliary_losses,
     sort_by_expert,
 )
@@ -107,7 +110,7 @@ def test_beyond_its_capacity_an_expert_takes_no_token(factor: float) -> None:
 
 
 class _Poisoned(GroupedExperts):
-    """Leaves what is undefined in the rows that belong to no expert, as grouped products do."""
+    """Leaves no number in the rows that belong to no expert, where grouped products leave anything."""
 
     def forward(self, tokens: Tensor, counts: Tensor) -> Tensor:
         result = super().forward(tokens, counts)
@@ -125,6 +128,38 @@ def test_what_is_left_undefined_reaches_neither_result_nor_gradient() -> None:
         return [result.detach(), leaf.grad, *(parameter.grad for parameter in layer.parameters())]
 
     assert all(tensor.isfinite().all() for tensor in _run(run))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_both_ways_through_the_experts_and_back_agree(dtype: torch.dtype) -> None:
+    def both() -> list[list[Tensor]]:
+        generator = torch.Generator().manual_seed(3)
+        counts = torch.tensor([3, 0, 9, 4])
+        values = [
+            torch.randn(*shape, generator=generator).to(dtype)
+            for shape in ((16, 24), (4, 16, 24), (4, 16, 24), (4, 24, 16))
+        ]
+        assert can_group(dtype, 16, 24)
+        found = []
+        for way in (grouped_swiglu, _one_by_one):
+            tokens, *matrices = (value.clone().requires_grad_() for value in values)
+            result = way(tokens, counts, *matrices)
+            result.square().mean().backward()
+            found.append([result.detach(), tokens.grad, *(matrix.grad for matrix in matrices)])
+        return found
+
+    for ours, plain in zip(*_run(both), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4 if dtype == torch.float32 else 0.05, atol=0.02)
+        assert plain.abs().max() > 0
+
+
+@pytest.mark.parametrize(("width", "groups"), [(8, True), (4, True), (2, False), (7, False)])
+def test_narrow_experts_go_one_by_one(width: int, groups: bool) -> None:
+    assert can_group(torch.float32, width, 24) is groups
+    with torch.no_grad():
+        layer = _layer(replace(MOE, expert_width=width))
+        tokens = torch.randn(14, 24, generator=torch.Generator().manual_seed(3))
+        torch.testing.assert_close(layer(tokens), _by_token(layer, tokens))
 
 
 def test_grouped_products_are_those_of_each_group() -> None:

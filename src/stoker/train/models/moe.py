@@ -163,11 +163,26 @@ def places_in_expert(chosen: Tensor, counts: Tensor) -> Tensor:
 
 
 def grouped_swiglu(tokens: Tensor, counts: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    """SwiGLU of each run of rows by its expert: grouped products in bf16 on a GPU, one by one elsewhere."""
-    if tokens.device.type == "cuda" and tokens.dtype == torch.bfloat16:
-        ends = counts.cumsum(0).to(torch.int32)
-        hidden = functional.silu(grouped_product(tokens, gate, ends)) * grouped_product(tokens, up, ends)
-        return grouped_product(hidden, down, ends)
+    """SwiGLU of each run of rows by its expert; what is in rows after the last run is undefined."""
+    if not can_group(tokens.dtype, *gate.shape[1:]):
+        return _one_by_one(tokens, counts, gate, up, down)
+    ends = counts.cumsum(0).to(torch.int32)
+    hidden = functional.silu(grouped_product(tokens, gate, ends)) * grouped_product(tokens, up, ends)
+    return grouped_product(hidden, down, ends)
+
+
+def can_group(dtype: torch.dtype, *widths: int) -> bool:
+    """Whether torch's grouped product takes rows of these widths: their bytes are multiples of 16."""
+    return all(width * dtype.itemsize % 16 == 0 for width in widths)
+
+
+def grouped_product(rows: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
+    """`rows[i] @ matrices[e].T` for the expert e of row i; `ends` int32 [experts]: where its rows end."""
+    return functional.grouped_mm(rows, matrices.transpose(-2, -1), offs=ends)
+
+
+def _one_by_one(tokens: Tensor, counts: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """The same as products of their own, for any widths."""
     sizes = counts.tolist()
     rows = torch.split(tokens, [*sizes, tokens.shape[0] - sum(sizes)])
     # unbind, not indexing: its backward pass stacks the gradients once instead of adding them up. An expert
@@ -177,11 +192,6 @@ def grouped_swiglu(tokens: Tensor, counts: Tensor, gate: Tensor, up: Tensor, dow
         for part, g, u, d in zip(rows, gate.unbind(), up.unbind(), down.unbind(), strict=False)
     ]
     return torch.cat([*results, rows[-1]])
-
-
-def grouped_product(rows: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
-    """`rows[i] @ matrices[e].T` for the expert e of row i; `ends` int32 [experts]: where its rows end."""
-    return torch._grouped_mm(rows, matrices.transpose(-2, -1), offs=ends)
 
 
 def experts_of(model: nn.Module) -> Iterator[MoE]:
