@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 import torch.distributed as distributed
@@ -11,12 +13,13 @@ from torch.distributed.tensor import DTensor
 
 from stoker.spec.layout import LayoutSpec
 from stoker.spec.model import ModelSpec
+from stoker.spec.moe import MoeSpec
 from stoker.spec.run import Precision, RunSpec, TrainSpec
 from stoker.train.models import build_model, materialise
 from stoker.train.optimizer import build_optimizer
 from stoker.train.parallel.mesh import Meshes
 from stoker.train.parallelize import spread
-from stoker.train.step import train_step
+from stoker.train.step import StepFigures, train_step
 from support.ranks import run_ranks
 
 VOCABULARY = 64
@@ -32,7 +35,16 @@ TRAIN = TrainSpec(
     gradient_clip=0.5,
     precision=Precision.FP32,
 )
+GOLDEN = Path(__file__).parents[1] / "train/golden.json"
+"""The losses of one process; `cd tests && python -m support.layouts` writes them anew."""
+
 DENSE = ModelSpec(layers=4, width=32, heads=8, kv_heads=4, ffn_width=48, tied_embeddings=False)
+MIXTURE = replace(
+    DENSE,
+    layers=3,
+    moe=MoeSpec(experts=4, top_k=2, expert_width=24, shared_experts=1, dense_layers=1, balance_rate=0.01),
+)
+GOLDEN_MODELS = {"dense": DENSE, "tied": replace(DENSE, tied_embeddings=True), "experts": MIXTURE}
 
 
 @dataclass(frozen=True)
@@ -52,11 +64,15 @@ class Case:
 
 @dataclass
 class Course:
-    """What training did: the loss and gradient norm of each step, and the whole first gradient by name."""
+    """What training did: the loss and gradient norm of each step, and the whole first gradient by name.
 
-    losses: list[float]
-    norms: list[float]
-    gradients: dict[str, torch.Tensor]
+    `buffers` are those that a checkpoint holds, as they are in the end.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    gradients: dict[str, torch.Tensor] = field(default_factory=dict)
+    buffers: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def batches(count: int = STEPS) -> list[torch.Tensor]:
@@ -74,14 +90,11 @@ def train_over(case: Case) -> Course:
     optimizer = build_optimizer(model, case.train)
     rows = ROWS // meshes.layout.data_ranks
     first = meshes.data_rank * rows
-    course = Course([], [], {})
+    course = Course()
     for step, batch in enumerate(batches(), start=1):
         share = batch[first : first + rows]
         figures = train_step(model, optimizer, share, case.train, step, spread=laid)
-        course.losses.append(figures.loss)
-        course.norms.append(figures.grad_norm)
-        if step == 1:
-            course.gradients = whole_gradients(model)
+        note(course, figures, model, step)
     return course
 
 
@@ -89,14 +102,20 @@ def train_alone(model_spec: ModelSpec) -> Course:
     """The same in fp32 in one process, without any mesh."""
     model = materialise(build_model(model_spec, VOCABULARY), TRAIN.seed, torch.device("cpu"))
     optimizer = build_optimizer(model, TRAIN)
-    course = Course([], [], {})
+    course = Course()
     for step, batch in enumerate(batches(), start=1):
-        figures = train_step(model, optimizer, batch, TRAIN, step)
-        course.losses.append(figures.loss)
-        course.norms.append(figures.grad_norm)
-        if step == 1:
-            course.gradients = whole_gradients(model)
+        note(course, train_step(model, optimizer, batch, TRAIN, step), model, step)
     return course
+
+
+def note(course: Course, figures: StepFigures, model: torch.nn.Module, step: int) -> None:
+    """Write down what a step did; all ranks call it."""
+    course.losses.append(figures.loss)
+    course.norms.append(figures.grad_norm)
+    if step == 1:
+        course.gradients = whole_gradients(model)
+    own = {name for name, _ in model.named_parameters()}
+    course.buffers = {name: value.clone() for name, value in model.state_dict().items() if name not in own}
 
 
 def courses_of(cases: Mapping[str, Case]) -> dict[str, list[Course]]:
@@ -139,6 +158,14 @@ def differences(courses: Sequence[Course], alone: Course, tolerance: float) -> l
             found.append(f"step {step}: the gradient norm is {norm}, in one process {expected}")
     if set(gradients) != set(alone.gradients):
         found.append(f"gradients of {sorted(set(gradients) ^ set(alone.gradients))} are only on one side")
+    buffers: dict[str, torch.Tensor] = {}
+    for course in courses:
+        buffers |= course.buffers
+    for name in sorted(set(buffers) | set(alone.buffers)):
+        if not (
+            name in buffers and name in alone.buffers and torch.allclose(buffers[name], alone.buffers[name])
+        ):
+            found.append(f"the buffer {name} is {buffers.get(name)}, alone {alone.buffers.get(name)}")
     for name in sorted(set(gradients) & set(alone.gradients)):
         expected, gradient = alone.gradients[name], gradients[name]
         if gradient.shape != expected.shape:
@@ -148,3 +175,15 @@ def differences(courses: Sequence[Course], alone: Course, tolerance: float) -> l
         if not error <= 10 * tolerance:
             found.append(f"the gradient of {name} is off by {error:.2e} of its norm")
     return found
+
+
+def rewrite_golden() -> None:
+    """Write the losses of one process anew, after a change that is meant to change them."""
+    found = run_ranks(
+        1, lambda rank: {name: train_alone(spec).losses for name, spec in GOLDEN_MODELS.items()}
+    )
+    GOLDEN.write_text(json.dumps(found[0], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    rewrite_golden()

@@ -24,7 +24,9 @@ from torch.distributed.fsdp import (
 from stoker.spec.layout import LayoutSpec
 from stoker.spec.run import Precision, RunSpec
 from stoker.train.models.decoder import Attention, Decoder
+from stoker.train.models.moe import GroupedExperts
 from stoker.train.parallel.context import attention_across, positions
+from stoker.train.parallel.expert import spread_experts
 from stoker.train.parallel.mesh import Meshes
 from stoker.train.parallel.pipeline import Pipeline, cut
 from stoker.train.parallel.tensor import shard_tensors
@@ -70,7 +72,14 @@ def spread(model: nn.Module, meshes: Meshes, spec: RunSpec) -> Spread:
             pipeline = Pipeline(cuts, layout, meshes.pp)
         sequence_parallel = layout.sequence_parallel and layout.tp > 1
         if meshes.tp is not None:
-            shard_tensors(model, meshes.tp, sequence_parallel=sequence_parallel)
+            shard_tensors(
+                model,
+                meshes.tp,
+                sequence_parallel=sequence_parallel,
+                experts_elsewhere=meshes.experts is not None,
+            )
+        if meshes.experts is not None:
+            spread_experts(model, meshes)
         plug_in(model, stages, meshes)
     for stage in stages:
         shard(stage, meshes, spec)
@@ -111,6 +120,16 @@ def shard(model: nn.Module, meshes: Meshes, spec: RunSpec) -> None:
     # A pipeline runs a stage many times a step: gathering it once and keeping it is cheaper than the memory.
     keep = False if meshes.layout.pp > 1 else None
     mesh = meshes.fsdp
+    if meshes.experts is not None:
+        for module in model.modules():
+            if isinstance(module, GroupedExperts):
+                fully_shard(
+                    module,
+                    mesh=meshes.expert_fsdp,
+                    mp_policy=policy,
+                    offload_policy=offload,
+                    reshard_after_forward=keep,
+                )
     for unit in units(model):
         fully_shard(unit, mesh=mesh, mp_policy=policy, offload_policy=offload, reshard_after_forward=keep)
     fully_shard(model, mesh=mesh, mp_policy=policy, offload_policy=offload, reshard_after_forward=keep)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as distributed
@@ -14,9 +15,10 @@ from stoker.core.events import Section
 from stoker.spec.run import TrainSpec
 from stoker.spec.watch import OnBadStep, WatchSpec
 from stoker.train.loss import next_token_loss
+from stoker.train.objectives.objective import Batch
 from stoker.train.optimizer import set_learning_rate
 from stoker.train.parallel.gradients import clip, total_norm
-from stoker.train.parallel.passes import backward
+from stoker.train.parallel.passes import backward, balance
 from stoker.train.parallelize import Spread
 from stoker.train.schedule import learning_rate_at
 from stoker.train.watch.guard import Decision, Guard
@@ -41,17 +43,19 @@ def no_section(section: Section) -> None:
 def train_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batch: Tensor,
+    batch: Batch,
     spec: TrainSpec,
     step: int,
     *,
+    loss_of: Callable[[nn.Module, Any], Tensor] = next_token_loss,
     section: Callable[[Section], None] = no_section,
     guard: Guard | None = None,
     spread: Spread | None = None,
 ) -> StepFigures:
     """Take step number `step` (the first is 1) on this rank's share of the global batch.
 
-    `batch` is int64 `[rows, sequence_tokens + 1]`; every rank has as many rows. `spread` is `model` with its
+    `batch` is what `loss_of` takes, of text int64 `[rows, sequence_tokens + 1]`; every rank has as many rows,
+    and the loss is their mean. `spread` is `model` with its
     layout, where that is more than sharded data parallelism. `guard` decides what becomes
     of a bad step; without one it raises NonFiniteLoss. Either way on all ranks alike, before any weight has
     changed.
@@ -59,11 +63,12 @@ def train_step(
     section(Section.COMPUTE)
     optimizer.zero_grad(set_to_none=True)
     if spread is None:
-        loss = next_token_loss(model, batch)
+        loss = loss_of(model, batch)
         torch.autograd.backward(loss)
         mean_loss = _mean_over_ranks(loss.detach())
         norm = _gradient_norm(model)
     else:
+        assert isinstance(batch, Tensor), "other families are laid out by sharded data parallelism alone"
         mean_loss = float(backward(spread, batch).item())
         norm = total_norm(model.parameters(), spread.layout.pp)
     grad_norm = norm.item()
@@ -82,6 +87,7 @@ def train_step(
         clip(model.parameters(), spec.gradient_clip, norm)
     set_learning_rate(optimizer, learning_rate_at(step, spec))
     optimizer.step()
+    balance(model, spread)
     return StepFigures(mean_loss, grad_norm)
 
 

@@ -13,7 +13,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Shard
 
 from stoker.spec.run import Precision
-from stoker.train.models.moe import scale_auxiliary_losses
+from stoker.train.models.moe import balance_experts, scale_auxiliary_losses
 from stoker.train.parallel.context import all_positions, positions
 from stoker.train.parallelize import Spread
 
@@ -37,6 +37,21 @@ def backward(spread: Spread, batch: Tensor) -> Tensor:
         scale_auxiliary_losses(spread.model, 1.0 / layout.tp / layout.micro_batches)
         loss = _accumulated(spread, tokens, targets)
     return _mean(spread, loss)
+
+
+def balance(model: nn.Module, spread: Spread | None) -> None:
+    """Move the selection bias of every expert against the load that all ranks' tokens have put on it."""
+
+    def sum_over_ranks(loads: Tensor) -> None:
+        if spread is None:
+            if distributed.is_initialized():
+                distributed.all_reduce(loads)
+            return
+        mesh = spread.meshes.fsdp
+        for axis in range(mesh.ndim):
+            distributed.all_reduce(loads, group=mesh.get_group(axis))
+
+    balance_experts(model, sum_over_ranks)
 
 
 def _accumulated(spread: Spread, tokens: Tensor, targets: Tensor) -> Tensor:

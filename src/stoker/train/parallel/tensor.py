@@ -26,8 +26,13 @@ from stoker.train.models.decoder import Block, Decoder
 from stoker.train.models.moe import MoE
 
 
-def shard_tensors(model: Decoder, mesh: DeviceMesh, *, sequence_parallel: bool) -> None:
-    """Shard a decoder on the meta device over `mesh`, the axis tp, in place."""
+def shard_tensors(
+    model: Decoder, mesh: DeviceMesh, *, sequence_parallel: bool, experts_elsewhere: bool = False
+) -> None:
+    """Shard a decoder on the meta device over `mesh`, the axis tp, in place.
+
+    `experts_elsewhere`: routed experts lie on a mesh of their own and are left as they are.
+    """
     stream: Placement = Shard(1) if sequence_parallel else Replicate()
     plan: dict[str, ParallelStyle] = {}
     if model.embedding is not None:
@@ -39,10 +44,10 @@ def shard_tensors(model: Decoder, mesh: DeviceMesh, *, sequence_parallel: bool) 
     parallelize_module(model, mesh, plan)
     for block in model.blocks:
         if isinstance(block, Block):  # else it lives on another rank
-            parallelize_module(block, mesh, _block_plan(block, stream))
+            parallelize_module(block, mesh, _block_plan(block, stream, experts_elsewhere))
 
 
-def _block_plan(block: Block, stream: Placement) -> dict[str, ParallelStyle]:
+def _block_plan(block: Block, stream: Placement, experts_elsewhere: bool) -> dict[str, ParallelStyle]:
     norm = LocalParameters(summed=isinstance(stream, Shard))
     plan: dict[str, ParallelStyle] = {
         "attention_norm": norm,
@@ -57,7 +62,7 @@ def _block_plan(block: Block, stream: Placement) -> dict[str, ParallelStyle]:
         # One weight for all heads, of which a rank has a share: its gradient is a sum over the ranks.
         plan |= {f"attention.{name}": LocalParameters(summed=True) for name in ("query_norm", "key_norm")}
     if isinstance(block.feed_forward, MoE):
-        return plan | _expert_plan(block.feed_forward, stream)
+        return plan | _expert_plan(block.feed_forward, stream, experts_elsewhere)
     return plan | {
         "feed_forward": PrepareModuleInput(input_layouts=(stream,), desired_input_layouts=(Replicate(),)),
         "feed_forward.gate": ColwiseParallel(),
@@ -66,13 +71,15 @@ def _block_plan(block: Block, stream: Placement) -> dict[str, ParallelStyle]:
     }
 
 
-def _expert_plan(experts: MoE, stream: Placement) -> dict[str, ParallelStyle]:
+def _expert_plan(experts: MoE, stream: Placement, elsewhere: bool) -> dict[str, ParallelStyle]:
     """Every rank routes every token; each expert's hidden elements are shared out."""
     plan: dict[str, ParallelStyle] = {
         "feed_forward": PartialSums(stream),
         "feed_forward.router": LocalParameters(summed=True),
-        "feed_forward.experts": LocalParameters({"gate": Shard(1), "up": Shard(1), "down": Shard(2)}),
     }
+    if not elsewhere:
+        hidden = {"gate": Shard(1), "up": Shard(1), "down": Shard(2)}
+        plan["feed_forward.experts"] = LocalParameters(hidden)
     if experts.shared is not None:
         plan |= {
             f"feed_forward.shared.{name}": LocalParameters({"weight": Shard(0)}) for name in ("gate", "up")
@@ -139,14 +146,17 @@ def distribute_parameters(
         module.register_parameter(name, nn.Parameter(spread, requires_grad=parameter.requires_grad))
 
 
-def see_local(module: nn.Module, *, summed: bool) -> None:
-    """Let `module.forward` find the local part of its own parameters in their place."""
+def see_local(module: nn.Module, *, summed: bool, scale: float = 1.0) -> None:
+    """Let `module.forward` find the local part of its own parameters in their place.
+
+    Their gradients are multiplied by `scale`.
+    """
     plain = module.forward
 
     def forward(*arguments: Any, **named: Any) -> Any:
         held = dict(module._parameters)
         local: dict[str, Any] = {
-            name: _local_of(parameter, summed=summed) if isinstance(parameter, DTensor) else parameter
+            name: _local_of(parameter, summed, scale) if isinstance(parameter, DTensor) else parameter
             for name, parameter in held.items()
         }
         module._parameters.update(local)
@@ -158,7 +168,10 @@ def see_local(module: nn.Module, *, summed: bool) -> None:
     module.forward = forward  # type: ignore[method-assign]
 
 
-def _local_of(parameter: DTensor, *, summed: bool) -> Tensor:
+def _local_of(parameter: DTensor, summed: bool, scale: float) -> Tensor:
     replicated = all(isinstance(placement, Replicate) for placement in parameter.placements)
     terms = [Partial()] * parameter.device_mesh.ndim if summed and replicated else None
-    return parameter.to_local(grad_placements=terms)
+    local: Tensor = parameter.to_local(grad_placements=terms)
+    if scale != 1.0 and local.requires_grad:
+        local.register_hook(lambda gradient: gradient * scale)  # type: ignore[no-untyped-call]
+    return local
