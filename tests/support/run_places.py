@@ -22,7 +22,8 @@ from stoker.keys.partition import KeySource
 from stoker.keys.refs import KekRef
 from stoker.spec.job import CommitRef, Job, JobPart
 from stoker.spec.run import Precision, RunSpec
-from stoker.train.attempt import RankPlace, run_attempt
+from stoker.train.attempt import run_attempt
+from stoker.train.rank_place import RankPlace
 from stoker.train.run_objects import RunObjects
 from stoker.train.telemetry import Telemetry
 from support.ranks import run_ranks

@@ -15,9 +15,9 @@ from stoker.core.events import Event, EventKind
 from stoker.spec.job import CommitRef
 from stoker.spec.run import RunSpec
 from stoker.spec.watch import OnBadStep, WatchSpec
-from stoker.train.attempt import seed_step
 from stoker.train.checkpoint_errors import RETRYABLE, BadCommitLog, CheckpointUnfit
 from stoker.train.commit_store import read_commit
+from stoker.train.rank_place import seed_step
 from stoker.train.watch.guard import NonFiniteLoss
 from support.ranks import RankFailed, run_ranks
 from support.run_places import RUN_SPEC, Killed, RunPlace

@@ -14,7 +14,7 @@ import torch
 from stoker.core.events import Event, EventKind
 from stoker.spec.job import CommitRef
 from stoker.spec.watch import OnBadStep, WatchSpec
-from stoker.train import step as step_module
+from stoker.train import text_task
 from stoker.train.watch.guard import Decision, Guard, LossSpike, NonFiniteLoss
 from stoker.train.watch.patience import Patience
 from stoker.train.watch.together import digest_over_ranks, told_to_all
@@ -119,14 +119,14 @@ def _attempt(
     folder: Path, monkeypatch: pytest.MonkeyPatch, bad: set[int], watch: WatchSpec
 ) -> tuple[RunPlace, list[Event]]:
     """A run whose loss is no number the `bad`-th times that it is asked for."""
-    real = step_module.next_token_loss
+    real = text_task.next_token_loss
     asked = count(1)
 
     def loss(model: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
         value = real(model, batch)
         return value * math.nan if next(asked) in bad else value
 
-    monkeypatch.setattr(step_module, "next_token_loss", loss)
+    monkeypatch.setattr(text_task, "next_token_loss", loss)
     place = RunPlace.make(folder)
     return place, place.attempt(spec=replace(RUN_SPEC, watch=watch))
 
@@ -167,22 +167,22 @@ def test_a_roll_back_without_a_checkpoint_stops(tmp_path: Path, monkeypatch: pyt
 
 
 def test_patience_counts_evaluations_that_brought_too_little() -> None:
-    patience = Patience(WatchSpec(evaluate_every_steps=10, patience=2, min_improvement_bits=0.1))
+    patience = Patience(WatchSpec(evaluate_every_steps=10, patience=2, min_improvement=0.1))
     assert [step for step in range(1, 41) if patience.asks(step, steps=40)] == [10, 20, 30]
     assert [patience.spent(step, bits) for step, bits in ((10, 2.0), (20, 1.95), (30, 1.8))] == [False] * 3
-    resumed = Patience(WatchSpec(evaluate_every_steps=10, patience=2, min_improvement_bits=0.1))
+    resumed = Patience(WatchSpec(evaluate_every_steps=10, patience=2, min_improvement=0.1))
     resumed.load_state_dict(patience.state_dict())
     assert [resumed.spent(step, bits) for step, bits in ((40, 1.75), (50, 1.9))] == [False, True]
-    assert (resumed.best_step, resumed.best_bits) == (30, 1.8)
+    assert (resumed.best_step, resumed.best) == (30, 1.8)
     never = Patience(WatchSpec())
     assert not any(never.asks(step, 40) for step in range(41))
     assert not any(never.spent(step, 2.0) for step in range(40))
     resumed.load_state_dict(Patience(WatchSpec()).state_dict())
-    assert resumed.best_bits == math.inf
+    assert resumed.best == math.inf
 
 
 def test_a_run_that_gets_no_better_ends_early_with_a_checkpoint(tmp_path: Path) -> None:
-    watch = WatchSpec(evaluate_every_steps=2, patience=1, min_improvement_bits=5.0)
+    watch = WatchSpec(evaluate_every_steps=2, patience=1, min_improvement=5.0)
     place = RunPlace.make(tmp_path)
     events = place.attempt(spec=replace(RUN_SPEC, watch=watch))
     assert [int(event.number("step")) for event in _of_kind(events, EventKind.STEP)] == [1, 2, 3, 4]
@@ -190,7 +190,7 @@ def test_a_run_that_gets_no_better_ends_early_with_a_checkpoint(tmp_path: Path) 
     assert [(event.number("step"), event.text("name")) for event in within] == [(2, "model"), (4, "model")]
     (stopped,) = _of_kind(events, EventKind.STOPPED_EARLY)
     assert (stopped.number("step"), stopped.number("best_step")) == (4, 2)
-    assert stopped.number("best_bits_per_byte") == within[0].number("bits_per_byte")
+    assert stopped.number("best") == within[0].number("bits_per_byte")
     saved = [int(event.number("step")) for event in _of_kind(events, EventKind.CHECKPOINT_COMMITTED)]
     assert saved == [3, 4]
     final = [event for event in _of_kind(events, EventKind.EVALUATION) if "step" not in event.fields]

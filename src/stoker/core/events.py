@@ -42,6 +42,7 @@ class EventKind(enum.StrEnum):
     CHECKPOINT_STARTED = "checkpoint_started"
     CHECKPOINT_COMMITTED = "checkpoint_committed"
     EVALUATION = "evaluation"
+    FIGURE = "figure"
     STOPPED_EARLY = "stopped_early"
     EXPOSURE = "exposure"
     SAMPLE = "sample"
@@ -104,7 +105,8 @@ REQUIRED_FIELDS: Final[Mapping[EventKind, Mapping[str, type | tuple[type, ...]]]
         "bytes": int,
     },
     EventKind.EVALUATION: {"name": str, "bits_per_byte": (int, float), "bytes": int, "seconds": (int, float)},
-    EventKind.STOPPED_EARLY: {"step": int, "best_step": int, "best_bits_per_byte": (int, float)},
+    EventKind.FIGURE: {"name": str, "value": (int, float), "rows": int},
+    EventKind.STOPPED_EARLY: {"step": int, "best_step": int, "best": (int, float)},
     EventKind.EXPOSURE: {"dataset": str, "bits": (int, float), "rank_among": int, "candidates": int},
     EventKind.SAMPLE: {"text": str},
     EventKind.FAULT_INJECTED: {"fault": str, "step": int},

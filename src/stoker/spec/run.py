@@ -12,6 +12,7 @@ from stoker.spec.layout_search import nearest_sentence
 from stoker.spec.mixture import MixturePartSpec, weights_problem
 from stoker.spec.model import ModelSpec
 from stoker.spec.moderation import ModerationSpec
+from stoker.spec.reading import ReadingSpec
 from stoker.spec.speech import SpeechSpec
 from stoker.spec.terms import Protection
 from stoker.spec.vision import VisionSpec
@@ -46,7 +47,10 @@ class Schedule(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TrainSpec:
-    """The step, its optimizer and its schedule. `decay_share` is of the schedule `stable`."""
+    """The step, its optimizer and its schedule. `decay_share` is of the schedule `stable`.
+
+    `init_from` is a folder in Hugging Face's form that the first weights come from; empty: from the seed.
+    """
 
     steps: int = 1200
     global_batch: int = 16
@@ -64,6 +68,7 @@ class TrainSpec:
     precision: Precision = Precision.BF16
     checkpoint_every_steps: int = 120
     keep_checkpoints: int = 2
+    init_from: str = ""
 
     def problems(self) -> Iterator[str]:
         """One sentence for each rule that is broken, naming the key and its value."""
@@ -198,6 +203,7 @@ class RunSpec:
     vision: VisionSpec | None = None
     speech: SpeechSpec | None = None
     moderation: ModerationSpec | None = None
+    reading: ReadingSpec = field(default_factory=ReadingSpec)
     train: TrainSpec = field(default_factory=TrainSpec)
     launch: LaunchSpec = field(default_factory=LaunchSpec)
     layout: LayoutSpec = field(default_factory=LayoutSpec)
@@ -237,6 +243,14 @@ class RunSpec:
         if len(named) > 1:
             sections = ", ".join(f"[{name}]" for name in named)
             yield f"{sections} are in one run file; a run trains one model, so keep one of them."
+        if self.trained is not self.model:
+            if self.mixture:
+                yield f"[[mixture]] is of text, and [{named[-1]}] learns from the records of one dataset."
+            if not self.layout.plain:
+                yield (
+                    f"layout: [{named[-1]}] is laid out by sharded data parallelism alone; leave pp, cp, tp, "
+                    "ep, dp_replicate and micro_batches out."
+                )
 
     def _mixture_problems(self) -> Iterator[str]:
         if not self.mixture:

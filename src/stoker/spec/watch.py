@@ -29,7 +29,7 @@ class WatchSpec:
     loss that is further above the median of the last `spike_window_steps` good losses than that many of
     their deviations (1.4826 times the median absolute one, at least 1 % of the median). More than
     `bad_steps_limit` bad steps within `limit_window_steps` end the attempt. An evaluation every
-    `evaluate_every_steps` (0: only at the end) that has not got better by `min_improvement_bits` for
+    `evaluate_every_steps` (0: only at the end) that has not got better by `min_improvement` for
     `patience` times ends the run early (0: never).
     """
 
@@ -40,7 +40,7 @@ class WatchSpec:
     spike_window_steps: int = 64
     evaluate_every_steps: int = 0
     patience: int = 0
-    min_improvement_bits: float = 0.0
+    min_improvement: float = 0.0
 
     def problems(self) -> Iterator[str]:
         """One sentence for each rule that is broken, naming the key and its value."""
@@ -51,7 +51,7 @@ class WatchSpec:
             yield f"limit_window_steps is {self.limit_window_steps}; it must be at least 1."
         if not 8 <= self.spike_window_steps <= 1024:
             yield f"spike_window_steps is {self.spike_window_steps}; it must be 8 to 1024."
-        for name in ("spike_deviations", "min_improvement_bits"):
+        for name in ("spike_deviations", "min_improvement"):
             if not 0.0 <= getattr(self, name) < math.inf:
                 yield f"{name} is {getattr(self, name)}; it must be finite and 0 or more."
         if self.patience and not self.evaluate_every_steps:

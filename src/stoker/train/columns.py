@@ -39,13 +39,17 @@ def decoding_of(spec: RecordsSpec, reading: ReadingSpec) -> DecodeSpec | None:
     if isinstance(spec, VisionSpec):
         image = ImageSpec(spec.image_size, spec.image_size)
     elif isinstance(spec, SpeechSpec):
-        samples = max(1, round(reading.clip_s * spec.sample_rate))
-        audio = AudioSpec(spec.sample_rate, samples, cut=reading.cut_clips)
+        audio = AudioSpec(spec.sample_rate, clip_samples(spec, reading), cut=reading.cut_clips)
     elif spec.image is not None:
         image = ImageSpec(spec.image.image_size, spec.image.image_size)
     if image is None and audio is None:
         return None
     return DecodeSpec(image, audio, processes=reading.decoders, time_limit_s=reading.file_s)
+
+
+def clip_samples(spec: SpeechSpec, reading: ReadingSpec) -> int:
+    """The samples of every clip, silence included."""
+    return max(1, round(reading.clip_s * spec.sample_rate))
 
 
 def columns_for(spec: RecordsSpec, classes: Sequence[str]) -> Callable[[Mapping[str, Any], Tensor], Columns]:

@@ -18,7 +18,7 @@ from stoker.train.loss import next_token_loss
 from stoker.train.objectives.objective import Batch
 from stoker.train.optimizer import set_learning_rate
 from stoker.train.parallel.gradients import clip, total_norm
-from stoker.train.parallel.passes import backward, balance
+from stoker.train.parallel.passes import backward
 from stoker.train.parallelize import Spread
 from stoker.train.schedule import learning_rate_at
 from stoker.train.watch.guard import Decision, Guard
@@ -87,7 +87,6 @@ def train_step(
         clip(model.parameters(), spec.gradient_clip, norm)
     set_learning_rate(optimizer, learning_rate_at(step, spec))
     optimizer.step()
-    balance(model, spread)
     return StepFigures(mean_loss, grad_norm)
 
 

@@ -149,7 +149,9 @@ def _work(job: Job, rank: int, telemetry: Telemetry, environment: Mapping[str, s
         from stoker.keys.refs import KekRef
         from stoker.store.cache import NodeCache
         from stoker.store.objects import ObjectStore
-        from stoker.train.attempt import RankPlace, leave_process_group, run_attempt
+        from stoker.train.attempt import run_attempt
+        from stoker.train.rank_place import RankPlace, leave_process_group
+        from stoker.train.records_task import records_of
         from stoker.train.run_objects import RunObjects
 
         store = ObjectStore.open(job.store_url)
@@ -175,6 +177,9 @@ def _work(job: Job, rank: int, telemetry: Telemetry, environment: Mapping[str, s
             )
             for part in job.parts
         ]
+        # Decoders are forked here: before any key is opened and any thread of a collective begun.
+        records = job.spec.trained is not job.spec.model
+        data = stack.enter_context(records_of(job.spec, dataset)) if records else dataset.tokens()
         objects = stack.enter_context(
             RunObjects(
                 store,
@@ -196,7 +201,7 @@ def _work(job: Job, rank: int, telemetry: Telemetry, environment: Mapping[str, s
             job,
             RankPlace(rank, job.world_size),
             objects=objects,
-            dataset=dataset.tokens(),
+            dataset=data,
             parts=parts,
             telemetry=telemetry,
             clock=SystemClock(),

@@ -14,7 +14,7 @@ class Patience:
 
     def __init__(self, spec: WatchSpec) -> None:
         self._spec = spec
-        self.best_bits = math.inf
+        self.best = math.inf
         self.best_step = 0
         self._in_vain = 0
 
@@ -23,23 +23,23 @@ class Patience:
         every = self._spec.evaluate_every_steps
         return every > 0 and step % every == 0 and step < steps
 
-    def spent(self, step: int, bits_per_byte: float) -> bool:
+    def spent(self, step: int, score: float) -> bool:
         """Take an evaluation; whether the run ends with it."""
-        if bits_per_byte < self.best_bits - self._spec.min_improvement_bits:
-            self.best_bits, self.best_step, self._in_vain = bits_per_byte, step, 0
+        if score < self.best - self._spec.min_improvement:
+            self.best, self.best_step, self._in_vain = score, step, 0
         else:
             self._in_vain += 1
         return 0 < self._spec.patience <= self._in_vain
 
     def state_dict(self) -> Mapping[str, JsonValue]:
         """What it remembers, for a checkpoint; bits are None before the first evaluation."""
-        best = self.best_bits if math.isfinite(self.best_bits) else None
-        return {"best_bits": best, "best_step": self.best_step, "in_vain": self._in_vain}
+        best = self.best if math.isfinite(self.best) else None
+        return {"best": best, "best_step": self.best_step, "in_vain": self._in_vain}
 
     def load_state_dict(self, state: object) -> None:
         """Go on where `state_dict` was taken; a checkpoint of a run without it has none."""
         if not isinstance(state, Mapping):
             return
-        best = state["best_bits"]
-        self.best_bits = math.inf if best is None else float(best)
+        best = state["best"]
+        self.best = math.inf if best is None else float(best)
         self.best_step, self._in_vain = int(state["best_step"]), int(state["in_vain"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Final
 
 import torch
@@ -14,9 +15,16 @@ from stoker.spec.job import CommitRef
 _DIGEST_BYTES: Final = 32
 
 
-def digest_over_ranks(batch: Tensor) -> str:
-    """SHA-256, in hex, of the SHA-256 of every rank's share of a batch, in the order of ranks."""
-    own = hashlib.sha256(batch.detach().cpu().contiguous().numpy().tobytes()).digest()
+def digest_over_ranks(batch: Tensor | Mapping[str, Tensor]) -> str:
+    """SHA-256, in hex, of the SHA-256 of every rank's share of a batch, in the order of ranks.
+
+    Of a batch of columns, they go into the digest in the order of their names.
+    """
+    hasher = hashlib.sha256()
+    columns = [batch] if isinstance(batch, Tensor) else [batch[name] for name in sorted(batch)]
+    for column in columns:
+        hasher.update(column.detach().cpu().contiguous().numpy().tobytes())
+    own = hasher.digest()
     if not distributed.is_initialized():
         return hashlib.sha256(own).hexdigest()
     mine = torch.frombuffer(bytearray(own), dtype=torch.uint8)

@@ -1,0 +1,188 @@
+"""What a step changes and a checkpoint holds. See docs/design/train.md, "The life of a rank"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from stoker.core.canonical import JsonValue
+from stoker.core.clock import Clock
+from stoker.core.events import EventKind, Section
+from stoker.feed.stream import BatchStream
+from stoker.spec.job import CommitRef, Job
+from stoker.train.checkpoint import load_checkpoint, save_checkpoint
+from stoker.train.checkpoint_errors import CheckpointUnfit
+from stoker.train.commit_record import Commit
+from stoker.train.commit_store import CommitLog
+from stoker.train.objectives.objective import Batch
+from stoker.train.parallelize import forget_gathered
+from stoker.train.rank_place import DEVICE, RankPlace, seed_step
+from stoker.train.run_objects import RunObjects
+from stoker.train.schedule import learning_rate_at
+from stoker.train.step import StepFigures, train_step
+from stoker.train.task import Task
+from stoker.train.telemetry import Telemetry, step_fields
+from stoker.train.watch.guard import Decision, Guard
+from stoker.train.watch.meter import Meter, SectionTimes
+from stoker.train.watch.patience import Patience
+from stoker.train.watch.together import digest_over_ranks, told_to_all
+
+
+class RunState:
+    """One run on one rank: weights, optimizer, feed, and what watches over them. All ranks call all of it."""
+
+    def __init__(
+        self,
+        job: Job,
+        place: RankPlace,
+        task: Task,
+        feed: BatchStream,
+        *,
+        objects: RunObjects,
+        log: CommitLog | None,
+        telemetry: Telemetry,
+        clock: Clock,
+    ) -> None:
+        """Rank 0 alone has the `log`."""
+        self._job, self._place, self._task, self._feed = job, place, task, feed
+        self._objects, self._log = objects, log
+        self._telemetry, self._clock = telemetry, clock
+        self._model, self._optimizer = task.built.model, task.built.optimizer
+        self._shape = task.shape
+        self._guard = Guard(job.spec.watch)
+        self._patience = Patience(job.spec.watch)
+        self._last = job.resume
+        """The newest checkpoint of this run; every rank knows it."""
+
+    def resume(self) -> int:
+        """Load the checkpoint that the ledger recorded; the step it was saved after."""
+        assert self._last is not None
+        record = self._load(self._last)
+        self._feed.load_state_dict(_feed_state(record, self._objects.record_key(record.sequence)))
+        self._guard.load_state_dict(record.extra.get("guard"))
+        self._patience.load_state_dict(record.extra.get("patience"))
+        return record.step
+
+    def _load(self, reference: CommitRef) -> Commit:
+        forget_gathered(self._model)
+        return load_checkpoint(
+            self._model,
+            self._optimizer,
+            self._objects,
+            reference,
+            rank=self._place.rank,
+            world_size=self._place.world_size,
+            shape=self._shape,
+        )
+
+    def step(self, step: int, meter: Meter) -> int:
+        """Train on a batch; the step that the weights are at then, which is an earlier one if rolled back."""
+        spec, layout = self._job.spec.train, self._job.spec.layout
+        begun_s = self._clock.monotonic_s()
+        self._telemetry.enter(Section.DATA, step)
+        seed_step(spec.seed, step, self._place.data_share(layout)[0])
+        batch = self._task.batch(next(self._feed), step)
+        times = SectionTimes(self._telemetry.enter, self._clock)
+        figures = train_step(
+            self._model,
+            self._optimizer,
+            batch,
+            spec,
+            step,
+            loss_of=self._task.loss,
+            section=times.enter,
+            guard=self._guard,
+            spread=self._task.built.spread,
+        )
+        if figures.decision is not Decision.APPLY:
+            return self._leave_out(step, batch, figures)
+        if self._place.leads:
+            tokens, step_s = self._task.amount(batch), self._clock.monotonic_s() - begun_s
+            fields = step_fields(
+                step=step,
+                loss=figures.loss,
+                lr=learning_rate_at(step, spec),
+                grad_norm=figures.grad_norm,
+                tokens=tokens,
+                step_s=step_s,
+                data_wait_s=self._feed.last_wait_s,
+            )
+            rates = meter.figures(tokens=tokens, step_s=step_s, parts_s=times.take(), device=DEVICE)
+            self._telemetry.emit(EventKind.STEP, **fields, **rates)
+        return step
+
+    def _leave_out(self, step: int, batch: Batch, figures: StepFigures) -> int:
+        """Train no more on this batch, nor, with a roll-back, on those since the last checkpoint."""
+        digest = digest_over_ranks(batch)
+        if self._place.leads:
+            self._telemetry.emit(
+                EventKind.BATCH_SKIPPED,
+                step=step,
+                reason=self._guard.reason,
+                loss=figures.loss,
+                grad_norm=figures.grad_norm,
+                batch_digest=digest,
+            )
+        if figures.decision is Decision.SKIP:
+            return step
+        if self._last is None:
+            raise self._guard.error(step, figures.loss, figures.grad_norm)
+        self._telemetry.enter(Section.CHECKPOINT)
+        back_to = self._load(self._last).step  # the feed stays where it is: its batches are not drawn again
+        if self._place.leads:
+            reason = self._guard.reason
+            self._telemetry.emit(EventKind.ROLLED_BACK, step=step, to_step=back_to, reason=reason)
+        return back_to
+
+    def evaluate(self, step: int) -> bool:
+        """Evaluate on the held-out split when it is time; whether the run ends early."""
+        if not self._patience.asks(step, self._job.spec.train.steps):
+            return False
+        enough = self._patience.spent(step, self._task.score(step))
+        if enough and self._place.leads:
+            best = {"best_step": self._patience.best_step, "best": self._patience.best}
+            self._telemetry.emit(EventKind.STOPPED_EARLY, step=step, **best)
+        return enough
+
+    def save(self, step: int) -> None:
+        """Commit a checkpoint and remove those that are no longer kept; training stands still meanwhile."""
+        begun_s = self._clock.monotonic_s()
+        self._telemetry.enter(Section.CHECKPOINT)
+        if self._place.leads:
+            self._telemetry.emit(EventKind.CHECKPOINT_STARTED, step=step)
+        committed = save_checkpoint(
+            self._model,
+            self._optimizer,
+            self._objects,
+            rank=self._place.rank,
+            log=self._log,
+            attempt=self._job.attempt,
+            step=step,
+            keep=self._job.spec.train.keep_checkpoints,
+            extra={
+                "shape": self._shape,
+                "feed": self._feed.state_dict(),
+                "guard": self._guard.state_dict(),
+                "patience": self._patience.state_dict(),
+            },
+        )
+        self._last = told_to_all(committed.reference if committed else None)
+        if committed is None or self._log is None:
+            return
+        try:
+            self._log.sweep()
+        finally:
+            self._telemetry.emit(
+                EventKind.CHECKPOINT_COMMITTED,
+                step=step,
+                sequence=committed.reference.sequence,
+                digest=committed.reference.digest,
+                stall_s=round(self._clock.monotonic_s() - begun_s, 6),
+                bytes=committed.sealed_bytes,
+            )
+
+
+def _feed_state(record: Commit, place: str) -> Mapping[str, JsonValue]:
+    state = record.extra.get("feed")
+    if not isinstance(state, Mapping):
+        raise CheckpointUnfit(f"{place} holds no state of the feed.")
+    return state
