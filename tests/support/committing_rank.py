@@ -21,6 +21,7 @@ from stoker.keys.caller import take_secret
 from stoker.keys.refs import KekRef
 from stoker.spec.job import CommitRef
 from stoker.store.objects import ObjectStore
+from stoker.train.commit_log import Retention
 from stoker.train.commit_record import Commit
 from stoker.train.commit_store import CommitLog
 from stoker.train.run_objects import RunObjects
@@ -71,7 +72,7 @@ class CommittingRank(Rank):
             metadata={},
             extra={},
         )
-        done = self.log.commit(draft, 2)
+        done = self.log.commit(draft, Retention(2))
         self.log.sweep()
         figures = {"digest": done.reference.digest, "stall_s": 0.0, "bytes": done.sealed_bytes}
         self.tell("checkpoint_committed", step=self.step, sequence=done.reference.sequence, **figures)

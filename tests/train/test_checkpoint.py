@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import random
 import shutil
@@ -21,6 +20,7 @@ from stoker.core.errors import StokerError
 from stoker.keys.refs import KekRef
 from stoker.spec.job import CommitRef
 from stoker.store.errors import SwappedStream
+from stoker.store.header import MAX_HEADER_BYTES, parse_header
 from stoker.store.objects import ObjectStore
 from stoker.train.checkpoint import load_checkpoint, save_checkpoint
 from stoker.train.checkpoint_errors import BadCommitLog, CheckpointUnfit, NonFiniteState
@@ -387,7 +387,9 @@ def test_weights_that_are_not_finite_are_not_saved_over_good_ones(tmp_path: Path
     assert not list(tmp_path.rglob("part-*"))
 
 
-def test_the_record_names_every_part_with_its_digest(runs: SavedRuns, tmp_path: Path) -> None:
+def test_the_record_names_every_part_with_its_length_and_its_headers_digest(
+    runs: SavedRuns, tmp_path: Path
+) -> None:
     reference, *_ = runs.copy(tmp_path, 2)
     keys = runs.keys
     with open_objects(tmp_path, keys) as objects:
@@ -395,5 +397,5 @@ def test_the_record_names_every_part_with_its_digest(runs: SavedRuns, tmp_path: 
     assert isinstance(record, Commit)
     for part in record.parts:
         data = (tmp_path / part.key).read_bytes()
-        assert hashlib.sha256(data).hexdigest() == part.digest
+        assert parse_header(data[:MAX_HEADER_BYTES], len(data), part.key).digest.hex() == part.header_digest
         assert len(data) == part.object_bytes

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stoker.train.checkpoint_errors import BadCommitLog, Fenced
-from stoker.train.commit_log import LogState, advance, fold, next_commit, next_fence, state_at
+from stoker.train.commit_log import LogState, Retention, advance, fold, next_commit, next_fence, state_at
 from stoker.train.commit_record import Commit, Kept, Record, encode_record
 
 RUN = "r-00000000000000000001"
@@ -78,7 +78,7 @@ def test_no_interleaving_lets_a_fenced_attempt_commit(steps: list[tuple[str, int
             record: Record = (
                 next_fence(state, attempt, token_of(attempt), None)
                 if deed == "fence"
-                else next_commit(state, draft(attempt, number, token_of(attempt)), keep)
+                else next_commit(state, draft(attempt, number, token_of(attempt)), Retention(keep))
             )
         except Fenced:
             assert log.view(len(log.records)).attempt >= attempt or deed == "commit"
@@ -127,7 +127,7 @@ def test_a_newer_fence_abandons_checkpoints_after_the_one_it_resumes_from() -> N
     for record in (next_fence(state, 1, token_of(1), None),):
         state = advance(state, record, digest_of(record))
     for step in (10, 20, 30):
-        commit = next_commit(state, draft(1, step, token_of(1)), keep=3)
+        commit = next_commit(state, draft(1, step, token_of(1)), Retention(3))
         state = advance(state, commit, digest_of(commit))
     assert [kept.step for kept in state.live] == [10, 20, 30]
     fence = next_fence(state, 2, token_of(2), resume=2)
@@ -140,7 +140,7 @@ def test_the_state_at_a_commit_equals_the_state_folded_from_the_start() -> None:
     fence = next_fence(state, 1, token_of(1), None)
     state = advance(state, fence, digest_of(fence))
     for step in (10, 20, 30):
-        commit = next_commit(state, draft(1, step, token_of(1)), keep=2)
+        commit = next_commit(state, draft(1, step, token_of(1)), Retention(2))
         state = advance(state, commit, digest_of(commit))
     assert state_at(commit, digest_of(commit)) == state
     assert [kept.step for kept in state.live] == [20, 30]
@@ -148,7 +148,7 @@ def test_the_state_at_a_commit_equals_the_state_folded_from_the_start() -> None:
 
 def test_keeping_one_checkpoint_keeps_none_of_the_older_ones() -> None:
     state = LogState(RUN, attempt=1, token=token_of(1), live=(Kept(0, 1, "a"),), next_sequence=1)
-    assert next_commit(state, draft(1, 2, token_of(1)), keep=1).kept == ()
+    assert next_commit(state, draft(1, 2, token_of(1)), Retention(1)).kept == ()
 
 
 def test_a_replaced_record_breaks_the_chain_and_is_named() -> None:
@@ -167,3 +167,12 @@ def test_a_record_of_another_run_or_place_is_named() -> None:
         advance(state, replace(fence, run="r-other"), "1" * 64)
     with pytest.raises(BadCommitLog, match="stands where record 0 should"):
         advance(state, replace(fence, sequence=4), "1" * 64)
+
+
+def test_checkpoints_of_every_so_many_steps_stay_beside_the_last_ones() -> None:
+    state = LogState(RUN, attempt=1, token=token_of(1))
+    retention = Retention(last=2, every_steps=10)
+    for step in range(5, 45, 5):
+        commit = next_commit(state, draft(1, step, token_of(1)), retention)
+        state = advance(state, commit, digest_of(commit))
+    assert [kept.step for kept in state.live] == [10, 20, 30, 35, 40]

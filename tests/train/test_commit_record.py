@@ -43,7 +43,7 @@ COMMITS = st.builds(
     step=COUNTS,
     prefix=KEYS,
     version=HEX32,
-    parts=st.lists(st.builds(Part, KEYS, HEX64, HEX64, COUNTS, COUNTS), max_size=3).map(tuple),
+    parts=st.lists(st.builds(Part, KEYS, HEX64, COUNTS, COUNTS), max_size=3).map(tuple),
     kept=st.lists(st.builds(Kept, SEQUENCES, COUNTS, KEYS), max_size=3).map(tuple),
     metadata=OBJECTS,
     extra=OBJECTS,
@@ -68,7 +68,7 @@ BAD: list[tuple[bytes, str]] = [
     (b'{"format":1,"format":1}', "stands there twice"),
     (b'{"format":NaN}', "is not JSON"),
     (b"[" * 100_000, "is not JSON"),
-    (fence(format=2), "has format 2; this Stoker reads 1"),
+    (fence(format=3), "has format 3; this Stoker reads 1 and 2"),
     (fence(kind="other"), "unknown kind 'other'"),
     (fence(kind="checkpoint"), "field 'step' is missing"),
     (fence(more=1), "unknown field 'more'"),
@@ -89,6 +89,20 @@ def test_a_malformed_record_is_refused_and_named(data: bytes, message: str) -> N
     with pytest.raises(BadCommitLog, match=message) as caught:
         decode_record(data, "record 9")
     assert "record 9" in caught.value.message
+
+
+def test_a_record_of_format_1_is_read_whose_parts_had_one_more_digest() -> None:
+    part = Part("runs/a/part-00000.stk", "ab" * 32, 20, 10)
+    good = Commit("r-1", 0, "0" * 64, 1, "a" * 32, 1, "runs/a", "b" * 32, (part,), (), {}, {})
+    body = json.loads(encode_record(good))
+    body["format"] = 1
+    with pytest.raises(BadCommitLog, match="field 'digest' is missing"):
+        decode_record(json.dumps(body).encode(), "record 0")
+    body["parts"][0]["digest"] = "cd" * 32
+    assert decode_record(json.dumps(body).encode(), "record 0") == good
+    body["format"] = 2
+    with pytest.raises(BadCommitLog, match="unknown field 'digest'"):
+        decode_record(json.dumps(body).encode(), "record 0")
 
 
 def test_a_prefix_or_part_that_is_no_plain_name_is_refused() -> None:

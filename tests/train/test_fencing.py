@@ -18,6 +18,7 @@ from stoker.core.errors import DiskFull, StokerError
 from stoker.spec.job import CommitRef
 from stoker.train.checkpoint import load_checkpoint, save_checkpoint
 from stoker.train.checkpoint_errors import Fenced
+from stoker.train.commit_log import Retention
 from stoker.train.commit_record import Commit
 from stoker.train.commit_store import CommitLog, read_commit
 from support.ranks import run_ranks
@@ -169,7 +170,7 @@ def test_a_commit_whose_answer_was_lost_is_found_again_and_not_repeated(tmp_path
         )
         # What a retrying client does: the store has the record, the caller never heard.
         objects.write_record(replace(draft, sequence=1, previous=log.state.tip))
-        committed = log.commit(draft, keep=2)
+        committed = log.commit(draft, Retention(2))
         assert committed.reference.sequence == 1
         assert read_commit(objects, committed.reference).step == 4
         assert objects.read_record(2) is None

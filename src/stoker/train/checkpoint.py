@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
+import torch.distributed as distributed
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
@@ -22,9 +23,11 @@ from stoker.core.errors import DiskFull, StokerError
 from stoker.core.ids import new_version_id
 from stoker.spec.job import CommitRef
 from stoker.train.checkpoint_errors import CheckpointFailed, CheckpointUnfit, Fenced
+from stoker.train.checkpoint_pieces import Piece, PieceLoadPlanner, PieceSavePlanner, pieces_of
 from stoker.train.checkpoint_reader import CheckpointReader
 from stoker.train.checkpoint_state import restore_scalars, scalars_of, tensors_of
 from stoker.train.checkpoint_writer import CheckpointWriter, Destination
+from stoker.train.commit_log import Retention
 from stoker.train.commit_record import Commit, Part
 from stoker.train.commit_store import CommitLog, Committed, read_commit
 from stoker.train.run_objects import RunObjects
@@ -43,17 +46,49 @@ def save_checkpoint(
     attempt: int,
     step: int,
     keep: int,
+    keep_every_steps: int = 0,
     extra: Mapping[str, JsonValue],
 ) -> Committed | None:
     """Save what `model` and `optimizer` hold after `step`; all ranks call it, rank 0 with the `log`.
 
-    `extra` is all else that a resumed run needs. Returns, on rank 0, what was committed. On any error the
-    parts are removed, the checkpoints before stay as they are, and every rank raises the same error:
-    DiskFull, Fenced, CheckpointUnfit, a key or store error, or CheckpointFailed.
+    `extra` is all else that a resumed run needs; `keep` and `keep_every_steps` are those of Retention.
+    Returns, on rank 0, what was committed. On any error the parts are removed, the checkpoints before stay as
+    they are, and every rank raises the same error: DiskFull, Fenced, CheckpointUnfit, a key or store error,
+    or CheckpointFailed.
     """
+    return save_pieces(
+        lambda: list(pieces_of(tensors_of(model, optimizer))),
+        objects,
+        rank=rank,
+        log=log,
+        attempt=attempt,
+        step=step,
+        retention=Retention(keep, keep_every_steps),
+        extra=lambda: {"optimizer_groups": scalars_of(model, optimizer), **extra},
+    )
+
+
+def save_pieces(
+    pieces: Callable[[], Sequence[Piece]],
+    objects: RunObjects,
+    *,
+    rank: int,
+    log: CommitLog | None,
+    attempt: int,
+    step: int,
+    retention: Retention,
+    extra: Callable[[], Mapping[str, JsonValue]],
+    group: distributed.ProcessGroup | None = None,
+) -> Committed | None:
+    """Save the pieces that each rank of `group` gives, as `save_checkpoint` says.
+
+    `pieces` and `extra` are called while ranks can hear of each other's errors.
+    """
+    planner = PieceSavePlanner(pieces)
     if log is None:
         with _one_error("saving", step):
-            save(_flat(model, optimizer), storage_writer=CheckpointWriter(objects, rank), planner=_saving())
+            writer = CheckpointWriter(objects, rank)
+            save({}, storage_writer=writer, planner=planner, process_group=group)
         return None
     version = new_version_id()
     destination = Destination(objects.prefix_of(log.state.next_sequence, version), version)
@@ -74,15 +109,15 @@ def save_checkpoint(
             parts=parts,
             kept=(),
             metadata=metadata,
-            extra={"optimizer_groups": scalars_of(model, optimizer), **extra},
+            extra=extra(),
         )
         asked = True
-        committed.append(log.commit(draft, max(MIN_KEPT, keep)))
+        committed.append(log.commit(draft, replace(retention, last=max(MIN_KEPT, retention.last))))
 
     writer = CheckpointWriter(objects, rank, destination=destination, commit=commit)
     try:
         with _one_error("saving", step):
-            save(_flat(model, optimizer), storage_writer=writer, planner=_saving())
+            save({}, storage_writer=writer, planner=planner, process_group=group)
     except BaseException as error:
         # A commit whose answer was lost may stand: its parts are left for a later sweep to judge.
         if not asked or isinstance(error, Fenced | DiskFull):
@@ -118,28 +153,24 @@ def load_checkpoint(
                 f"{place} is of a model {record.extra.get('shape')}, this run's is {shape}.",
                 hint="Resume with the model and the tokenizer that the run began with.",
             )
-        flat = _flat(model, optimizer)
+        flat = tensors_of(model, optimizer)
         _compare(flat, reader, place)
-        load(flat, storage_reader=reader, planner=_loading())
+        pieces = list(pieces_of(flat, most_bytes=1 << 62))
+        load({}, storage_reader=reader, planner=PieceLoadPlanner(pieces))
         restore_scalars(model, optimizer, record.extra.get("optimizer_groups"), place)
     return record
 
 
-def _flat(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    return tensors_of(model, optimizer)
-
-
-def _saving() -> DefaultSavePlanner:
-    return DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
-
-
-def _loading() -> DefaultLoadPlanner:
-    return DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
-
-
 def _compare(flat: Mapping[str, torch.Tensor], reader: CheckpointReader, place: str) -> None:
+    """Together the ranks must have the tensors that were saved, each as it was saved."""
     saved = reader.tensors
-    odd = sorted(set(saved) ^ set(flat))
+    names = sorted(saved)
+    here = torch.tensor([name in flat for name in names], dtype=torch.uint8)
+    if distributed.is_initialized():
+        distributed.all_reduce(here, distributed.ReduceOp.MAX)
+    odd = sorted(set(flat) - set(saved)) or [
+        name for name, is_here in zip(names, here, strict=True) if not is_here
+    ]
     if odd:
         where = "only in the checkpoint" if odd[0] in saved else "only in this run"
         raise CheckpointUnfit(f"{place}: {odd[0]!r} is {where}.", hint="The run file names another model.")

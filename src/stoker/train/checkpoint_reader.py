@@ -6,11 +6,15 @@ needs no piece of are shared out among the ranks and verified too. See docs/desi
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any
+from concurrent.futures import Future as ConcurrentFuture
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
@@ -22,6 +26,9 @@ from stoker.train.checkpoint_metadata import chunk_name, decode_metadata
 from stoker.train.commit_record import Commit
 from stoker.train.run_objects import RunObjects
 from stoker.train.tensor_file import TensorEntry, parse_header, tensor_at
+
+Described: TypeAlias = "tuple[torch.dtype, tuple[int, ...]]"
+"""A piece's type and size."""
 
 
 class CheckpointReader(StorageReader):
@@ -65,49 +72,73 @@ class CheckpointReader(StorageReader):
         return plans
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        """Open every part that is needed here, or is this rank's to verify, and copy the pieces."""
+        """Open every part that is needed here, or is this rank's to verify, and copy the pieces.
+
+        A thread opens the next part while this one's pieces are copied; two parts are in memory at most.
+        """
         wanted: dict[int, list[ReadItem]] = defaultdict(list)
         for item in plan.items:
             wanted[self._metadata.storage_data[item.storage_index]].append(item)
-        for number in range(len(self._commit.parts)):
-            if number in wanted or number % self._world_size == self._rank:
-                self._read_part(number, wanted.get(number, []), planner)
+        numbers = [
+            number
+            for number in range(len(self._commit.parts))
+            if number in wanted or number % self._world_size == self._rank
+        ]
+        expected = self._expected(set(numbers))
+        most = max((self._commit.parts[number].plaintext_bytes for number in numbers), default=0)
+        rooms = [memoryview(mmap.mmap(-1, max(most, 1))) for _ in range(min(2, len(numbers)))]
+        with ThreadPoolExecutor(1, thread_name_prefix="open-part") as opener:
+
+            def opening(turn: int) -> ConcurrentFuture[memoryview]:
+                return opener.submit(self._open_part, numbers[turn], rooms[turn % 2])
+
+            coming = opening(0) if numbers else None
+            for turn, number in enumerate(numbers):
+                assert coming is not None
+                data = coming.result()
+                coming = opening(turn + 1) if turn + 1 < len(numbers) else None
+                self._take(number, data, expected[number], wanted.get(number, []), planner)
         future: Future[None] = Future()
         future.set_result(None)
         return future
 
-    def _read_part(self, number: int, items: list[ReadItem], planner: LoadPlanner) -> None:
+    def _open_part(self, number: int, room: memoryview) -> memoryview:
         part = self._commit.parts[number]
-        data = self._objects.read_part(part, self._commit.version, rank_of(part.key))
-        entries, start = parse_header(data, part.key)
-        self._compare(entries, number)
+        return self._objects.read_part(part, self._commit.version, number_of(part.key), room)
+
+    def _take(
+        self,
+        number: int,
+        data: memoryview,
+        expected: Mapping[str, Described],
+        items: list[ReadItem],
+        planner: LoadPlanner,
+    ) -> None:
+        place = self._commit.parts[number].key
+        entries, start = parse_header(data, place)
+        _compare(entries, expected, place)
         for item in items:
             entry = entries[chunk_name(item.storage_index)]
             piece = _narrow(tensor_at(data, start, entry), item)
             target = planner.resolve_tensor(item).detach()
             if target.dtype != piece.dtype or target.shape != piece.shape:
                 raise CheckpointUnfit(
-                    f"{part.key}: {item.storage_index.fqn!r} is {piece.dtype} {list(piece.shape)}, "
+                    f"{place}: {item.storage_index.fqn!r} is {piece.dtype} {list(piece.shape)}, "
                     f"the run's is {target.dtype} {list(target.shape)}."
                 )
             target.copy_(piece)
             planner.commit_tensor(item, target)
 
-    def _compare(self, entries: Mapping[str, TensorEntry], number: int) -> None:
-        """The part must hold exactly the pieces that the record says, each of its type and size."""
-        place = self._commit.parts[number].key
-        expected = {}
+    def _expected(self, numbers: set[int]) -> Mapping[int, Mapping[str, Described]]:
+        """What the record says that each of these parts holds."""
+        found: dict[int, dict[str, Described]] = {number: {} for number in numbers}
         for name, tensor in self.tensors.items():
             for chunk in tensor.chunks:
                 index = MetadataIndex(name, chunk.offsets)
-                if self._metadata.storage_data[index] == number:
-                    expected[chunk_name(index)] = (tensor.properties.dtype, tuple(chunk.sizes))
-        found = {name: (entry.dtype, entry.shape) for name, entry in entries.items()}
-        if found != expected:
-            odd = sorted(
-                name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)
-            )
-            raise BadCheckpointPart(f"{place}: {odd[0][:80]!a} is not as the record says.")
+                number = self._metadata.storage_data[index]
+                if number in numbers:
+                    found[number][chunk_name(index)] = (tensor.properties.dtype, tuple(chunk.sizes))
+        return found
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
@@ -115,8 +146,16 @@ class CheckpointReader(StorageReader):
         return False
 
 
-def rank_of(key: str) -> int:
-    """The rank in a part's name `PREFIX/part-RRRRR.stk`. Raises BadCheckpointPart on another name."""
+def _compare(entries: Mapping[str, TensorEntry], expected: Mapping[str, Described], place: str) -> None:
+    """The part must hold exactly the pieces that the record says, each of its type and size."""
+    found = {name: (entry.dtype, entry.shape) for name, entry in entries.items()}
+    if found != expected:
+        odd = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+        raise BadCheckpointPart(f"{place}: {odd[0][:80]!a} is not as the record says.")
+
+
+def number_of(key: str) -> int:
+    """The number in a part's name `PREFIX/part-RRRRR.stk`. Raises BadCheckpointPart on another name."""
     name = key.rpartition("/")[2]
     digits = name.removeprefix("part-").removesuffix(".stk")
     if name != f"part-{digits}.stk" or not digits.isdecimal() or len(digits) > 9:

@@ -1,20 +1,21 @@
-"""Where PyTorch DCP's planned tensors go: one sealed safetensors part a rank. See docs/design/train.md.
+"""Where PyTorch DCP's planned tensors go: sealed safetensors parts. See docs/design/train.md.
 
 DCP decides which rank writes which piece of which tensor; nothing of its own storage is used. The coordinator
-chooses a fresh prefix, every rank writes its part under it, and the coordinator commits last.
+chooses a fresh prefix, every rank writes its parts under it, and the coordinator commits last.
 """
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.metadata import Metadata
-from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItemType
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem, WriteItemType
 from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
@@ -25,6 +26,13 @@ from stoker.train.commit_record import Part
 from stoker.train.run_objects import RunObjects
 from stoker.train.tensor_file import tensor_file
 
+PART_BYTES: Final = 512 << 20
+"""A rank's pieces go into as many parts as keep each under this: one request's worth for an object store,
+and what a reader has to hold at once. One piece is never divided here."""
+
+
+_NOT_FINITE: Final = "Lower train.learning_rate or lengthen train.warmup_steps; the last checkpoint is kept."
+
 
 @dataclass(frozen=True, slots=True)
 class Destination:
@@ -32,6 +40,14 @@ class Destination:
 
     prefix: str
     version: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """Where one rank's parts go: under the destination, numbered from `first`."""
+
+    destination: Destination
+    first: int
 
 
 Commit = Callable[[Destination, tuple[Part, ...], Mapping[str, JsonValue]], None]
@@ -71,42 +87,46 @@ class CheckpointWriter(StorageWriter):
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """Tell every rank where its part goes."""
-        return [replace(plan, storage_data=self._destination) for plan in plans]
+        """Tell every rank where its parts go, and their numbers."""
+        assert self._destination is not None
+        told, first = [], 0
+        for plan in plans:
+            told.append(replace(plan, storage_data=_Share(self._destination, first)))
+            first += len(divided(plan.items))
+        return told
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """Seal this rank's pieces into its part; a rank without pieces writes none."""
+        """Seal this rank's pieces into its parts; a rank without pieces writes none."""
+        share = plan.storage_data
+        assert isinstance(share, _Share)
+        pieces = {item.index: _tensor(planner, item) for item in plan.items}
+        check_finite(pieces)
+        results: list[WriteResult] = []
+        for number, items in enumerate(divided(plan.items), share.first):
+            results += self._write(share.destination, number, items, pieces)
         future: Future[list[WriteResult]] = Future()
-        future.set_result(self._write(plan, planner) if plan.items else [])
+        future.set_result(results)
         return future
 
-    def _write(self, plan: SavePlan, planner: SavePlanner) -> list[WriteResult]:
-        destination = plan.storage_data
-        assert isinstance(destination, Destination)
-        tensors: dict[str, Tensor] = {}
-        for item in plan.items:
-            tensor = planner.resolve_data(item)
-            assert isinstance(tensor, Tensor)
-            _check_finite(item.index.fqn, tensor)
-            tensors[chunk_name(item.index)] = tensor
-        assert len(tensors) == len(plan.items)
-        part = self._objects.write_part(
-            destination.prefix, destination.version, self._rank, tensor_file(tensors)
-        )
-        return [
-            WriteResult(item.index, item.tensor_storage_size() or 0, (self._rank, part))
-            for item in plan.items
-        ]
+    def _write(
+        self,
+        destination: Destination,
+        number: int,
+        items: Sequence[WriteItem],
+        pieces: Mapping[MetadataIndex, Tensor],
+    ) -> list[WriteResult]:
+        tensors = {chunk_name(item.index): pieces[item.index] for item in items}
+        assert len(tensors) == len(items)
+        part = self._objects.write_part(destination.prefix, destination.version, number, tensor_file(tensors))
+        return [WriteResult(item.index, _bytes(item), (number, part)) for item in items]
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """On the coordinator: note which piece lies in which part, and commit."""
         assert self._commit is not None and self._destination is not None
         written = {result.storage_data[0]: result.storage_data[1] for rank in results for result in rank}
-        numbers = {rank: number for number, rank in enumerate(sorted(written))}
-        metadata.storage_data = {
-            result.index: numbers[result.storage_data[0]] for rank in results for result in rank
-        }
-        parts = tuple(written[rank] for rank in sorted(written))
+        metadata.storage_data = {result.index: result.storage_data[0] for rank in results for result in rank}
+        assert sorted(written) == list(range(len(written)))
+        parts = tuple(written[number] for number in range(len(written)))
         self._commit(self._destination, parts, encode_metadata(metadata))
 
     @classmethod
@@ -115,10 +135,54 @@ class CheckpointWriter(StorageWriter):
         return False
 
 
-def _check_finite(name: str, tensor: Tensor) -> None:
-    """The loss of the next step would tell too, but by then the checkpoint before would be gone in turn."""
-    if tensor.is_floating_point() and tensor.element_size() > 1 and not bool(torch.isfinite(tensor).all()):
-        raise NonFiniteState(
-            f"{name!r} holds NaN or infinite values; nothing was saved.",
-            hint="Lower train.learning_rate or lengthen train.warmup_steps; the last checkpoint is kept.",
-        )
+def divided(items: Sequence[WriteItem], most_bytes: int = PART_BYTES) -> list[list[WriteItem]]:
+    """The items of each part, in order: as many together as stay under `most_bytes`, at least one."""
+    parts: list[list[WriteItem]] = []
+    room = 0
+    for item in items:
+        size = _bytes(item)
+        if not parts or size > room:
+            parts.append([])
+            room = most_bytes
+        parts[-1].append(item)
+        room -= size
+    return parts
+
+
+def _tensor(planner: SavePlanner, item: WriteItem) -> Tensor:
+    tensor = planner.resolve_data(item)
+    assert isinstance(tensor, Tensor)
+    return tensor
+
+
+def check_finite(pieces: Mapping[MetadataIndex, Tensor]) -> None:
+    """The loss of the next step would tell too, but by then the checkpoint before would be gone in turn.
+
+    A sum is NaN or infinite when one of its terms is, and costs a twentieth of asking every element; only a
+    sum that is not finite, which an overflow may be too, is looked into. Raises NonFiniteState.
+    """
+    asked = {
+        index: tensor
+        for index, tensor in pieces.items()
+        if tensor.is_floating_point() and tensor.element_size() > 1 and tensor.numel()
+    }
+    for device in {tensor.device for tensor in asked.values()}:
+        here = {index: tensor for index, tensor in asked.items() if tensor.device == device}
+        sums = torch.stack([tensor.sum(dtype=_wide(tensor)).double() for tensor in here.values()])
+        for index, fine in zip(here, torch.isfinite(sums).tolist(), strict=True):
+            if not fine and not bool(torch.isfinite(here[index]).all()):
+                raise NonFiniteState(
+                    f"{index.fqn!r} holds NaN or infinite values; nothing was saved.",
+                    hint=_NOT_FINITE,
+                )
+
+
+def _bytes(item: WriteItem) -> int:
+    """Of the piece; DCP's own figure is of the whole tensor."""
+    if item.tensor_data is None:
+        return 0
+    return math.prod(item.tensor_data.chunk.sizes) * item.tensor_data.properties.dtype.itemsize
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32

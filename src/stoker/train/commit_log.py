@@ -8,11 +8,28 @@ fence and is judged by it. `stoker.train.commit_store` does the reading and writ
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from stoker.train.checkpoint_errors import BadCommitLog, Fenced
 from stoker.train.commit_record import MAX_SEQUENCE, NO_RECORD, Commit, Fence, Kept, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Which checkpoints stay: the `last` so many, and those of every `every_steps`-th step (0: of none)."""
+
+    last: int
+    every_steps: int = 0
+
+    def kept(self, live: Sequence[Kept]) -> tuple[Kept, ...]:
+        """Those of `live`, oldest first, that stay when one more is committed."""
+        old = len(live) - (self.last - 1)
+        return tuple(
+            each
+            for number, each in enumerate(live)
+            if number >= old or (self.every_steps and each.step % self.every_steps == 0)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +112,8 @@ def next_fence(state: LogState, attempt: int, token: str, resume: int | None) ->
     return Fence(state.run, state.next_sequence, state.tip, attempt, token, resume)
 
 
-def next_commit(state: LogState, draft: Commit, keep: int) -> Commit:
-    """`draft` placed at the end of the log, keeping at most `keep` checkpoints, itself included.
+def next_commit(state: LogState, draft: Commit, retention: Retention) -> Commit:
+    """`draft` placed at the end of the log, keeping the checkpoints that `retention` says beside it.
 
     Raises Fenced when the fence in force is not that of the draft's attempt and token.
     """
@@ -107,7 +124,7 @@ def next_commit(state: LogState, draft: Commit, keep: int) -> Commit:
             hint="This process was left over from an older attempt and ends here.",
         )
     _check_room(state)
-    kept = state.live[-(keep - 1) :] if keep > 1 else ()
+    kept = retention.kept(state.live)
     return replace(draft, sequence=state.next_sequence, previous=state.tip, kept=kept)
 
 

@@ -16,7 +16,9 @@ from stoker.core.canonical import JsonValue, canonical_json
 from stoker.core.result import plain
 from stoker.train.checkpoint_errors import BadCommitLog
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+OLD_FORMAT: Final = 1
+"""Its parts had a SHA-256 of the sealed object too, which nothing read; otherwise the same."""
 MAX_RECORD_BYTES: Final = 256 * 1024 * 1024
 MAX_SEQUENCE: Final = 99_999_999
 NO_RECORD: Final = "0" * 64
@@ -29,10 +31,12 @@ _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One sealed object of a checkpoint: whole digest, header digest, and its length sealed and open."""
+    """One sealed object of a checkpoint: the digest of its header, and its length sealed and open.
+
+    The header binds key and salt, and with them the tags of all chunks bind every byte.
+    """
 
     key: str
-    digest: str
     header_digest: str
     object_bytes: int
     plaintext_bytes: int
@@ -102,9 +106,10 @@ def decode_record(data: bytes | bytearray | memoryview, place: str) -> Record:
     """The record in `data`. Raises BadCommitLog, naming `place`, on anything else."""
     body = _object(strict_json(bytes(data), place), place)
     reader = _Fields(body, place)
-    if reader.integer("format", 1 << 16) != FORMAT:
+    written = reader.integer("format", 1 << 16)
+    if written not in (FORMAT, OLD_FORMAT):
         raise BadCommitLog(
-            f"{place} has format {body['format']!r}; this Stoker reads {FORMAT}.",
+            f"{place} has format {body['format']!r}; this Stoker reads {OLD_FORMAT} and {FORMAT}.",
             hint="Use the Stoker that wrote the run.",
         )
     kind = reader.text("kind")
@@ -125,7 +130,7 @@ def decode_record(data: bytes | bytearray | memoryview, place: str) -> Record:
             step=reader.integer("step"),
             prefix=reader.matching("prefix", _KEY),
             version=reader.matching("version", _TOKEN),
-            parts=tuple(_part(item, place) for item in reader.array("parts")),
+            parts=tuple(_part(item, place, written) for item in reader.array("parts")),
             kept=tuple(_kept(item, place) for item in reader.array("kept")),
             metadata=_object(reader.take("metadata"), place),
             extra=_object(reader.take("extra"), place),
@@ -161,11 +166,12 @@ def _object(value: Any, place: str) -> dict[str, Any]:
     return value
 
 
-def _part(value: Any, place: str) -> Part:
+def _part(value: Any, place: str, written: int) -> Part:
     reader = _Fields(_object(value, place), place)
+    if written == OLD_FORMAT:
+        reader.matching("digest", _DIGEST)
     part = Part(
         reader.matching("key", _KEY),
-        reader.matching("digest", _DIGEST),
         reader.matching("header_digest", _DIGEST),
         reader.integer("object_bytes"),
         reader.integer("plaintext_bytes"),

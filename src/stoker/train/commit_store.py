@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from stoker.spec.job import CommitRef
 from stoker.store.errors import ObjectExists
 from stoker.train.checkpoint_errors import BadCommitLog
-from stoker.train.commit_log import LogState, advance, next_commit, next_fence, state_at
+from stoker.train.commit_log import LogState, Retention, advance, next_commit, next_fence, state_at
 from stoker.train.commit_record import Commit
 from stoker.train.run_objects import RunObjects
 
@@ -81,10 +81,10 @@ class CommitLog:
         """What marks this attempt's records."""
         return self._token
 
-    def commit(self, draft: Commit, keep: int) -> Committed:
+    def commit(self, draft: Commit, retention: Retention) -> Committed:
         """Put `draft` at the end of the log. Raises Fenced when a newer attempt has taken the log over."""
         while True:
-            record = next_commit(self.state, draft, keep)
+            record = next_commit(self.state, draft, retention)
             try:
                 digest, record_bytes = self._objects.write_record(record)
             except ObjectExists:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import io
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Final
@@ -13,9 +13,10 @@ from stoker.keys.refs import KekRef, Purpose
 from stoker.store.errors import ObjectMissing
 from stoker.store.header import StreamKind, StreamLabel
 from stoker.store.objects import ObjectStore
-from stoker.store.ranges import BytesLike, BytesSource
+from stoker.store.ranges import BytesLike, BytesSource, RangeSource
 from stoker.store.reader import StreamReader
 from stoker.store.sealed import PartitionSeal
+from stoker.store.streams import BLOCK_BYTES, ReadAhead, WriteBehind
 from stoker.train.checkpoint_errors import BadCheckpointPart, BadCommitLog
 from stoker.train.commit_record import MAX_RECORD_BYTES, Part, Record, decode_record, encode_record
 
@@ -55,36 +56,50 @@ class RunObjects:
         """The object that holds record `sequence` of the commit log."""
         return f"runs/{self.run}/log/{sequence:08d}.stk"
 
-    def write_part(self, prefix: str, version: str, rank: int, pieces: Iterable[BytesLike]) -> Part:
-        """Seal `pieces` as one rank's part. Raises DiskFull, and then nothing of it is left behind."""
-        sealed = io.BytesIO()
-        writer = self._seal.writer(self._part_label(version, rank), sealed)
-        for piece in pieces:
-            writer.write(piece)
-        facts = writer.finish()
-        key = f"{prefix}/part-{rank:05d}.stk"
-        self._store.create(key, sealed.getbuffer())
+    def write_part(self, prefix: str, version: str, number: int, pieces: Iterable[BytesLike]) -> Part:
+        """Seal `pieces` as part `number`; durable on return.
+
+        Raises DiskFull and what the store raises; then nothing of it is left behind.
+        """
+        key = f"{prefix}/part-{number:05d}.stk"
+        with self._store.writing(key) as sink, WriteBehind(sink) as behind:
+            writer = self._seal.writer(self._part_label(version, number), behind, digest=False)
+            for piece in pieces:
+                writer.write(piece)
+            facts = writer.finish()
         return Part(
             key=key,
-            digest=facts.digest.hex(),
             header_digest=facts.header_digest.hex(),
             object_bytes=facts.object_bytes,
             plaintext_bytes=facts.plaintext_bytes,
         )
 
-    def read_part(self, part: Part, version: str, rank: int) -> bytearray:
+    def read_part(self, part: Part, version: str, number: int, room: memoryview | None = None) -> memoryview:
         """The whole plaintext of a part, after every byte of it was verified against the record.
 
-        Raises what the store's reader raises, naming the object, and BadCheckpointPart on another length.
+        It is in the first bytes of `room`, when that is given and long enough. Raises what the store's reader
+        raises, naming the object, and BadCheckpointPart on another length; then `room` holds no plaintext.
         """
-        return self.open_part(part, version, rank).read_all(part.plaintext_bytes)
+        with contextlib.ExitStack() as stack:
+            source = stack.enter_context(self._store.reading(part.key))
+            if part.object_bytes > BLOCK_BYTES:
+                source = stack.enter_context(ReadAhead(source))
+            reader = self._open_part(source, part, version, number)
+            if room is None or len(room) < part.plaintext_bytes:
+                room = memoryview(bytearray(part.plaintext_bytes))
+            plain = room[: part.plaintext_bytes]
+            reader.read_into(0, plain)
+            return plain
 
-    def open_part(self, part: Part, version: str, rank: int) -> StreamReader:
+    def open_part(self, part: Part, version: str, number: int) -> StreamReader:
         """A part to read in places; each byte is verified before it is handed on. Raises as `read_part`."""
+        return self._open_part(self._store.source(part.key), part, version, number)
+
+    def _open_part(self, source: RangeSource, part: Part, version: str, number: int) -> StreamReader:
         reader = StreamReader.open(
-            self._store.source(part.key),
+            source,
             self._keys,
-            self._part_label(version, rank),
+            self._part_label(version, number),
             header_digest=bytes.fromhex(part.header_digest),
             object_bytes=part.object_bytes,
             kek=self._seal.kek,
@@ -157,12 +172,12 @@ class RunObjects:
         """Remove every part under `prefix`; says how many."""
         return self._store.delete_prefix(prefix)
 
-    def _part_label(self, version: str, rank: int) -> StreamLabel:
+    def _part_label(self, version: str, number: int) -> StreamLabel:
         return StreamLabel(
             kind=StreamKind.CHECKPOINT_PART,
             subject=f"run/{self.run}",
             version=version,
-            shard=rank,
+            shard=number,
             schema=PART_SCHEMA,
             review_digest=self._review_digest,
         )

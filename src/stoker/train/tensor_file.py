@@ -140,7 +140,7 @@ def parse_entries(text: bytes, data_bytes: int, place: str) -> dict[str, TensorE
     return entries
 
 
-def tensor_at(data: bytearray, start: int, entry: TensorEntry) -> Tensor:
+def tensor_at(data: bytearray | memoryview, start: int, entry: TensorEntry) -> Tensor:
     """The tensor of `entry`, sharing memory with `data`, whose header has been checked by `parse_header`."""
     count = math.prod(entry.shape)
     if count == 0:

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.metadata import (
 from stoker.store.reader import StreamReader
 from stoker.train.checkpoint_errors import BadCheckpointPart, CheckpointUnfit
 from stoker.train.checkpoint_metadata import chunk_name, decode_metadata
-from stoker.train.checkpoint_reader import rank_of
+from stoker.train.checkpoint_reader import number_of
 from stoker.train.commit_record import Commit
 from stoker.train.run_objects import RunObjects
 from stoker.train.tensor_file import TensorEntry, header_bytes, parse_entries
@@ -140,7 +140,7 @@ class SealedSource:
 
     def _open(self, number: int) -> _OpenPart:
         part = self._commit.parts[number]
-        stream = self._objects.open_part(part, self._commit.version, rank_of(part.key))
+        stream = self._objects.open_part(part, self._commit.version, number_of(part.key))
         begin = stream.read(0, min(_LENGTH_BYTES, stream.plaintext_bytes))
         length = header_bytes(begin, stream.plaintext_bytes, part.key)
         start = _LENGTH_BYTES + length
