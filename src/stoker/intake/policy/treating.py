@@ -22,7 +22,7 @@ from stoker.spec.policy import Treatment
 from stoker.spec.quality import Normalisation
 
 MODEL_BYTES: Final = 1 << 18
-"""The name model is some thousand times slower than exact recognisers, so long texts may take longer."""
+"""The name model is hundreds of times slower than exact recognisers, so long texts may take longer."""
 
 
 @dataclass(frozen=True, slots=True)
