@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
 import stoker
 from stoker.cli.release import NothingToExport
@@ -25,8 +26,8 @@ from stoker.intake.tokenizer import WordEncoder
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import AuditEntry
 from stoker.train.exchange.configuration import described_by
-from stoker.train.exchange.contents import CONFIG
-from stoker.train.exchange.errors import ReleaseRefused
+from stoker.train.exchange.contents import CONFIG, folder_digest
+from stoker.train.exchange.errors import BadWeights, ReleaseRefused, WeightsUnfit
 from stoker.train.exchange.folder import WeightFolder
 from stoker.train.exchange.read import load_weights
 from stoker.train.models.decoder import build_model
@@ -171,3 +172,23 @@ def test_an_export_that_is_told_to_end_leaves_nothing(home: CliHome) -> None:
     assert "Traceback" not in done.err
     assert left(home) == []
     assert "run.export" not in home.acts()
+
+
+def test_a_run_begins_with_the_weights_that_left_and_says_so(home: CliHome) -> None:
+    run = run_of(home)
+    home.stoker("export", run, "--out", "out")
+    before = home.runs()
+    home.stoker("train", "run.toml", "train.steps=1", "train.learning_rate=1e-9", "train.init_from=out")
+    (second,) = set(home.runs()) - set(before)
+    begun = last_act(home, "run.start").detail["first_weights"]
+    assert begun == folder_digest(home.place / "out")
+    home.stoker("export", second, "--out", "again-out")
+    one, two = (load_file(home.place / name / "model.safetensors") for name in ("out", "again-out"))
+    for name, value in one.items():
+        assert torch.allclose(value, two[name], atol=1e-6), name
+    assert begun in (home.place / "again-out/README.md").read_text()
+    said = home.refused(WeightsUnfit, "train", "run.toml", "train.init_from=out", "model.ffn_width=96")
+    assert "ffn_width is 64 there and 96 here" in said
+    home.refused(BadWeights, "train", "run.toml", "train.init_from=texts")
+    assert len(home.runs()) == 2
+    assert home.log_holds()

@@ -30,6 +30,7 @@ from stoker.fleet.charge import Charge, KillRank
 from stoker.fleet.confinement import Confinement, confinement_of
 from stoker.fleet.errands import WORKER, HouseErrands, require_leave, require_live
 from stoker.fleet.errors import DatasetGone, NotResumable
+from stoker.fleet.first_weights import DIGEST_FIELD, digest_on_record, with_first_weights
 from stoker.fleet.links import links_of
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.run_state import Phase, Policy
@@ -98,8 +99,9 @@ def start_run(
     """Train `spec` to its end; returns when no process of the run exists any more.
 
     A run that fails or is cancelled is a summary, not an exception. `origins` says where each value of the
-    merged run file came from. Raises UnknownDataset, DatasetGone, intake's refusals, LedgerRefused, Busy,
-    DiskFull; nothing of the run is left behind when it could not begin.
+    merged run file came from. Raises UnknownDataset, DatasetGone, intake's refusals, BadWeights and
+    WeightsUnfit for first weights from elsewhere, LedgerRefused, Busy, DiskFull; nothing of the run is left
+    behind when it could not begin.
     """
     house = House(home, ledger, backend, store_url, actor, progress, clock)
     held = confinement_of(spec.launch, store_url, home.cache_dir)
@@ -107,9 +109,10 @@ def start_run(
     links = links_of(store_url, spec.launch.links, os.environ)
     require_leave(ledger, datasets, spec.purpose, clock, run=spec.name, links=links)
     require_layout(spec, datasets)
+    spec, first_weights = with_first_weights(spec, datasets)
     run = new_run_id(clock)
     with exclusive(supervisor_lock(home, run), f"run {run}"):  # before the record, so that gc sees it live
-        record = _begin(house, run, spec, datasets, origins or {})
+        record = _begin(house, run, spec, datasets, origins or {}, first_weights)
         return _supervise(house, record, spec, datasets, faults, held, rank_command)
 
 
@@ -202,6 +205,7 @@ def _begin(
     spec: RunSpec,
     datasets: Sequence[DatasetRecord],
     origins: Mapping[str, str],
+    first_weights: str,
 ) -> RunRecord:
     """Folder, run file, key and ledger entry of a new run; on any failure only a deactivated key remains."""
     dataset, *others = datasets
@@ -246,6 +250,7 @@ def _begin(
             "review": dataset.review,
             "spec_digest": digest,
             "node": node_name(house.home),
+            **({DIGEST_FIELD: first_weights} if first_weights else {}),
         }
         with house.ledger.act(
             actor=house.actor, action="run.start", subject=f"run/{run}", detail=detail
@@ -299,6 +304,7 @@ def _supervise(
             JobPart(each.name, each.version, each.root, _review_digest(house, each), part.weight)
             for each, part in zip(datasets if spec.mixture else (), spec.mixture, strict=True)
         ),
+        init_digest=digest_on_record(house.ledger, run),
     )
     errands = HouseErrands(
         house.ledger,

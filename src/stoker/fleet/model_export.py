@@ -23,6 +23,7 @@ from stoker.core.config import from_plain
 from stoker.core.home import Home
 from stoker.core.progress import SILENT, Progress
 from stoker.fleet.errands import require_leave
+from stoker.fleet.first_weights import digest_on_record
 from stoker.fleet.release import (
     Standing,
     exposure_limit,
@@ -300,6 +301,7 @@ def _card(house: _House, plan: _Plan, vocabulary: int, parameters: int) -> Card:
             if each.bits_per_byte is not None
         ),
         released="" if plan.release is None else str(plan.release.detail.get("reason", "")),
+        first_weights=digest_on_record(house.ledger, record.id),
     )
 
 

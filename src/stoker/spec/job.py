@@ -36,6 +36,7 @@ class Job:
     raw Ed25519 key (hex) that signed the dataset's manifest; `review_digest` (64 hex digits) goes into the
     header of every sealed stream that the run writes. `parts` are the datasets of a mixture, the first of
     them the one that `dataset` and the fields behind it name; empty when the run reads no other.
+    `init_digest` is of the folder `spec.train.init_from`, as the log recorded it when the run began.
     """
 
     run: RunId
@@ -57,3 +58,4 @@ class Job:
     checkpoint_kek: str
     resume: CommitRef | None
     parts: tuple[JobPart, ...] = ()
+    init_digest: str = ""
