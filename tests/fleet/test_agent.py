@@ -89,6 +89,7 @@ def small_plan(**changes: Any) -> AgentPlan:
         "key_fds": (),
         "secret_fds": (),
         "lease_fd": -1,
+        "store_fds": (),
         "lock_fd": 0,
         "events_path": "/e",
         "log_folder": "/l",

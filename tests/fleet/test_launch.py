@@ -19,8 +19,9 @@ from stoker.core.progress import Task
 from stoker.core.result import envelope, plain
 from stoker.fleet.attempt import lock_is_free
 from stoker.fleet.charge import KillRank
-from stoker.fleet.errors import BadRunFolder, DatasetGone, IsolationRefused, NotResumable
+from stoker.fleet.errors import BadRunFolder, DatasetGone, NotResumable
 from stoker.fleet.run_folder import RunFolder
+from stoker.fleet.store_hands import HANDS
 from stoker.fleet.summary import read_run
 from stoker.intake.errors import OtherPurpose, ReviewRevoked
 from stoker.intake.review import revoke_review
@@ -34,6 +35,7 @@ from stoker.promises.isolation import check_isolation
 from stoker.promises.runs import told_runs
 from stoker.spec.run import IsolationPolicy
 from stoker.store.cache import NodeCache
+from stoker.store.handed import STORE_FD_NAME
 from stoker.store.objects import ObjectStore
 from support.run_house import SPEC, RunHouse, another_version, run_house
 
@@ -258,21 +260,11 @@ def test_a_run_is_supervised_once(house: RunHouse) -> None:
     assert house.ledger.catalogue.run(failed.run).outcome is RunOutcome.FAILED
 
 
-def test_isolation_is_refused_where_the_store_is_on_the_network(house: RunHouse) -> None:
-    with pytest.raises(IsolationRefused):
-        house.start(
-            replace(SPEC, launch=replace(SPEC.launch, isolation=IsolationPolicy.REQUIRED)),
-            store_url="s3://bucket/path",
-        )
-    assert nothing_was_begun(house)
-
-
-def test_a_run_whose_store_is_on_the_network_is_told_as_open_with_the_reason(house: RunHouse) -> None:
+def test_a_run_that_asks_for_no_isolation_is_told_as_open_with_the_reason(house: RunHouse) -> None:
     """Nobody pretends: the probe is red before a key is leased, in the events, the report and promise 5."""
-    possible = replace(SPEC, launch=replace(SPEC.launch, isolation=IsolationPolicy.WHEN_POSSIBLE))
-    summary = house.start(possible, store_url="s3://bucket/path")
+    summary = house.start(SPEC)
     assert summary.isolation.state is IsolationState.OPEN
-    reason = "ranks reach the store by s3, over a network"
+    reason = "isolation was not asked for"
     report = read_run(house.home, house.ledger, summary.run)
     assert report.probe is not None
     assert (report.probe.state, report.probe.reason) == (IsolationState.OPEN, reason)
@@ -285,6 +277,28 @@ def test_a_run_whose_store_is_on_the_network_is_told_as_open_with_the_reason(hou
     (check, *_) = check_isolation(runs, read_acts(house.ledger), probe(None)).checks
     assert not check.held
     assert f"had its keys while open: {reason}" in check.seen
+
+
+def test_ranks_are_told_a_stores_password_only_where_they_reach_it_themselves(
+    house: RunHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store by memory stands for any that is no folder; these ranks do not use theirs."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
+    show = [{"do": "show", "rank": 0, "at_step": "start", "attempt": 1}]
+    seen = {}
+    for isolation in (IsolationPolicy.OFF, IsolationPolicy.REQUIRED):
+        spec = replace(SPEC, launch=replace(SPEC.launch, isolation=isolation))
+        url = "https://account.example/container" if isolation is IsolationPolicy.OFF else "memory:///"
+        summary = house.start(spec, deeds=show, store_url=url)
+        assert summary.outcome is RunOutcome.FINISHED
+        log = RunFolder.of(house.home.runs_dir, summary.run).rank_log(1, 0)
+        seen[isolation] = set(json.loads(log.read_text().splitlines()[0])["environment"])
+    assert "AWS_SECRET_ACCESS_KEY" in seen[IsolationPolicy.OFF]
+    isolated = seen[IsolationPolicy.REQUIRED]
+    assert "AWS_SECRET_ACCESS_KEY" not in isolated
+    assert {name for name in isolated if name.startswith(STORE_FD_NAME)} == {
+        f"{STORE_FD_NAME}{number}" for number in range(HANDS)
+    }
 
 
 def test_nothing_of_a_run_lives_on(house: RunHouse) -> None:

@@ -54,6 +54,7 @@ from stoker.keys.caller import SECRET_FD_NAME
 from stoker.keys.lease_page import LEASE_FD_NAME
 from stoker.keys.memory import harden_process
 from stoker.spec.run import RankOutput
+from stoker.store.handed import STORE_FD_NAME
 
 _SIGNALS: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _READ_BYTES: Final = 256 * 1024
@@ -254,6 +255,8 @@ class Agent:
             own = {EVENT_FD_NAME: writer}
             if plan.key_fds:
                 own |= {KEY_FD_NAME: plan.key_fds[rank], SECRET_FD_NAME: plan.secret_fds[rank]}
+            if plan.store_fds:
+                own |= {f"{STORE_FD_NAME}{each}": fd for each, fd in enumerate(plan.store_fds[rank])}
             shared = {LEASE_FD_NAME: plan.lease_fd} if plan.lease_fd >= 0 else {}
             process = spawn_rank(
                 command,

@@ -22,7 +22,8 @@ MAX_PLAN_BYTES: Final = 4 * 1024 * 1024
 @dataclass(frozen=True, slots=True)
 class AgentPlan:
     """One attempt on one node. `key_fds` and `secret_fds` have one descriptor a rank, or none where ranks
-    need no keys; `lease_fd` is -1 where there is no page of the lease.
+    need no keys; `lease_fd` is -1 where there is no page of the lease. `store_fds` are several a rank, or
+    none where ranks reach their store themselves.
 
     `outside` is where the supervisor listens: the isolation probe, repeated every `probe_every_s`, must not
     reach it. Ranks write only in `writable` where the kernel can see to it; None: nobody sees to it.
@@ -36,6 +37,7 @@ class AgentPlan:
     key_fds: tuple[int, ...]
     secret_fds: tuple[int, ...]
     lease_fd: int
+    store_fds: tuple[tuple[int, ...], ...]
     lock_fd: int
     events_path: str
     log_folder: str

@@ -34,10 +34,12 @@ from stoker.fleet.agent_plan import (
 from stoker.fleet.errors import AgentFailed
 from stoker.fleet.rank_process import kill_group
 from stoker.fleet.run_folder import RunFolder
+from stoker.fleet.store_hands import StoreHands
 from stoker.keys.agent import KeyAgent
 from stoker.keys.caller import Caller, key_sockets
 from stoker.keys.lease_page import LeasePage
 from stoker.spec.run import IsolationMeans, IsolationPolicy, RankOutput
+from stoker.store.handed import StoreHand
 from stoker.store.remote_environment import store_environment
 
 _PATIENCE_S: Final = 5.0
@@ -105,6 +107,7 @@ class Attempt:
         key_ends: Sequence[socket.socket],
         callers: Sequence[Caller],
         page: LeasePage | None,
+        hands: StoreHands,
         folder: RunFolder,
         number: int,
     ) -> None:
@@ -113,6 +116,7 @@ class Attempt:
         self._key_ends = list(key_ends)
         self._callers = tuple(callers)
         self._page = page
+        self._hands = hands
         self._key_threads: list[threading.Thread] = []
         self._folder = folder
         self._groups: list[int] = []
@@ -122,8 +126,8 @@ class Attempt:
         self.number = number
 
     @classmethod
-    def start(cls, order: AttemptOrder, *, with_keys: bool) -> Attempt:
-        """Start the agent; it probes its isolation and waits for `spawn`.
+    def start(cls, order: AttemptOrder, *, with_keys: bool, hand: StoreHand | None = None) -> Attempt:
+        """Start the agent; it probes its isolation and waits for `spawn`. `hand` serves ranks their store.
 
         Raises Busy when processes of an earlier attempt still exist, AgentFailed when no agent starts.
         """
@@ -150,6 +154,9 @@ class Attempt:
             if page is not None:
                 ours.callback(page.close)
             lease_fd = -1 if page is None else page.descriptor
+            hands = StoreHands(hand, len(order.commands))
+            ours.callback(hands.close)
+            theirs.callback(hands.hand_on)
             plan = AgentPlan(
                 run=order.run,
                 attempt=order.attempt,
@@ -159,6 +166,7 @@ class Attempt:
                 key_fds=tuple(each.fileno() for each in rank_ends),
                 secret_fds=tuple(secret_fds),
                 lease_fd=lease_fd,
+                store_fds=hands.descriptors,
                 lock_fd=lock_fd,
                 events_path=str(order.folder.events),
                 log_folder=str(attempt_folder),
@@ -172,9 +180,11 @@ class Attempt:
             )
             log_path = order.folder.agent_log(order.attempt)
             inherited = [lock_fd, *plan.key_fds, *plan.secret_fds, *([] if page is None else [lease_fd])]
+            inherited += hands.inherited
             agent = _spawn_agent(agent_control, inherited, order.environment, log_path)
             ours.pop_all()
-        attempt = cls(agent, control, key_ends, callers, page, order.folder, order.attempt)
+        attempt = cls(agent, control, key_ends, callers, page, hands, order.folder, order.attempt)
+        hands.serve()
         with contextlib.suppress(OSError):  # an agent that has died already shows as the end of the socket
             control.sendall(encode_plan(plan))
         control.setblocking(False)
@@ -282,6 +292,7 @@ class Attempt:
             key_end.close()
         for caller in self._callers:
             caller.forget()
+        self._hands.close()
         for thread in self._key_threads:
             thread.join(_PATIENCE_S)
         if self._page is not None:

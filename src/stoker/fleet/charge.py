@@ -14,6 +14,7 @@ from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.run_state import Policy
 from stoker.keys.agent import KeyAgent
 from stoker.spec.run import IsolationMeans, IsolationPolicy, RankOutput
+from stoker.store.handed import StoreHand
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ class Charge:
     rank_output: RankOutput = RankOutput.SIEVED
     open_because: str = "isolation was not asked for"
     """What the probe says where `isolation` is off."""
+    hand: StoreHand | None = None
+    """Where ranks cannot reach their store themselves: who asks it for them."""
 
 
 class Errands(Protocol):

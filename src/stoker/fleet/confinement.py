@@ -1,17 +1,22 @@
 """How closely a run's ranks are held, decided before anything of the run exists. See docs/design/fleet.md.
 
-What a rank needs bounds what can be closed: a store that is not a folder is reached over a network.
+A store that is not a folder is reached over a network; ranks that have none are handed what they need of it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from stoker.fleet.errors import IsolationRefused
+from stoker.core.ids import RunId
+from stoker.intake.dataset_writer import dataset_prefix
+from stoker.ledger.records import DatasetRecord
 from stoker.spec.run import IsolationPolicy, LaunchSpec
+from stoker.store.handed import HandRules, StoreHand
+from stoker.store.objects import ObjectStore
 
 _NOT_ASKED: Final = "isolation was not asked for"
 
@@ -20,6 +25,7 @@ _NOT_ASKED: Final = "isolation was not asked for"
 class Confinement:
     """What is asked of the platform for the ranks of a run.
 
+    `handed`: the store is handed to them from outside, over local sockets, since it is no folder.
     `open_because` says why nothing closes their network where `isolation` is off; the probe tells it. They
     write only in `writable`, beside their attempt's folder; None: wherever their user may.
     """
@@ -27,24 +33,27 @@ class Confinement:
     isolation: IsolationPolicy
     open_because: str = ""
     writable: tuple[Path, ...] | None = None
+    handed: bool = False
 
 
 def confinement_of(launch: LaunchSpec, store_url: str, cache: Path) -> Confinement:
-    """How ranks are held whose sealed bytes lie at `store_url`, and on this node in `cache`.
+    """How ranks are held whose sealed bytes lie at `store_url`, and on this node in `cache`."""
+    asked = launch.isolation is not IsolationPolicy.OFF
+    return Confinement(
+        launch.isolation,
+        open_because="" if asked else _NOT_ASKED,
+        writable=_writable(launch, store_url, cache),
+        handed=asked and urlsplit(store_url).scheme != "file",
+    )
 
-    Raises IsolationRefused where isolation is required and the store is reached over a network.
+
+def hand_of(store_url: str, run: RunId, datasets: Sequence[DatasetRecord]) -> StoreHand:
+    """Hands ranks without a network their store: the run's datasets to read, and what the run keeps.
+
+    Raises StoreUnreachable and UnsafeStore.
     """
-    store = urlsplit(store_url)
-    wanted, because = launch.isolation, "" if launch.isolation is not IsolationPolicy.OFF else _NOT_ASKED
-    if store.scheme != "file" and wanted is not IsolationPolicy.OFF:
-        because = f"ranks reach the store by {store.scheme}, over a network"
-        if wanted is IsolationPolicy.REQUIRED:
-            raise IsolationRefused(
-                f"The run asks for network isolation and cannot have it: {because}.",
-                hint="Use a store in a local folder, or ask for less isolation.",
-            )
-        wanted = IsolationPolicy.OFF
-    return Confinement(wanted, because, _writable(launch, store_url, cache))
+    reads = tuple(dataset_prefix(each.name, each.version) for each in datasets)
+    return StoreHand(ObjectStore.open(store_url), HandRules(reads, (f"runs/{run}",)))
 
 
 def _writable(launch: LaunchSpec, store_url: str, cache: Path) -> tuple[Path, ...] | None:

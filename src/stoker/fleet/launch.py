@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +27,7 @@ from stoker.core.progress import Progress
 from stoker.core.result import plain
 from stoker.fleet.attempt import lock_is_free, rank_environment
 from stoker.fleet.charge import Charge, KillRank
-from stoker.fleet.confinement import Confinement, confinement_of
+from stoker.fleet.confinement import Confinement, confinement_of, hand_of
 from stoker.fleet.errands import WORKER, HouseErrands, require_leave, require_live
 from stoker.fleet.errors import DatasetGone, NotResumable
 from stoker.fleet.first_weights import DIGEST_FIELD, digest_on_record, with_first_weights
@@ -323,7 +323,9 @@ def _supervise(
         node="local",
         steps=spec.train.steps,
         policy=policy_of(spec),
-        environment=rank_environment(os.environ, spec.launch.threads_per_rank, house.store_url),
+        environment=rank_environment(
+            os.environ, spec.launch.threads_per_rank, "file:" if held.handed else house.store_url
+        ),
         isolation=held.isolation,
         faults=tuple(faults),
         isolate_by=spec.launch.isolate_by,
@@ -338,7 +340,9 @@ def _supervise(
         if resumed:
             _reopen(house, record)
         with _recording(house, record) as verdicts:
-            verdicts.append(Supervisor(charge, errands, house.progress, house.clock).run())
+            hand = hand_of(house.store_url, run, datasets) if held.handed else None
+            supervisor = Supervisor(replace(charge, hand=hand), errands, house.progress, house.clock)
+            verdicts.append(supervisor.run())
     return summarise(read_run(home, house.ledger, run), verdicts[-1], folder)
 
 

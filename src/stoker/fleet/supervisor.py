@@ -330,7 +330,7 @@ class Supervisor:
                 rank_output=charge.rank_output,
                 open_because=charge.open_because,
             )
-            self._attempt = Attempt.start(order, with_keys=True)
+            self._attempt = Attempt.start(order, with_keys=True, hand=charge.hand)
         except StokerError as error:
             self._refuse(error)
             return

@@ -148,13 +148,14 @@ def _work(job: Job, rank: int, telemetry: Telemetry, environment: Mapping[str, s
         from stoker.feed.mixture import MixturePart
         from stoker.keys.refs import KekRef
         from stoker.store.cache import NodeCache
+        from stoker.store.handed import handed_store
         from stoker.store.objects import ObjectStore
         from stoker.train.attempt import run_attempt
         from stoker.train.rank_place import RankPlace, leave_process_group
         from stoker.train.records_task import records_of
         from stoker.train.run_objects import RunObjects
 
-        store = ObjectStore.open(job.store_url)
+        store = handed_store(environment) or ObjectStore.open(job.store_url)
         review_digest = bytes.fromhex(job.review_digest)
         cache = NodeCache(Path(job.cache_folder), store, CACHE_BYTES)
 
