@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from stoker.core.events import EventKind
+from stoker.fleet.measured import MeasuredFigure, early_stop_of, measured_of
 from stoker.fleet.recoveries import find_recoveries
 from stoker.fleet.summary import error_at_end, place_events, standing_steps
 from stoker.fleet.verdict import RunError
@@ -125,3 +126,16 @@ def test_places_stand_still_between_two_supervisors() -> None:
     story.now_s += 500.0
     story.begin().start_attempt(1, ready_after_s=1.0)
     assert [placed.at_s for placed in place_events(story.events)][-1] == 4.0
+
+
+def test_the_newest_figure_of_an_objective_counts_and_an_early_stop_says_what_was_best() -> None:
+    story = Story().begin().start_attempt(0, ready_after_s=1.0).steps(1, 2, step_s=1.0)
+    for value in (0.5, math.nan):
+        story.tell(EventKind.FIGURE, rank=0, name="loss", value=value, rows=7)
+    story.tell(EventKind.FIGURE, rank=0, name="accuracy", value=0.75, rows=7)
+    assert early_stop_of(story.events) is None
+    story.tell(EventKind.STOPPED_EARLY, rank=0, step=2, best_step=1, best=0.5)
+    assert measured_of(story.events) == (MeasuredFigure("loss", None, 7), MeasuredFigure("accuracy", 0.75, 7))
+    stop = early_stop_of(story.events)
+    assert stop is not None
+    assert stop.sentence() == "after step 2: no evaluation was better than 0.5000 of step 1"

@@ -13,6 +13,7 @@ from stoker.core.ids import ReviewId, RunId, VersionId
 from stoker.fleet.feed_waits import FeedWaits
 from stoker.fleet.goodput import Goodput, TimeKind
 from stoker.fleet.lineage import Lineage
+from stoker.fleet.measured import MeasuredFigure
 from stoker.fleet.recoveries import Recovery
 from stoker.fleet.summary import EvaluationFigure, RunReport, StepPoint
 from stoker.ledger.records import RunOutcome
@@ -63,6 +64,8 @@ def report() -> RunReport:
         "checkpoints": (),
         "recoveries": (recovery,),
         "evaluations": figures,
+        "measured": (),
+        "early_stop": None,
         "sample": "def f():",
         "goodput": goodput,
         "isolation": None,
@@ -120,6 +123,14 @@ def test_hostile_text_stays_text(report: RunReport) -> None:
     page = render_report(hostile)
     assert "<script" not in page
     as_xml(page.replace("\x1b", ""))
+
+
+def test_what_an_objective_measured_on_records_stands_in_place_of_bits_per_byte(report: RunReport) -> None:
+    measured = (MeasuredFigure("f1<", 0.97, 906), MeasuredFigure("ece", None, 906))
+    page = render_report(dataclasses.replace(report, measured=measured))
+    assert "<td>f1&lt;</td><td>0.9700</td>" in page
+    assert "On 906 held-out records." in page
+    assert "bits per byte</th>" not in page
 
 
 def test_a_run_without_steps_or_evaluations_says_so(report: RunReport) -> None:

@@ -9,6 +9,7 @@ from stoker.cli.table import day, human_bytes, human_seconds, pairs, short, tabl
 from stoker.core.ids import RunId
 from stoker.fleet.feed_waits import FeedWaits
 from stoker.fleet.goodput import Goodput
+from stoker.fleet.measured import EarlyStop, MeasuredFigure
 from stoker.fleet.recoveries import Recovery
 from stoker.fleet.summary import EvaluationFigure, RunReport, RunSummary
 from stoker.fleet.verdict import RunError
@@ -17,7 +18,7 @@ from stoker.ledger.records import RunOutcome
 
 def summary_text(summary: RunSummary) -> str:
     """How a run ended, for the one who started it."""
-    parts = [training_text(summary), evaluations_text(summary.evaluations)]
+    parts = [training_text(summary), evaluations_text(summary.evaluations), measured_text(summary.measured)]
     parts += [*(each.sentence() for each in summary.exposures), sample_text(summary.sample)]
     return "\n".join(part for part in parts if part)
 
@@ -28,6 +29,7 @@ def training_text(summary: RunSummary) -> str:
         ("run", summary.run),
         ("outcome", summary.outcome),
         ("step", f"{summary.last_step} of {summary.steps_planned}"),
+        *_early_rows(summary.early_stop),
     ]
     rows += _error_rows(summary.error)
     rows += _go_on_rows(summary.run, summary.outcome)
@@ -52,6 +54,7 @@ def report_text(report: RunReport) -> str:
         *_go_on_rows(report.run, report.outcome, report.abandoned),
         ("started", f"{day(report.started_s)} by {report.started_by}"),
         ("steps", f"{len(stands)} of {report.steps_planned}"),
+        *_early_rows(report.early_stop),
         ("parameters", "-" if report.parameters is None else f"{report.parameters:,}"),
         ("checkpoints", f"{len(saved)}, {human_bytes(sum(each.bytes for each in saved))}{newest}"),
         ("dataset", f"{lineage.dataset} {lineage.dataset_version[:8]}, root {short(lineage.dataset_root)}"),
@@ -78,7 +81,7 @@ def report_text(report: RunReport) -> str:
     if report.cut_lines:
         rows.append(("note", f"{report.cut_lines} event lines were cut by a crash and are not counted"))
     parts = [pairs(rows), _losses_text(report), recoveries_text(report.recoveries), time_text(report.goodput)]
-    parts += [feed_text(report.feed), evaluations_text(report.evaluations)]
+    parts += [feed_text(report.feed), evaluations_text(report.evaluations), measured_text(report.measured)]
     parts += [*(each.sentence() for each in report.exposures), sample_text(report.sample)]
     return "\n".join(part for part in parts if part)
 
@@ -97,6 +100,10 @@ def _error_rows(error: RunError | None) -> list[tuple[str, object]]:
         return []
     rows: list[tuple[str, object]] = [("error", f"{error.error_id}: {error.message}")]
     return [*rows, ("hint", error.hint)] if error.hint else rows
+
+
+def _early_rows(stop: EarlyStop | None) -> list[tuple[str, object]]:
+    return [] if stop is None else [("stopped early", stop.sentence())]
 
 
 def _go_on_rows(run: RunId, outcome: RunOutcome, abandoned: bool = False) -> list[tuple[str, object]]:
@@ -169,6 +176,14 @@ def evaluations_text(evaluations: Sequence[EvaluationFigure]) -> str:
     return "held-out files, bits per byte\n" + table(
         ("what", "bits/byte", "bytes", "took"), rows, indent="  "
     )
+
+
+def measured_text(figures: Sequence[MeasuredFigure]) -> str:
+    """What the objective measured on held-out records."""
+    if not figures:
+        return ""
+    rows = [(each.name, "-" if each.value is None else f"{each.value:.4f}") for each in figures]
+    return f"held-out records, {figures[0].rows:,}\n" + table(("what", "value"), rows, indent="  ")
 
 
 def sample_text(sample: str | None) -> str:

@@ -48,6 +48,8 @@ def points(event: Event) -> Iterator[tuple[str, float]]:
         yield from _point(tag, event.fields.get(name))
     if event.kind is EventKind.EVALUATION:
         yield from _point(f"evaluate/{event.text('name')}_bits_per_byte", event.fields.get("bits_per_byte"))
+    if event.kind is EventKind.FIGURE:
+        yield from _point(f"evaluate/{event.text('name')}", event.fields.get("value"))
     losses = event.fields.get(LOSS_OF) if event.kind is EventKind.STEP else None
     if isinstance(losses, Mapping):
         for name, value in losses.items():
@@ -145,6 +147,8 @@ def prometheus_text(run: str, events: Iterable[Event]) -> str:
 
 
 def _family(tag: str) -> tuple[str, dict[str, str]]:
+    if tag.startswith("evaluate/") and not tag.endswith("_bits_per_byte"):
+        return "stoker_evaluate", {"name": tag.removeprefix("evaluate/")}
     if tag.startswith("evaluate/"):
         return "stoker_evaluate_bits_per_byte", {
             "name": tag.removeprefix("evaluate/").removesuffix("_bits_per_byte")

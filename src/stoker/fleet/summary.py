@@ -20,6 +20,7 @@ from stoker.fleet.feed_waits import FeedWaits, feed_waits
 from stoker.fleet.goodput import Goodput, account
 from stoker.fleet.lineage import Lineage, lineage_of
 from stoker.fleet.links import Link
+from stoker.fleet.measured import EarlyStop, MeasuredFigure, early_stop_of, measured_of
 from stoker.fleet.recoveries import Placed, Recovery, find_recoveries
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.timeline import Timeline
@@ -103,6 +104,8 @@ class RunReport:
     checkpoints: tuple[CheckpointPoint, ...]
     recoveries: tuple[Recovery, ...]
     evaluations: tuple[EvaluationFigure, ...]
+    measured: tuple[MeasuredFigure, ...]
+    early_stop: EarlyStop | None
     exposures: tuple[ExposureFigure, ...]
     sample: str | None
     goodput: Goodput
@@ -132,6 +135,8 @@ class RunSummary:
     last_checkpoint_step: int | None
     recoveries: tuple[Recovery, ...]
     evaluations: tuple[EvaluationFigure, ...]
+    measured: tuple[MeasuredFigure, ...]
+    early_stop: EarlyStop | None
     exposures: tuple[ExposureFigure, ...]
     sample: str | None
     goodput: Goodput
@@ -183,6 +188,8 @@ def report(record: RunRecord, lineage: Lineage, told: EventFile, *, abandoned: b
         checkpoints=tuple(_checkpoint(each) for each in _of_kind(placed, EventKind.CHECKPOINT_COMMITTED)),
         recoveries=find_recoveries(placed),
         evaluations=_evaluations(placed),
+        measured=measured_of(told.events),
+        early_stop=early_stop_of(told.events),
         exposures=exposures_of(told.events, _exposure_limit(record)),
         sample=samples[-1].event.text("text") if samples else None,
         goodput=account(told.events),
@@ -217,6 +224,8 @@ def summarise(full: RunReport, verdict: Verdict, folder: RunFolder) -> RunSummar
         last_checkpoint_step=full.checkpoints[-1].step if full.checkpoints else None,
         recoveries=full.recoveries,
         evaluations=full.evaluations,
+        measured=full.measured,
+        early_stop=full.early_stop,
         exposures=full.exposures,
         sample=full.sample,
         goodput=full.goodput,

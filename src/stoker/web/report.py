@@ -148,6 +148,8 @@ def _feed(feed: FeedWaits) -> str:
 
 
 def _evaluations(report: RunReport) -> str:
+    if report.measured:
+        return _measured(report)
     if not report.evaluations:
         return '<p class="empty">The run was not evaluated.</p>'
     rows = "".join(
@@ -159,6 +161,17 @@ def _evaluations(report: RunReport) -> str:
         "<table><thead><tr><th>what</th><th>bits per byte</th><th>bytes</th><th>took</th></tr></thead>"
         f"<tbody>{rows}</tbody></table><p>The same held-out bytes for each. The bigram was counted on the "
         "same training split; the compressors are shown, not claimed.</p>"
+    )
+
+
+def _measured(report: RunReport) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(each.name)}</td><td>{_number(each.value, '.4f')}</td></tr>"
+        for each in report.measured
+    )
+    return (
+        "<table><thead><tr><th>what</th><th>value</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table><p>On {report.measured[0].rows:,} held-out records.</p>"
     )
 
 
