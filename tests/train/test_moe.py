@@ -304,3 +304,23 @@ def test_an_experts_first_weights_do_not_depend_on_how_many_there_are() -> None:
 def test_a_mixture_that_cannot_be_is_refused(spec: MoeSpec, expected: str) -> None:
     with pytest.raises(InvalidModel, match=expected):
         build_model(replace(SPEC, moe=spec), 50)
+
+
+def test_a_compiled_block_with_experts_is_one_graph_and_the_same() -> None:
+    def both() -> list[list[Tensor]]:
+        layer = _layer(replace(MOE, expert_width=8, capacity_factor=1.0)).bfloat16()
+        tokens = torch.randn(20, 24, generator=torch.Generator().manual_seed(3)).bfloat16()
+        found = []
+        for compiled in (False, True):
+            if compiled:
+                layer.compile(backend="aot_eager", fullgraph=True)
+            layer.zero_grad()
+            result = layer(tokens)
+            result.square().mean().backward()
+            found.append([result.detach(), layer.experts.gate.grad, layer.aux_loss, layer.load.clone()])
+            layer.load.zero_()
+        return found
+
+    for plain, compiled in zip(*_run(both), strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=0.05, atol=0.01)
+        assert plain.abs().max() > 0

@@ -172,7 +172,12 @@ def grouped_swiglu(tokens: Tensor, counts: Tensor, gate: Tensor, up: Tensor, dow
 
 
 def can_group(dtype: torch.dtype, *widths: int) -> bool:
-    """Whether torch's grouped product takes rows of these widths: their bytes are multiples of 16."""
+    """Whether torch's grouped product takes rows of these widths: their bytes are multiples of 16.
+
+    What is being compiled must be bf16, too.
+    """
+    if torch.compiler.is_compiling() and dtype != torch.bfloat16:
+        return False
     return all(width * dtype.itemsize % 16 == 0 for width in widths)
 
 

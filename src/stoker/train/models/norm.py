@@ -26,7 +26,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        if hidden.device.type != "cpu":
+        if hidden.device.type != "cpu" or torch.compiler.is_compiling():
             return functional.rms_norm(hidden, self.weight.shape, self.weight, self.epsilon)
         result: Tensor = _Normalise.apply(hidden, self.weight, self.epsilon)  # type: ignore[no-untyped-call]
         return result
@@ -79,6 +79,10 @@ def rotation(
 
 def rotate(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Turn `[batch, length, heads, head_width]`, first half against second, by its position's angles."""
+    if torch.compiler.is_compiling():
+        # A compiler fuses plain operations itself, and takes no writing into halves.
+        first, second = heads.chunk(2, dim=-1)
+        return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
     result: Tensor = _Rotate.apply(heads, cosine, sine)  # type: ignore[no-untyped-call]
     return result
 
