@@ -1,47 +1,41 @@
 """Starting a run and going on with one: permission, keys, records, then the supervisor.
 
-The ledger knows of a run before its first process exists, and of its end after the last one is gone. See
-docs/design/fleet.md, "Starting and going on".
+What is written down of it is run_acts.py. See docs/design/fleet.md, "Starting and going on".
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from stoker.core.atomic import exclusive, naming_full_disk, write_atomic
-from stoker.core.canonical import JsonValue, digest_of
+from stoker.core.atomic import exclusive
 from stoker.core.clock import Clock
 from stoker.core.config import from_plain
 from stoker.core.errors import Busy, StokerError
 from stoker.core.home import Home
 from stoker.core.ids import RunId, new_run_id
-from stoker.core.node import node_name
 from stoker.core.progress import Progress
-from stoker.core.result import plain
 from stoker.fleet.attempt import lock_is_free, rank_environment
 from stoker.fleet.charge import Charge, KillRank
 from stoker.fleet.confinement import Confinement, confinement_of, hand_of
 from stoker.fleet.errands import WORKER, HouseErrands, require_leave, require_live
 from stoker.fleet.errors import DatasetGone, NotResumable
-from stoker.fleet.first_weights import DIGEST_FIELD, digest_on_record, with_first_weights
+from stoker.fleet.first_weights import digest_on_record, with_first_weights
 from stoker.fleet.links import links_of
+from stoker.fleet.run_acts import House, begin_run, recording, reopen_run
 from stoker.fleet.run_folder import RunFolder
-from stoker.fleet.run_state import Phase, Policy
+from stoker.fleet.run_state import Policy
 from stoker.fleet.summary import RunSummary, read_run, summarise, supervisor_lock
 from stoker.fleet.supervisor import Supervisor
-from stoker.fleet.verdict import Verdict
 from stoker.intake.review_request import review_digest
 from stoker.keys.backend import KeyBackend
 from stoker.keys.errors import AgentLost, LeaseExpired
 from stoker.keys.memory import harden_process
-from stoker.keys.refs import KekRef, Purpose
+from stoker.keys.refs import KekRef
 from stoker.keys.rotation import sealing_kek
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import DatasetRecord, DatasetState, RunOutcome, RunRecord
@@ -50,7 +44,6 @@ from stoker.spec.run import RunSpec
 from stoker.store.errors import StoreUnreachable
 from stoker.train.checkpoint_errors import RETRYABLE
 
-RUN_FILE_FORMAT: Final = 1
 EARLIER_ATTEMPT_S: Final = 15.0
 """How long a run that goes on waits for processes of its killed supervisor to end."""
 
@@ -61,25 +54,6 @@ RETRY_CODES: Final = RETRYABLE | {
     StoreUnreachable.exit_code,
 }
 """Known errors after which another attempt may go well; every other known error ends the run."""
-
-_OUTCOMES: Final = {
-    Phase.FINISHED: RunOutcome.FINISHED,
-    Phase.FAILED: RunOutcome.FAILED,
-    Phase.CANCELLED: RunOutcome.CANCELLED,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class House:
-    """The parts of the house that a run needs."""
-
-    home: Home
-    ledger: Ledger
-    backend: KeyBackend
-    store_url: str
-    actor: str
-    progress: Progress
-    clock: Clock
 
 
 def start_run(
@@ -112,7 +86,7 @@ def start_run(
     spec, first_weights = with_first_weights(spec, datasets)
     run = new_run_id(clock)
     with exclusive(supervisor_lock(home, run), f"run {run}"):  # before the record, so that gc sees it live
-        record = _begin(house, run, spec, datasets, origins or {}, first_weights)
+        record = begin_run(house, run, spec, datasets, origins or {}, first_weights)
         return _supervise(house, record, spec, datasets, faults, held, rank_command)
 
 
@@ -199,71 +173,6 @@ def _datasets_of(ledger: Ledger, record: RunRecord, spec: RunSpec) -> tuple[Data
     return tuple(by_name[name] for name in spec.datasets)
 
 
-def _begin(
-    house: House,
-    run: RunId,
-    spec: RunSpec,
-    datasets: Sequence[DatasetRecord],
-    origins: Mapping[str, str],
-    first_weights: str,
-) -> RunRecord:
-    """Folder, run file, key and ledger entry of a new run; on any failure only a deactivated key remains."""
-    dataset, *others = datasets
-    body = plain(spec)
-    assert isinstance(body, Mapping)
-    digest = digest_of(body)
-    folder = RunFolder.of(house.home.runs_dir, run)
-    with contextlib.ExitStack() as undo:
-        with naming_full_disk(folder.path):
-            folder.path.mkdir(mode=0o700)
-        undo.callback(shutil.rmtree, folder.path, ignore_errors=True)
-        run_file: JsonValue = {
-            "format": RUN_FILE_FORMAT,
-            "run": run,
-            "spec": body,
-            "spec_digest": digest,
-            "origins": dict(origins),
-            "dataset": _named(dataset),
-            "mixed_with": [_named(each) for each in others],
-            "review": dataset.review,
-        }
-        write_atomic(folder.run_file, json.dumps(run_file, indent=1, ensure_ascii=False).encode())
-        kek = house.backend.create_kek(f"run/{run}", Purpose.CHECKPOINT, expires_s=None)
-        undo.callback(house.backend.deactivate, kek)
-        record = RunRecord(
-            id=run,
-            name=spec.name,
-            dataset=dataset.name,
-            dataset_root=dataset.root,
-            review=dataset.review,
-            spec=body,
-            spec_digest=digest,
-            kek=str(kek),
-            started_by=house.actor,
-            started_s=house.clock.now_s(),
-            ended_s=None,
-            outcome=RunOutcome.RUNNING,
-        )
-        detail: Mapping[str, JsonValue] = {
-            "dataset_root": dataset.root,
-            "mixed_with": [each.root for each in others],
-            "review": dataset.review,
-            "spec_digest": digest,
-            "node": node_name(house.home),
-            **({DIGEST_FIELD: first_weights} if first_weights else {}),
-        }
-        with house.ledger.act(
-            actor=house.actor, action="run.start", subject=f"run/{run}", detail=detail
-        ) as catalogue:
-            catalogue.add_run(record, [each.root for each in others])
-        undo.pop_all()
-    return record
-
-
-def _named(dataset: DatasetRecord) -> JsonValue:
-    return {"name": dataset.name, "version": dataset.version, "root": dataset.root}
-
-
 def _supervise(
     house: House,
     record: RunRecord,
@@ -338,8 +247,8 @@ def _supervise(
     with _saying_how_to_go_on(run):
         _wait_for_earlier_attempt(folder.attempt_lock, house.clock)
         if resumed:
-            _reopen(house, record)
-        with _recording(house, record) as verdicts:
+            reopen_run(house, record)
+        with recording(house, record) as verdicts:
             hand = hand_of(house.store_url, run, datasets) if held.handed else None
             supervisor = Supervisor(replace(charge, hand=hand), errands, house.progress, house.clock)
             verdicts.append(supervisor.run())
@@ -359,43 +268,6 @@ def _saying_how_to_go_on(run: RunId) -> Iterator[None]:
     except StokerError as error:
         error.hint = f"{error.hint} To go on with this run: stoker run resume {run}".lstrip()
         raise
-
-
-def _reopen(house: House, record: RunRecord) -> None:
-    """Record that a run goes on, while its supervisor's lock is held; refused when its data was collected.
-
-    A run that lost its supervisor counts as running already; this is still an act of its own, so that it
-    comes wholly before or wholly after one that collects the dataset.
-    """
-    subject, detail = f"run/{record.id}", {"node": node_name(house.home)}
-    with house.ledger.act(
-        actor=house.actor, action="run.resume", subject=subject, detail=detail
-    ) as catalogue:
-        catalogue.reopen_run(record.id)
-
-
-@contextlib.contextmanager
-def _recording(house: House, record: RunRecord) -> Iterator[list[Verdict]]:
-    """The ledger says how the run ended after the block."""
-    verdicts: list[Verdict] = []
-    try:
-        yield verdicts
-    except BaseException as error:
-        with contextlib.suppress(StokerError):  # the error under way says more
-            _record_end(house, record.id, RunOutcome.FAILED, type(error).__name__)
-        raise
-    verdict = verdicts[-1]
-    reason = "" if verdict.error is None else verdict.error.error_id
-    _record_end(house, record.id, _OUTCOMES[verdict.outcome], reason)
-
-
-def _record_end(house: House, run: RunId, outcome: RunOutcome, reason: str) -> None:
-    digest = RunFolder.of(house.home.runs_dir, run).events_digest()
-    detail = {"outcome": outcome.value, "reason": reason, "events_sha256": digest}
-    with house.ledger.act(
-        actor=house.actor, action="run.end", subject=f"run/{run}", detail=detail
-    ) as catalogue:
-        catalogue.end_run(run, outcome, house.clock.now_s())
 
 
 def _wait_for_earlier_attempt(lock: Path, clock: Clock) -> None:
