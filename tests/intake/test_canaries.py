@@ -14,7 +14,7 @@ from stoker.intake.canaries.recall import Copy, Planted, PlantTask, Tally, copy_
 from stoker.intake.canaries.writings import PLAIN_OF, WRITINGS, writing_of
 from stoker.intake.detect.scan import Finding
 from stoker.intake.policy.gate import worst_recall
-from stoker.spec.kinds import Kind
+from stoker.spec.kinds import DEFAULT_KINDS, Kind
 
 SEED = b"a seed"
 
@@ -125,6 +125,24 @@ def test_atk_041_recall_of_planted_canaries_shuts_the_gate_when_it_is_low() -> N
     lowest = worst_recall(blind, ["email", "card"])
     assert lowest is not None
     assert lowest < 0.01
+
+
+def test_recall_of_every_kind_and_way_of_writing_is_as_high_as_measured_md_says() -> None:
+    """The command of docs/design/measured.md with fewer people; the bounds leave room for chance."""
+    found = plant(PlantTask(0, 1500, b"measured", (b"The quick brown fox.\nIt went away.\n",)))
+    by_kind = found.shares("kind")
+    assert {kind for kind, one in by_kind.items() if one.value < 0.85} == set()
+    assert {kind for kind in map(str, DEFAULT_KINDS) if by_kind[kind].low < 0.85} == set()
+    assert {name for name, one in found.shares("writing").items() if one.low < 0.85} == set()
+    assert {name for name, one in found.shares("language").items() if one.low < 0.85} == set()
+
+
+def test_a_value_is_written_before_its_form_escapes_it() -> None:
+    copies_of_json = [one for one in copies(1500) if one.form == "json_ascii" and one.writing == "full_width"]
+    assert copies_of_json
+    for copy in copies_of_json:
+        assert copy.data.isascii()
+        assert b"\\uff" in copy.data
 
 
 def test_tallies_add_up_in_any_split() -> None:

@@ -98,6 +98,13 @@ DISGUISED = [
     (Kind.PERSON, "Jose\u0301 Garci\u0301a"),
     (Kind.PERSON, "Sara\u2060 Schwarz"),
     (Kind.IPV4, "192。0。2。17"),
+    (Kind.IPV6, "2а2с:853а:с0аа:аа10:аdеа:d809:8fсb:3аb7"),
+    (Kind.MAC, "5d:71:а0:8d:72:81"),
+    (Kind.PERSON, "Jos\\u00e9 Garc\\u00eda"),
+    (Kind.PERSON, "Jose\\u0301 Garci\\u0301a"),
+    (Kind.PERSON, "Jos&eacute; Garc&#237;a"),
+    (Kind.EMAIL, "ada&#64;example.org"),
+    (Kind.EMAIL, "ada\\uff20example.org"),
 ]
 
 
@@ -122,6 +129,29 @@ def test_a_changed_piece_maps_back_to_whole_characters(text: str) -> None:
         first, last = seen.original(start, end)
         assert 0 <= first <= len(data)
         assert start == end or first <= last <= len(data)
+
+
+def test_escapes_that_stand_for_no_letter_of_a_word_stay_as_they_are() -> None:
+    for text in (
+        r"'\u20ac' = 0x80",
+        r"\ud800 alone",
+        r"C:\users\u12",
+        "a &unknown; b",
+        "a & b; c",
+        r"zero \u0000 byte",
+        "&#10;",
+        "&#0;",
+    ):
+        assert normal(text.encode()).data == text.encode()
+    assert normal(rb"caf\u00e9 &amp; \ud83d\ude00").data == "café & \U0001f600".encode()
+
+
+def test_a_term_and_its_definition_read_like_a_label_and_its_value() -> None:
+    table = b"<dl><dt>Name</dt><dd>Ada Quorvix</dd>\n<dt>Born</dt><dd>1.2.1990</dd></dl>"
+    assert b"Name: Ada Quorvix\nBorn: 1.2.1990<" in normal(table).data
+    found = [(one.kind, table[one.start : one.end]) for one in find(table)]
+    assert found == [(Kind.PERSON, b"Ada Quorvix"), (Kind.BIRTH_DATE, b"1.2.1990")]
+    assert normal(b"<tr><th>Age</th><td>42</td></tr>").data == b"<tr><th>Age: 42</td></tr>"
 
 
 def test_text_in_another_script_stays_as_it_is() -> None:

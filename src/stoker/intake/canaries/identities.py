@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
-from stoker.intake.canaries.locales import LOCALES, STATES, STREET_KINDS, Locale
+from stoker.intake.canaries.locale import Locale
+from stoker.intake.canaries.locales import LOCALES, STATES, STREET_KINDS
 from stoker.intake.canaries.numbers import card, driver_licence, fill, iban, national_id
 from stoker.spec.kinds import Kind
 

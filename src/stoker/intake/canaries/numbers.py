@@ -2,7 +2,7 @@
 
 Luhn: ISO/IEC 7812-1; IBAN: ISO 13616. National ids: US SSN (SSA), UK NINO (HMRC), German Steuer-ID (ISO 7064
 MOD 11,10), French NIR (INSEE), Spanish DNI, Italian codice fiscale (DM 23/12/1976), Dutch BSN, Polish PESEL,
-Portuguese NIF, Swedish personnummer.
+Portuguese NIF, Swedish personnummer, Danish CPR number, Finnish henkilötunnus, Czech rodné číslo.
 """
 
 from __future__ import annotations
@@ -21,6 +21,13 @@ _ODD: Final = dict(
         strict=True,
     )
 )
+_PLACES: Final = {
+    "#": string.digits,
+    "%": "123456789",
+    "@": "ABCDEFGHJKLMNPRSTUVWXY",
+    "^": "ABCDEFGHIKLMNOPRSTUWYZ",
+    "&": "ABDEFGHJLNPQRSTUWXYZ",
+}
 _MONTHS: Final = "ABCDEHLMPRST"
 _BBAN: Final = {
     "DE": "##################",
@@ -32,21 +39,18 @@ _BBAN: Final = {
     "PT": "#####################",
     "SE": "####################",
     "GB": "@@@@##############",
+    "DK": "##############",
+    "FI": "##############",
+    "CZ": "####################",
 }
 
 
 def fill(pattern: str, rng: random.Random) -> str:
-    """`pattern` with a digit for `#`, a digit from 1 to 9 for `%`, a capital letter for `@`."""
-    return "".join(
-        rng.choice(string.digits)
-        if each == "#"
-        else rng.choice("123456789")
-        if each == "%"
-        else rng.choice("ABCDEFGHJKLMNPRSTUVWXY")
-        if each == "@"
-        else each
-        for each in pattern
-    )
+    """`pattern` with a digit for `#`, a digit from 1 to 9 for `%`, a capital letter for `@`.
+
+    `^` and `&` are the letters that a British postcode begins and ends with (BS 7666).
+    """
+    return "".join(rng.choice(_PLACES[each]) if each in _PLACES else each for each in pattern)
 
 
 def luhn_digit(digits: str) -> str:
@@ -114,9 +118,26 @@ def national_id(country: str, born: date, rng: random.Random) -> str:
             body = rng.choice("123") + fill("#######", rng)
             rest = sum(int(digit) * weight for digit, weight in zip(body, range(9, 1, -1), strict=True)) % 11
             return f"{body}{0 if rest < 2 else 11 - rest}"
+        case "DK":
+            return f"{born:%d%m%y}-" + fill("####", rng)
+        case "FI":
+            serial = f"{rng.randint(2, 899):03d}"
+            check = "0123456789ABCDEFHJKLMNPRSTUVWXY"[int(f"{born:%d%m%y}{serial}") % 31]
+            return f"{born:%d%m%y}{'A' if born.year >= 2000 else '-'}{serial}{check}"
+        case "CZ":
+            return _rodne_cislo(born, rng)
         case _:
             body = f"{born:%y%m%d}" + fill("###", rng)
             return f"{body[:6]}-{body[6:]}{luhn_digit(body)}"
+
+
+def _rodne_cislo(born: date, rng: random.Random) -> str:
+    """Year, month (of women 50 more) and day, then four digits that make the whole a multiple of eleven."""
+    while True:
+        body = f"{born:%y}{born.month + rng.choice([0, 50]):02d}{born:%d}" + fill("###", rng)
+        rest = int(body) % 11
+        if rest < 10:
+            return f"{body[:6]}/{body[6:]}{rest}"
 
 
 def _steuer_id(rng: random.Random) -> str:
@@ -164,7 +185,11 @@ def driver_licence(country: str, family: str, rng: random.Random) -> str:
             return fill("#####/##/####", rng)
         case "IT":
             return fill("@@#######@", rng)
-        case "SE":
+        case "SE" | "DK":
             return fill("%#######", rng)
+        case "FI":
+            return fill("######-####", rng)
+        case "CZ":
+            return fill("@@ ######", rng)
         case _:
             return fill("@#######", rng)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from stoker.intake.canaries.forms import FORMS, Record
@@ -81,8 +81,10 @@ def copy_with(number: int, seed: bytes, host: bytes) -> Copy:
     form = forms[number // len(WRITINGS) % len(forms)]
     writing = writing_of(number // (len(WRITINGS) * len(forms)) + number)
     at = _between(host, random.Random(seed + b"place" + number.to_bytes(8, "big")))  # noqa: S311
-    record = FORMS[form](person)
-    data, planted = _written(record, WRITINGS[writing], host[:at] + b"\n", b"\n" + host[at:])
+    # A value is written in its way before it is escaped as the form needs it, as it is in a real record.
+    values = {word: WRITINGS[writing](value) for word, value in person.values.items()}
+    record = FORMS[form](replace(person, values=values))
+    data, planted = _joined(record, host[:at] + b"\n", b"\n" + host[at:])
     return Copy(data, planted, person.locale.language, form, writing)
 
 
@@ -98,13 +100,11 @@ def _between(host: bytes, rng: random.Random) -> int:
     return middle
 
 
-def _written(
-    record: Record, writing: Callable[[str], str], before: bytes, behind: bytes
-) -> tuple[bytes, tuple[Planted, ...]]:
+def _joined(record: Record, before: bytes, behind: bytes) -> tuple[bytes, tuple[Planted, ...]]:
     data = bytearray(before)
     planted = []
     for piece in record:
-        text = piece.text.encode() if piece.kind is None else writing(piece.text).encode()
+        text = piece.text.encode()
         if piece.kind is not None:
             planted.append(Planted(piece.kind.value, len(data), len(data) + len(text)))
         data += text

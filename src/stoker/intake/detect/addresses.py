@@ -37,24 +37,17 @@ _CAPITAL: Final = (
 _LETTER: Final = r"[A-Za-z\x80-\xff]"
 _PARTICLES: Final = (
     (
-        "rue|avenue|boulevard|chemin|allée|impasse|quai|viale|piazza|corso|calle|rua|avenida|bd|bis|"
-        "de|del|della|delle|dei|di|da|do|dos|das|du|des|la|le|les|los|las|el|al|van|von|der|den|dem"
-        "|het|op|zur|zum|am|im|an|auf|"
-        "aan|of|the|y|e|i|és|na|nad|pod|pri|pod|v|w|og|och|ja|u|ul|út|tér|str|gen|prof|dr|ter|ten|ved"
-        "|kapu|sor|utca|útja|"
-        "tere|körút|kör|köz|gata|vej|gade|vei|väg|allé|katu|tie|cesta|trg|ulica|náměstí|třída|nan"
+        "rue|avenue|boulevard|chemin|allée|impasse|quai|viale|piazza|corso|calle|rua|avenida|bd|bis|de|del|della|delle|dei|di|da|do|dos|das|du|des|la|le|les|los|las|el|al|van|von|der|den|dem|het|op|zur|zum|am|im|an|auf|aan|of|the|y|e|i|és|na|nad|pod|pri|pod|v|w|og|och|ja|u|ul|út|tér|str|gen|prof|dr|ter|ten|ved|kapu|sor|utca|útja|tere|körút|kör|köz|gata|vej|gade|vei|väg|allé|katu|tie|cesta|trg|ulica|náměstí|třída|nan"
     )
     .encode()
     .decode("latin-1")
 )
 _TOKEN: Final = (
-    r"(?P<unit>(?i:apt|apartment|suite|ste|unit|flat|room|p\.? ?o\.? ?box|box|postbox|postboks"
-    r"|postfach|bp|psc|bldg|appt|"
-    r"app|dpto|piso)\.? ?\#?\d+[A-Za-z]?(?![A-Za-z0-9]))"
-    r"|(?P<military>(?i:apo|fpo|dpo) (?i:a[aep]) \d{5}(?!\d))"
-    r"|(?P<code>[A-Z]\d[A-Z] ?\d[A-Z]\d(?![A-Za-z0-9])|[A-Z]{1,2}\d[A-Z0-9]? \d[A-Z]{2}(?![A-Za-z0-9])"
-    r"|\d{5}-\d{3,4}(?!\d)|\d{2,4}-\d{2,4}(?!\d)|\d{3} \d{2}(?!\d))"
-    r"|(?P<number>\d{1,6}(?:[/-]\d{1,4})?[A-Za-z]?\.?(?![A-Za-z0-9_:]))"
+    r"(?P<unit>(?i:apt|apartment|suite|ste|unit|flat|room|p\.? ?o\.? ?box|box|postbox|postboks|postfach|bp"
+    r"|psc|bldg|appt|app|dpto|piso)\.? ?\#?\d+[A-Za-z]?(?![A-Za-z0-9]))|(?P<military>(?i:apo|fpo"
+    r"|dpo) (?i:a[aep]) \d{5}(?!\d))|(?P<code>[A-Z]\d[A-Z] ?\d[A-Z]\d(?![A-Za-z0-9])"
+    r"|[A-Z]{1,2}\d[A-Z0-9]? \d[A-Z]{2}(?![A-Za-z0-9])|\d{5}-\d{3,4}(?!\d)|\d{2,4}-\d{2,4}(?!\d)"
+    r"|\d{3} \d{2}(?!\d))|(?P<number>\d{1,6}(?:[/-]\d{1,4})?[A-Za-z]?\.?(?![A-Za-z0-9_:]))"
     rf"|(?P<capital>{_CAPITAL}(?:{_LETTER}|[0-9](?={_LETTER}))*(?:['-]{_LETTER}+|\.(?={_LETTER}))*\.?)"
     rf"|(?P<particle>(?:{_PARTICLES}|d'|l')\.?(?!{_LETTER}))"
     rf"|(?P<bracket>\({_CAPITAL}{_LETTER}+(?: {_LETTER}+){{0,3}}\))"
@@ -71,40 +64,32 @@ _STEMS: Final = re.compile(
 )
 _ANNOUNCED: Final = re.compile(
     rb"(?i)(?:\baddress(?:es)?(?: is| of [^.\n]{0,40} is|,? here they are|(?: to the same)?)?"
-    rb"|\blocated (?:at|on)|"
-    rb"\boffices? (?:is|are) (?:located )?(?:at|on)|\bdrops? (?:you|me|us) off at|\barrived at|\bsent "
-    rb"to|\bliv(?:es?|ing) "
-    rb"(?:at|on|in)|\bsend (?:it|this|them) to|\bdeliver(?:ed|y)? (?:to|at)|\bship(?:ped)? to"
-    rb"|\bresid(?:es?|ing) at|"
-    rb"\brefers to|\bmoved to|\bcorner of|\bwhere:|\bmeet (?:[^.\n]{0,40} )?at|\bfollowing\?|\buser:"
-    rb"|\bit is|\bstreet:|\bhome at|, and)[ :]{0,3}\n?[ \t]*\Z"
+    rb"|\blocated (?:at|on)|\boffices? (?:is|are) (?:located )?(?:at|on)|\bdrops? (?:you|me|us) off at"
+    rb"|\barrived at|\bsent to|\bliv(?:es?|ing) (?:at|on|in)|\bsend (?:it|this|them) to|\bdeliver(?:ed"
+    rb"|y)? (?:to|at)|\bship(?:ped)? to|\bresid(?:es?|ing) at|\brefers to|\bmoved to|\bcorner of|\bwhere:"
+    rb"|\bmeet (?:[^.\n]{0,40} )?at|\bfollowing\?|\buser:|\bit is|\bstreet:|\bhome at"
+    rb"|, and)[ :]{0,3}\n?[ \t]*\Z"
 )
 _STRONG_STREETS: Final = frozenset(
-    b"street st avenue ave road rd lane ln drive dr court ct place boulevard blvd way terrace parkway "
-    b"pkwy circle square "
-    b"highway hwy crescent cres close grove row alley trail route rue calle avenida avda carrera "
-    b"paseo via viale piazza "
-    b"corso vicolo rua travessa pra\xc3\xa7a alameda stra\xc3\x9fe strasse weg platz allee gasse "
-    b"chemin impasse all\xc3\xa9e quai "
-    b"straat laan plein gracht gatan gata v\xc3\xa4gen v\xc3\xa4g vej gade vei veien katu tie kuja "
-    b"utca \xc3\xbat \xc3\xbatja t\xc3\xa9r tere k\xc3\xb6r\xc3\xbat "
-    b"ulica ul al aleja plac os osiedle ulice trg cesta camino ronda plaza bulevar cadde sokak "
-    b"maantee t\xc3\xa4nav u gardens mews "
-    b"str h\xc3\xa5llplats plads plass strada calea".split()
+    b"street st avenue ave road rd lane ln drive dr court ct place boulevard blvd way terrace parkway pkwy "
+    b"circle square highway hwy crescent cres close grove row alley trail route rue calle avenida avda "
+    b"carrera paseo via viale piazza corso vicolo rua travessa pra\xc3\xa7a alameda stra\xc3\x9fe strasse "
+    b"weg platz allee gasse chemin impasse all\xc3\xa9e quai straat laan plein gracht gatan gata "
+    b"v\xc3\xa4gen v\xc3\xa4g vej gade vei veien katu tie kuja utca \xc3\xbat \xc3\xbatja t\xc3\xa9r tere "
+    b"k\xc3\xb6r\xc3\xbat ulica ul al aleja plac os osiedle ulice trg cesta camino ronda plaza bulevar cadde "
+    b"sokak maantee t\xc3\xa4nav u gardens mews str h\xc3\xa5llplats plads plass strada calea".split()
 )
 
 
 ANNOUNCED_BYTES: Final = 32
 _UNITS: Final = (
-    rb"(?i:apt|suite|unit|box|apo|fpo|dpo|psc|postbox)\.? \#?(?:\d|[Aa][AaEePp] )"
-    rb"|\d,? (?:bis |ter )?(?:[Rr]ue|[Aa]v|[Bb]d|[Bb]oulevard|[Cc]hemin|[Aa]ll\xc3\xa9e|[Ii]mpasse"
-    rb"|[Qq]uai|[Vv]iale|[Pp]iazza"
-    rb"|[Cc]orso|[Cc]alle|[Rr]ua|[Uu]l)[. ]"
+    rb"(?i:apt|suite|unit|box|apo|fpo|dpo|psc|postbox)\.? \#?(?:\d|[Aa][AaEePp] )|\d,? (?:bis "
+    rb"|ter )?(?:[Rr]ue|[Aa]v|[Bb]d|[Bb]oulevard|[Cc]hemin|[Aa]ll\xc3\xa9e|[Ii]mpasse|[Qq]uai|[Vv]iale"
+    rb"|[Pp]iazza|[Cc]orso|[Cc]alle|[Rr]ua|[Uu]l)[. ]"
 )
 _PLACED: Final = (
     rb"(?:[Aa]ddress(?:es)?(?: is| of|,? here they are)?|[Ll]ocated (?:at|on)|[Oo]ffices? (?:is|are)"
-    rb"|[Cc]orner of"
-    rb"|[Aa]rrived at|[Ll]ives (?:at|on)|[Ss]ent to|[Rr]esid(?:es?|ing) at)[ :,]*[ \n]"
+    rb"|[Cc]orner of|[Aa]rrived at|[Ll]ives (?:at|on)|[Ss]ent to|[Rr]esid(?:es?|ing) at)[ :,]*[ \n]"
 )
 _ADDRESSED: Final = rb"(?:the )?(?:corner )?(?:of )?[0-9A-Z\xc3-\xd2]"
 ANNOUNCEMENT: Final = rb"\b(?:" + _UNITS + rb")|\b" + _PLACED + _ADDRESSED

@@ -27,16 +27,20 @@ _WORD: Final = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopq
 CARD: Final = (
     rb"\d{4}(?:[ -]?\d{4,6}){0,3}" + BORDER + rb"\d{2,12}(?:[ -]?\d{3,5}){0,2}(?:" + BORDER + rb"\d{4}){0,2}"
 )
-CARD_TRIGGER: Final = rb"\d{4}[ \t\"']*[,;|\t\r\n]"
+CARD_TRIGGER: Final = (
+    rb"\d{4}[ \t\"']*[,;|\t\r\n][ \t\r\n]*(?:[\"']?[A-Za-z_][A-Za-z0-9_ ]*[\"']?[ \t]*[:=][ \t]*)?[\"']?\d\d"
+)
 IBAN: Final = rb"[A-Z]{2}\d{2} ?[A-Z0-9][A-Z0-9 ]{0,28}" + BORDER + rb"[A-Z0-9][A-Z0-9 ]{1,28}"
-IBAN_TRIGGER: Final = rb"(?i)[A-Z]{2}\d\d ?[A-Z0-9]"
+IBAN_TRIGGER: Final = rb"(?i)(?:\A|[^A-Z0-9_])[A-Z]{2}\d\d ?[A-Z0-9]"
 PHONE: Final = rb"\+[1-9][\d ()./-]{1,12}" + BORDER + rb"[\d(][\d ()./-]{2,12}\d"
 PHONE_TRIGGER: Final = rb"\+[1-9]"
 EMAIL: Final = (
     rb"[A-Za-z0-9._%+-]+(?:\r?\n[ \t]*@|@[A-Za-z0-9-]*\r?\n[ \t]*|" + BORDER + rb"@|@" + BORDER + rb")"
     rb"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,12}"
 )
-EMAIL_TRIGGER: Final = rb"@[A-Za-z0-9-]*[ \t\r\n\"',;|]|[ \t\n\"',;|]@[A-Za-z]"
+EMAIL_TRIGGER: Final = (
+    rb"[A-Za-z0-9._%+\-]@[A-Za-z0-9\-]*[ \t\"']*[,;|\t\r\n]|[ \t\n\"',;|:=]@[A-Za-z0-9\-]+\.[A-Za-z0-9]"
+)
 _TOP: Final = frozenset(
     b"com org net edu gov info biz io de fr uk es it nl se dk no fi pl cz at ch be pt hu eu us ca au".split()
 )

@@ -29,59 +29,55 @@ PLACE: Final = (
 
 PERSON_BEFORE: Final = (
     rb"(?i:\b(?:name is|name's|name\? ?(?:user:)?|names? (?:him|her|it)|(?:him|her|me) (?:is )?called"
-    rb"|was called|is called|"
-    rb"call(?:s|ed)? me|dear|hi|hello|hey|i am|i'm|kid|son|daughter|husband|wife|partner|friend"
-    rb"|brother|sister|signed|"
-    rb"sincerely|regards|why is|up with|named (?:him|her)|named|"
-    rb"influenced by|what's your (?:last |first )?name\?|written by|sung by|"
-    rb"ex-[a-z]+|mother|father|uncle|aunt|patient|customer|employee))[ ,]{1,2}"
+    rb"|was called|is called|call(?:s|ed)? me|dear|hi|hello|hey|i am|i'm|kid|son|daughter|husband|wife"
+    rb"|partner|friend|brother|sister|signed|sincerely|regards|why is|up with|named (?:him|her)|named"
+    rb"|influenced by|what's your (?:last |first )?name\?|written by|sung by|ex-[a-z]+|mother|father|uncle"
+    rb"|aunt|patient|customer|employee))[ ,]{1,2}"
 )
 PERSON_AFTER: Final = (
-    rb"(?:,? (?:says|said|asked|told|replied|wrote|thinks|was born|has been|had given|is a very|began|"
-    rb"concert|fan\b)|: ?\"|'s (?:song|daughter|son|wife|husband|"
-    rb"mother|father|tales|album|book|birthday|account|address|phone))"
+    rb"(?:,? (?:says|said|asked|told|replied|wrote|thinks|was born|has been|had given|is a very|began"
+    rb"|concert|fan\b)|: ?\"|'s (?:song|daughter|son|wife|husband|mother|father|tales|album|book|birthday"
+    rb"|account|address|phone))"
 )
 FIRM_BEFORE: Final = (
-    rb"(?:(?i:\bworks? (?:for|at)|\bworked (?:for|at)|\bworking (?:for|at)|\bemployed (?:by|at)|\bCEO "
-    rb"of|\baddress of|"
-    rb"\baccording to the|\bheadquarters of|\bcustomers? of|\bshares of|\bsubsidiary of)) "
+    rb"(?:(?i:\bworks? (?:for|at)|\bworked (?:for|at)|\bworking (?:for|at)|\bemployed (?:by|at)|\bCEO of"
+    rb"|\baddress of|\baccording to the|\bheadquarters of|\bcustomers? of|\bshares of|\bsubsidiary of)) "
 )
 FIRM_AFTER: Final = (
-    rb"(?:'s)? (?:office|website|headquarters|employees|invested|announced|acquired|"
-    rb"is an? [A-Za-z ]{0,40}(?:company|bank|firm|corporation|non-profit|organi[sz]ation))\b"
+    rb"(?:'s)? (?:office|website|headquarters|employees|invested|announced|acquired"
+    rb"|is an? [A-Za-z ]{0,40}(?:company|bank|firm|corporation|non-profit|organi[sz]ation))\b"
 )
 PLACE_BEFORE: Final = (
-    rb"(?i:\btravell?(?:ing|ed)? to|\bcom(?:ing|es?) to|\barriv(?:ed|es?|ing) (?:at|in)|\breturn(?:ed"
-    rb"|s)? to|\bmoved to|\bflew to|"
-    rb"\bborn in|\blives? in|\bliving in|\buniversity of|\bbased in|\bcity of|\bback to|"
-    rb"\b(?:south|north|east|west)ern|\btrip to|\bvisit(?:ing|ed)?|\bwent to|\bwhere:|\bstreet in) "
+    rb"(?i:\btravell?(?:ing|ed)? to|\bcom(?:ing|es?) to|\barriv(?:ed|es?|ing) (?:at|in)|\breturn(?:ed|s)? to"
+    rb"|\bmoved to|\bflew to|\bborn in|\blives? in|\bliving in|\buniversity of|\bbased in|\bcity of"
+    rb"|\bback to|\b(?:south|north|east|west)ern|\btrip to|\bvisit(?:ing|ed)?|\bwent to|\bwhere:"
+    rb"|\bstreet in) "
 )
 
 _INITIAL: Final = rb"[A-Z\xc3-\xd4]"
 PERSON_BEFORE_TRIGGER: Final = (
-    rb"(?i:name is|name's|name\?|user:|names? (?:him|her|it)|called|calls? me|dear|hi|hello|hey|i am"
-    rb"|i'm|kid|son|daughter|husband|wife|"
-    rb"partner|friend|brother|sister|signed|sincerely|regards|why is|up with|named|influenced by"
-    rb"|written by|sung by|ex-[a-z]+|mother|"
+    rb"(?i:name is|name's|name\?|user:|names? (?:him|her|it)|called|calls? me|dear|hi|hello|hey|i am|i'm|kid"
+    rb"|son|daughter|husband|wife|partner|friend|brother|sister|signed|sincerely|regards|why is|up with"
+    rb"|named|influenced by|written by|sung by|ex-[a-z]+|mother|"
     rb"father|uncle|aunt|patient|customer|employee)[ ,]" + b"(?:[ ]?)" + _INITIAL
 )
 PERSON_AFTER_TRIGGER: Final = (
-    rb" (?:says|said|asked|told|replied|wrote|thinks|was born|has been|had given|is a very|began"
-    rb"|concert|fan)|: ?\""
-    rb"|'s (?:song|daughter|son|wife|husband|mother|father|tales|album|book|birthday|account|address|phone)"
+    rb" (?:says|said|asked|told|replied|wrote|thinks|was born|has been|had given|is a very|began|concert"
+    rb"|fan)|: ?\"|'s (?:song|daughter|son|wife|husband|mother|father|tales|album|book|birthday|account"
+    rb"|address|phone)"
 )
 FIRM_BEFORE_TRIGGER: Final = (
     rb"(?i:works? (?:for|at)|worked (?:for|at)|working (?:for|at)|employed (?:by|at)|CEO of|address of"
     rb"|according to the|headquarters of|customers? of|shares of|subsidiary of) "
 )
 FIRM_AFTER_TRIGGER: Final = (
-    rb" (?:office|website|headquarters|employees|invested|announced|acquired)"
-    rb"|(?:company|bank|firm|corporation|non-profit|organi[sz]ation)"
+    rb" (?:office|website|headquarters|employees|invested|announced|acquired)|(?:company|bank|firm"
+    rb"|corporation|non-profit|organi[sz]ation)"
 )
 PLACE_BEFORE_TRIGGER: Final = (
     rb"(?i:travell?(?:ing|ed)? to|com(?:ing|es?) to|arriv(?:ed|es?|ing) (?:at|in)|return(?:ed|s)? to"
-    rb"|moved to|flew to|born in|lives? in|"
-    rb"living in|university of|based in|city of|back to|(?:south|north|east|west)ern|trip to"
+    rb"|moved to|flew to|born in|lives? in|living in|university of|based in|city of|back to|(?:south|north"
+    rb"|east|west)ern|trip to"
     rb"|visit(?:ing|ed)?|went to|where:|street in) " + _INITIAL
 )
 
@@ -91,7 +87,7 @@ def _either(word: str) -> str:
 
 
 _JOB_ENDS: Final = "|".join(sorted({head[-4:] for head in JOB_HEADS}))
-JOB_TRIGGER: Final = f"(?:{_JOB_ENDS})s?\n".encode()
+JOB_TRIGGER: Final = f"(?:\\A|\n)[A-Za-z][A-Za-z,'\\- ]*(?:{_JOB_ENDS})s?\n".encode()
 JOB_LINE: Final = (
     r"(?m)^[A-Za-z](?:[A-Za-z,'\- ]*[ \-])?(?:"
     + "|".join(_either(head) for head in sorted(JOB_HEADS))
@@ -234,10 +230,60 @@ def nationality(data: bytes, start: int, end: int) -> Iterator[Span]:
             return
 
 
+_NATIONALITY: Final = (
+    rb"(?:nationality|citizenship|citizen|national|staatsangeh\xc3\xb6rigkeit|staatsb\xc3\xbcrger(?:schaft"
+    rb"|in)?|nationalit\xc3\xa4t|nationalit\xc3\xa9|citoyennet\xc3\xa9|nacionalidad|ciudadan\xc3\xada"
+    rb"|nazionalit\xc3\xa0|cittadinanza|nationaliteit|staatsburgerschap|obywatelstw[oa]|obywatel(?:ka)?"
+    rb"|narodowo\xc5\x9b[ci]i?|nacionalidade|cidadania|medborgarskap|medborgare|statsborgerskab|statsborger"
+    rb"|kansalaisuus|ob\xc4\x8danstv\xc3\xad)"
+)
+_ADJECTIVE: Final = (
+    rb"[a-z\x80-\xff]{2,14}(?:sch(?:e[rns]?)?|ais(?:e)?|ain(?:e)?|ien(?:ne)?|ois(?:e)?|and(?:e)?|ol(?:e|a)?"
+    rb"|an[oaie]|\xc3\xa9s|\xc3\xaas|es[ae]|e\xc3\xb1[oa]|ense|in[oa]|sk[aiet]?|skie|ckie|sche?|se|eir[oa]"
+    rb"|ec[oa]|gal|ish|ian|ese|que|gre[gc]o|aka|iska|l(?:a|\xc3\xa4)inen"
+    rb"|[sc]k(?:\xc3\xa1|\xc3\xa9|\xc3\xbd))"
+)
+NATIONAL: Final = (
+    rb"(?i)"
+    + _NATIONALITY
+    + rb" "
+    + _ADJECTIVE
+    + rb"|(?:\A|[^a-z\x80-\xff])"
+    + _ADJECTIVE
+    + rb" "
+    + _NATIONALITY
+)
+NATIONAL_TRIGGER: Final = (
+    rb"(?i)[a-z\x80-\xff] (?:national|citizen|staatsb|staatsang|citoyen|nacional|ciudadan|nazional|cittadin"
+    rb"|obywatel|narodowo|cidadan|medborg|statsborg|kansalais|ob\xc4\x8d)|(?:nationalit|citizenship|staatsang"
+    rb"|citoyennet|nacionalidad|ciudadan|nazionalit|cittadin|obywatel|narodowo|cidadan|medborg|statsborg"
+    rb"|kansalais|ob\xc4\x8danstv|staatsb|citizen|national)[a-z\x80-\xff]* [a-z]"
+)
+_NOT_NATIONAL: Final = frozenset(
+    b"dual second double this these those whose same durch oder sowie keine seine ihre eine deine diese jede "
+    b"alle une cette sans dans quelle estas esta una esa pela uma essa deze geen hun eine andere autre altra "
+    b"otra outra first please because otherwise licence license else senior private global".split()
+)
+
+
+def national(data: bytes, start: int, end: int) -> Iterator[Span]:
+    """The adjective before or behind `nationality` and its like, in the languages of the words."""
+    words = [match.span() for match in re.compile(rb"[A-Za-z\x80-\xff]+").finditer(data, start, end)]
+    behind = re.match(rb"(?i)" + _NATIONALITY + rb"\Z", data[slice(*words[0])]) is not None
+    first, last = words[-1] if behind else words[0]
+    word = data[first:last].lower()
+    if data[last : last + 1].isalpha() or after(data, last) >= 0x80 or word in _NOT_NATIONAL:
+        return
+    marks = marks_of(word)
+    if marks & (Mark.NATIONALITY | Mark.COUNTRY) or not marks & Mark.COMMON:
+        yield first, last
+
+
 _HEADS: Final = frozenset(head.encode() for head in JOB_HEADS)
 
 
-def _is_job(text: bytes) -> bool:
+def is_job(text: bytes) -> bool:
+    """Whether a text ends as names of jobs do."""
     last = re.split(rb"[ -]", text.lower())[-1]
     return (
         last in _HEADS
@@ -252,14 +298,14 @@ def job_alone(data: bytes, start: int, end: int) -> Iterator[Span]:
         (start == 0 or data[start - 1] == 0x0A)
         and (end == len(data) or data[end] == 0x0A)
         and end - start <= MAX_JOB_BYTES
-        and _is_job(data[start:end])
+        and is_job(data[start:end])
     ):
         yield start, end
 
 
 _AS: Final = re.compile(
-    rb"(?i)\b(?:as|job (?:is|title:?)|profession:?|occupation:?|position (?:is|of)|works? as|employed "
-    rb"as)(?: an?| the)? "
+    rb"(?i)\b(?:as|job (?:is|title:?)|profession:?|occupation:?|position (?:is|of)|works? as"
+    rb"|employed as)(?: an?| the)? "
 )
 
 
@@ -271,11 +317,11 @@ def job_after(data: bytes, start: int, end: int) -> Iterator[Span]:
     text = data[match.end() : end]
     parts = re.split(rb",(?! and| municipal)|\.| but | and I | when ", text)
     first = parts[0].rstrip()
-    while first and not _is_job(first) and b" " in first:
+    while first and not is_job(first) and b" " in first:
         first = first.rsplit(b" ", 1)[0]
     if (
         first
-        and _is_job(first)
+        and is_job(first)
         and (first[:1].isupper() or b"work" in data[max(0, start - 60) : start].lower())
     ):
         yield match.end(), match.end() + len(first)

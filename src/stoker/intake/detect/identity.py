@@ -43,24 +43,21 @@ REGIONS: Final = (
 """Where a number without a calling code may be from, when words before it announce a phone number."""
 
 _PHONE_WORDS: Final = re.compile(
-    rb"(?i)\b(?:tele)?(?:phone|fon|fono)|\btel\b|\bmobiles?\b|\bcell|\bfax\b|\bcall(?:ing)?\b|\bdesk:"
-    rb"|\btext (?:me|to)|\bsms\b|"
-    rb"whatsapp|\banswering at|\bmessages? to|\b(?:my|her|his|their|your|our) number\b|\bnumber is\b"
-    rb"|\bregistered\b|\breach (?:me|him|her|them"
-    rb"|us)|\bcontact|\bdial|\bhandy\b|"
-    rb"\bmovil|\bm\xc3\xb3vil"
+    rb"(?i)\b(?:tele)?(?:phone|fon|fono|foon|foni|lefon)|\btel\b|\btlf\b|\bpuh|\bcellulare"
+    rb"|\btelem\xc3\xb3vel|\bmobil\b|\bmobiles?\b|\bcell|\bfax\b|\bcall(?:ing)?\b|\bdesk:|\btext (?:me|to)"
+    rb"|\bsms\b|whatsapp|\banswering at|\bmessages? to|\b(?:my|her|his|their|your|our) number\b"
+    rb"|\bnumber is\b|\bregistered\b|\breach (?:me|him|her|them|us)|\bcontact|\bdial|\bhandy\b|\bmovil"
+    rb"|\bm\xc3\xb3vil"
 )
 _CARD_WORDS: Final = re.compile(
     rb"(?i)\bcards?\b|\bcc\b|\bcredit|\bdebit|\bvisa\b|\bmastercard|\bmaestro|\bamex\b|\bpayment"
 )
 _ID_WORDS: Final = re.compile(
     rb"(?i)\bssn\b|social security|\bnational (?:id|insurance|identity)|\bpersonal (?:id|code|number"
-    rb"|identity)|\bid (?:no|number|card)|"
-    rb"\btax (?:id|number)|\bpassport|\bnino\b|\bdni\b|\bnie\b|\bnir\b|\bcodice fiscale|\bpesel\b"
-    rb"|\bpersonnummer|\bhenkil|\bcpr\b|"
-    rb"\bf\xc3\xb8dselsnummer|\bfodselsnummer|\bbsn\b|\bburgerservice|\bcpf\b|\baadhaar|\bahv\b"
-    rb"|\bavs\b|\bsteuer-?id|\bidnr\b|\bnhs\b|"
-    rb"\bsozialversicherung|\brijksregister|\bregistre national|\brodn|\bcurp\b|\bkennitala"
+    rb"|identity)|\bid (?:no|number|card)|\btax (?:id|number)|\bpassport|\bnino\b|\bdni\b|\bnie\b|\bnir\b"
+    rb"|\bcodice fiscale|\bpesel\b|\bpersonnummer|\bhenkil|\bcpr\b|\bf\xc3\xb8dselsnummer|\bfodselsnummer"
+    rb"|\bbsn\b|\bburgerservice|\bcpf\b|\baadhaar|\bahv\b|\bavs\b|\bsteuer-?id|\bidnr\b|\bnhs\b"
+    rb"|\bsozialversicherung|\brijksregister|\bregistre national|\brodn|\bcurp\b|\bkennitala"
 )
 _LICENCE_WORDS: Final = re.compile(
     rb"(?i)(?:driver'?s?|driving)['s]* (?:licen[cs]e|permit)[^.\n\d]{0,24}\Z"
@@ -81,8 +78,11 @@ def _alone(data: bytes, start: int, end: int) -> bool:
     )
 
 
+_NO_DIGITS: Final = bytes(byte for byte in range(256) if not 0x30 <= byte <= 0x39)
+
+
 def _digits(text: bytes) -> bytes:
-    return bytes(byte for byte in text if 0x30 <= byte <= 0x39)
+    return text.translate(None, _NO_DIGITS)
 
 
 def announced_card(data: bytes, start: int, end: int) -> Iterator[Span]:
@@ -105,7 +105,7 @@ _NO_PHONE: Final = re.compile(
 """Dates, spans of years, social security numbers and decimals."""
 
 
-_FEW_GROUPS: Final = re.compile(rb"\(?\d{1,4}\)?(?:[ .\-/]\(?\d{2,7}\)?){1,5}")
+_FEW_GROUPS: Final = re.compile(rb"\(?\d{1,5}\)?(?:[ .\-/]\(?\d{2,8}\)?){1,5}")
 
 
 def phone_grouped(data: bytes, start: int, end: int) -> Iterator[Span]:

@@ -6,13 +6,15 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from stoker.intake.detect.contexts import marks_of
+from stoker.intake.detect.lexicon import Mark
 from stoker.intake.detect.recognise import Span, after, before
 
 _WORD: Final = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_")
 _BORN: Final = re.compile(
-    rb"(?i)(?:\bborn(?: on)?|\bdate of birth|\bd\.?o\.?b\.?|\bbirth ?da(?:te|y)(?: is)?|\bgeboren(?: "
-    rb"am)?|\bn\xc3\xa9e? le|"
-    rb"\bfecha de nacimiento|\bnat[oa] il|\bf\xc3\xb6dd|\bf\xc3\xb8dt)[\"']?[\s:=,\"'(]{0,4}\Z"
+    rb"(?i)(?:\bborn(?: on)?|\bdate of birth|\bd\.?o\.?b\.?|\bbirth ?da(?:te|y)(?: is)?|\bgeboren(?: am)?"
+    rb"|\bn\xc3\xa9e? le|\bfecha de nacimiento|\bnat[oa] il|\bf\xc3\xb6dd"
+    rb"|\bf\xc3\xb8dt)[\"']?[\s:=,\"'(]{0,4}\Z"
 )
 _POSTCODE: Final = re.compile(
     rb"(?i)\b(?:zip|postal|post)[ -]?codes?\b|\bzip\b|\bplz\b|\bcode postal\b|\bpostnummer\b|\bcap\b"
@@ -128,13 +130,33 @@ def birth_date(data: bytes, start: int, end: int) -> Iterator[Span]:
         return
 
 
+AGES: Final = (
+    rb"(?i)\d{1,3} (?:jahre alt|ans? r\xc3\xa9volus|a\xc3\xb1os de edad|anos de idade|anni di et\xc3\xa0"
+    rb"|jaar oud|\xc3\xa5r gam(?:mal|mel)|vuotta vanha|\xc3\xa9ves|ya\xc5\x9f\xc4\xb1nda)"
+    rb"|\d{1,3}-(?:j\xc3\xa4hrig|jarig|\xc3\xa5rig|letni|vuotias)[a-z\x80-\xff]*|(?:, |\()(?:de )?\d{1,3} "
+    rb"(?:jahre"
+    rb"|ans|a\xc3\xb1os|anos|anni|jaar|\xc3\xa5r|lat|let|yrs?|years)(?:[,.;)]| (?:y|et|e|de|und|en|old)\b)"
+    rb"|(?:\xc3\xa2g\xc3\xa9e?s? de|im alter von|tiene|de edad|tem|ha|compie|l'\xc3\xa2ge de"
+    rb"|all'et\xc3\xa0 di|a la edad de|vid|ma|w wieku|op de leeftijd van) \d{1,3} (?:jahren?|ans|a\xc3\xb1os"
+    rb"|anos|anni|jaar|\xc3\xa5r|lat)|(?:, |\(|wiek |w wieku )lat \d{1,3}|\d{1,3} ?y\.?o\.?\b"
+    rb"|\bage of \d{1,3}|(?:is|am|aged|'m) \d{1,3} (?:yrs?|years)\b"
+)
+"""Ages in sentences of other languages; years alone are ages only between commas or in brackets."""
+AGES_TRIGGER: Final = (
+    rb"(?i)\d (?:jahre|ans|an |a\xc3\xb1os|anos|anni|jaar|\xc3\xa5r|lat|let|vuotta|\xc3\xa9ves|ya\xc5\x9f"
+    rb"|yrs?|years|y\.?o)|\d-(?:j\xc3\xa4hrig|jarig|\xc3\xa5rig|letni|vuotias)|lat \d|\dy\.?o"
+    rb"|age of \d"
+)
+
+
 def age(data: bytes, start: int, end: int) -> Iterator[Span]:
     """The number in `42 years old`, `aged 42`, `I'll turn 42`."""
     found = re.compile(rb"\d{1,3}").search(data, start, end)
     if (
         found
         and 1 <= int(found.group()) <= 120
-        and before(data, start) not in _WORD
+        and before(data, found.start()) not in _WORD
+        and (before(data, start) not in _WORD or data[start] not in _WORD)
         and after(data, end) not in _WORD
     ):
         if after(data, end) in b".,-/%" and after(data, end + 1) in b"0123456789":
@@ -184,6 +206,36 @@ def shaped_postcode(data: bytes, start: int, end: int) -> Iterator[Span]:
     """A Canadian or British postcode by its shape alone, with its blank."""
     if _alone(data, start, end):
         yield start, end
+
+
+BEFORE_PLACE: Final = (
+    rb"(?:\d{4}-\d{3}|\d\d-\d{3}|\d{4} [A-Z]{2}|\d{3} \d\d|(?:[A-Z]{1,2}-)?\d{5}"
+    rb"|[A-Z]{1,2}-\d{4}) [A-Z\xc3-\xd4][A-Za-z\x80-\xff]+"
+)
+"""Postcodes of Portugal, Poland, the Netherlands, Sweden, of five digits, and with a country's letters."""
+
+
+def postcode_before_place(data: bytes, start: int, end: int) -> Iterator[Span]:
+    """A postcode in the order of most of Europe, before a listed place that is no common word."""
+    space = data.rindex(b" ", start, end)
+    marks = marks_of(data[space + 1 : end])
+    if _alone(data, start, space) and marks & Mark.PLACE and not marks & (Mark.COMMON | Mark.TECHNICAL):
+        yield start, space
+
+
+IN_ADDRESS: Final = (
+    rb"[a-z\x80-\xff.] \d{1,4}[A-Za-z]?(?:, |,?\r?\n)"
+    rb"(?:\d{4}-\d{3}|\d\d-\d{3}|\d{4}(?: [A-Z]{2})?|\d{3} \d\d|\d{5}) [A-Z\xc3-\xd4][a-z\x80-\xff]+"
+)
+_TOWN: Final = re.compile(rb"(?:, |\n)([0-9][0-9A-Z \-]*) ([A-Z\xc3-\xd4][a-z\x80-\xff]+)\Z")
+_NO_TOWN: Final = int(Mark.COMMON | Mark.TECHNICAL | Mark.MONTH | Mark.WEEKDAY)
+
+
+def postcode_in_address(data: bytes, start: int, end: int) -> Iterator[Span]:
+    """A postcode behind the number of a house and before a capitalised word that is no common word."""
+    found = _TOWN.search(data, start, end)
+    if found and not marks_of(found[2]) & _NO_TOWN:
+        yield found.span(1)
 
 
 def state_zip(data: bytes, start: int, end: int) -> Iterator[Span]:

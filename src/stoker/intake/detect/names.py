@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stoker.intake.detect.lexicon import Lexicon, Mark
+from stoker.intake.detect.name_words import NO_NAMES, Word, name_like
+from stoker.intake.detect.recognise import Found
 from stoker.intake.detect.wordtable import TextWords
 from stoker.spec.kinds import Kind
 
@@ -35,179 +37,32 @@ _IDENTIFIER[list(b"_0123456789@#$%&<{\\")] = True
 _IDENTIFIER_AFTER: Final = np.zeros(256, dtype=bool)
 _IDENTIFIER_AFTER[list(b"_0123456789@(={\\")] = True
 
-_SURNAME_ENDINGS: Final = [
-    "ov",
-    "ova",
-    "ev",
-    "eva",
-    "in",
-    "ina",
-    "yov",
-    "sky",
-    "skiy",
-    "ski",
-    "ska",
-    "cki",
-    "cka",
-    "wicz",
-    "vich",
-    "vić",
-    "ović",
-    "ević",
-    "ič",
-    "ić",
-    "čić",
-    "šić",
-    "ssen",
-    "rsen",
-    "nsen",
-    "lsen",
-    "ksen",
-    "tsen",
-    "dsen",
-    "gsen",
-    "sson",
-    "rson",
-    "nson",
-    "ldsson",
-    "dóttir",
-    "dottir",
-    "datter",
-    "nen",
-    "lainen",
-    "escu",
-    "eanu",
-    "yan",
-    "ian",
-    "enko",
-    "chuk",
-    "shvili",
-    "dze",
-    "poulos",
-    "idis",
-    "akis",
-    "oglu",
-    "oğlu",
-    "czyk",
-    "ák",
-    "ský",
-    "ová",
-    "ková",
-    "ová",
-    "ický",
-    "berg",
-    "ström",
-    "qvist",
-    "kvist",
-    "lund",
-    "strand",
-    "dahl",
-    "mann",
-    "bauer",
-    "meier",
-    "meyer",
-    "maier",
-    "hoffer",
-    "stein",
-    "bach",
-    "huber",
-    "inger",
-    "inho",
-    "eira",
-    "ães",
-    "ões",
-    "ini",
-    "elli",
-    "etti",
-    "otti",
-    "ucci",
-    "ello",
-    "illo",
-    "accio",
-    "ese",
-    "ault",
-    "eau",
-    "oux",
-    "ier",
-    "ard",
-    "ieux",
-    "huis",
-    "stra",
-    "sma",
-    "inga",
-    "man",
-    "sveld",
-    "hoven",
-    "dijk",
-    "yev",
-    "yeva",
-    "iyev",
-    "ayev",
-    "ayeva",
-    "liyev",
-    "akov",
-    "jeff",
-    "off",
-    "adze",
-]
-_ENDING: Final = re.compile(("(?:" + "|".join(_SURNAME_ENDINGS) + r")\Z").encode())
 _PARTICLES: Final = re.compile(
     rb" (?:(?:van|von|der|den|de|del|della|di|da|dos|das|do|la|le|al|el|bin|ibn|ben|ter|ten|zu|af|av"
-    rb"|d') ?){1,3}"
-    rb"(?=[A-Z\xc3-\xd4])"
+    rb"|d') ?){1,3}(?=[A-Z\xc3-\xd4])"
 )
 _NEXT_WORD: Final = re.compile(rb"[A-Z\xc3-\xd4][A-Za-z\x80-\xff]+(?:[-'][A-Z][A-Za-z\x80-\xff]+)*")
 _SUFFIX: Final = re.compile(rb",? (?:Jr\.?|Sr\.?|II|III|IV)(?![A-Za-z])")
 _LIST_OF_FIRMS: Final = re.compile(
-    rb"(?:, [A-Z\xc3-\xd4][A-Za-z\x80-\xff'-]+){1,3},? and (?=[A-Z\xc3-\xd4])[A-Za-z\x80-\xff'-]+| "
-    rb"and Sons\b| & Sons\b"
+    rb"(?:, [A-Z\xc3-\xd4][A-Za-z\x80-\xff'-]+){1,3},? and (?=[A-Z\xc3-\xd4])[A-Za-z\x80-\xff'-]+"
+    rb"| and Sons\b| & Sons\b"
 )
 _PLACE_BEFORE: Final = re.compile(
-    rb"(?:\b(?:in|to|from|at|near|of|around|visit|visiting|leave|leaving|for|city|town|village"
-    rb"|southern|northern|"
-    rb"eastern|western|central|via|and|Southern|Northern|Eastern|Western|Central|North|South|East"
-    rb"|West|In|From|To|"
-    rb"Where:))\s\Z"
+    rb"(?:\b(?:in|to|from|at|near|of|around|visit|visiting|leave|leaving|for|city|town|village|southern"
+    rb"|northern|eastern|western|central|via|and|Southern|Northern|Eastern|Western|Central|North|South|East"
+    rb"|West|In|From|To|Where:))\s\Z"
 )
 _FIRM_BEFORE: Final = re.compile(
     rb"(?i)\b(?:works? (?:for|at)|working (?:for|at)|employed (?:by|at)|joined|company)\s\Z"
 )
 _FIRM_AFTER: Final = re.compile(
-    rb"(?:'s)? (?:office|website|employees|shares|stock|invested|announced|acquired|"
-    rb"headquarters|is an? [A-Za-z ]{0,40}(?:company|bank|firm|corporation|non-profit|organi[sz]ation))\b"
+    rb"(?:'s)? (?:office|website|employees|shares|stock|invested|announced|acquired|headquarters"
+    rb"|is an? [A-Za-z ]{0,40}(?:company|bank|firm|corporation|non-profit|organi[sz]ation))\b"
 )
 _PERSON_BEFORE: Final = re.compile(
-    rb"(?i)\b(?:name is|named|called|dear|hi|hello|thanks|by|with|call(?:s|ed)? me|i am|i'm|user:"
-    rb"|says|said|asked|why is|"
-    rb"kid|son|daughter|husband|wife|partner|friend|brother|sister|colleague|boss|up with)\s\Z"
+    rb"(?i)\b(?:name is|named|called|dear|hi|hello|thanks|by|with|call(?:s|ed)? me|i am|i'm|user:|says|said"
+    rb"|asked|why is|kid|son|daughter|husband|wife|partner|friend|brother|sister|colleague|boss|up with)\s\Z"
 )
-
-
-NO_NAMES: Final = frozenset(
-    b"Dear Hi Hello Hey The My Our In On At By For From To And But See Thanks Thank Copyright Author "
-    b"Authors When Why "
-    b"Where What Who How If This That Is Are Was So As With Re Bot User Sir Both Ask Tell Call Meet "
-    b"Let Please Sincerely "
-    b"Regards Yours Best Kind Sister Brother Port Original Also Additional Some Many All New".split()
-)
-"""Words that begin a sentence or a letter; as the first word of a name they are not taken for one."""
-
-
-class Found(NamedTuple):
-    """Bytes `start` to `end` are of `kind`."""
-
-    start: int
-    end: int
-    kind: Kind
-
-
-class Word(NamedTuple):
-    """A capitalised word of a run."""
-
-    start: int
-    end: int
-    marks: int
-    text: bytes
 
 
 def find_names(data: bytes, lexicon: Lexicon, words: TextWords) -> Iterator[Found]:
@@ -266,7 +121,10 @@ def _runs(data: bytes, words: TextWords) -> tuple[NDArray[np.int64], NDArray[np.
     own = ((flags & (COMMON | TECHNICAL)) == 0) | starting
     starting[:-1] &= joined & ((flags[1:] & COMMON) == 0)
     starting[-1:] = False
-    firms = np.logical_or.reduceat(company_words, first) & np.logical_or.reduceat(own, first)
+    # A word of organisations needs one of its own before it: GREEK CAPITAL LETTER ALPHA is none.
+    places = np.arange(len(starts))
+    first_own = np.minimum.reduceat(np.where(own, places, len(starts)), first)
+    firms = first_own < np.maximum.reduceat(np.where(company_words, places, -1), first)
     firms |= np.logical_or.reduceat(forms, first)
     interesting = np.logical_or.reduceat(worth | starting, first) | (firms & (last - first > 1))
     return first, last, interesting
@@ -274,24 +132,6 @@ def _runs(data: bytes, words: TextWords) -> tuple[NDArray[np.int64], NDArray[np.
 
 _LETTER: Final = np.zeros(256, dtype=bool)
 _LETTER[[*range(0x41, 0x5B), *range(0x61, 0x7B), *range(0x80, 0x100)]] = True
-
-
-def name_like(word: Word) -> float:
-    """How well a capitalised word can be a part of a person's name: 0 not, 2 surely."""
-    if word.marks & (FORM | NATIONALITY | CALENDAR) and not word.marks & GIVEN:
-        return 0.0
-    if len(word.text) == 1:
-        return 0.4
-    common = bool(word.marks & (COMMON | TECHNICAL))
-    if word.marks & GIVEN:
-        return 0.6 if common else 2.0
-    if word.marks & SURNAME:
-        return 0.5 if common else 1.5
-    if common or word.marks & (STREET | COMPANY_WORD):
-        return 0.1
-    if word.text.isupper() and word.text.isascii():
-        return 0.0
-    return 1.2 if _ENDING.search(word.text) else 0.7
 
 
 def _run_names(data: bytes, lexicon: Lexicon, run: list[Word]) -> Iterator[Found]:

@@ -1,7 +1,8 @@
 """A text as a reader sees it, with the way back to its own bytes. See docs/design/detect.md, "Normalisation".
 
-Compatibility forms (NFKC), invisible characters, letters of other scripts inside a Latin word, digits of
-other scripts, typographic quotes and dashes, and mark-up in the middle of a word become what they look like.
+Escapes, compatibility forms (NFKC), invisible characters, letters of other scripts inside a Latin word,
+digits of other scripts, typographic quotes and dashes, and mark-up in the middle of a word become what they
+look like.
 Every piece that changed is remembered, so that a finding has the offsets of the original bytes.
 """
 
@@ -13,13 +14,14 @@ import unicodedata
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 import numpy as np
 import re2
 from numpy.typing import NDArray
 
+from stoker.intake.detect.escapes import escapes
 from stoker.intake.detect.lookalikes import INVISIBLE, LOOKALIKES, PUNCTUATION
 from stoker.intake.detect.options import byte_options
 
@@ -45,6 +47,9 @@ _INSIDE: Final = frozenset(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789@.+- ("
 ) | frozenset(range(0x80, 0x100))
 _BLOCK: Final = re.compile(rb"</?(?:td|th|tr|p|br|div|li|ul|ol|dd|dt|h[1-6])\b")
+_EXPLAINED: Final = re.compile(rb"</dt>\s*<dd\b|</th>\s*<td\b")
+_NEXT_LINE: Final = re.compile(rb"</(?:dd|td)>.*<(?:dt|th)\b|<tr\b", re.DOTALL)
+_HEX_GROUP: Final = re.compile(rb"[0-9A-Fa-f]{1,4}")
 
 
 Piece: TypeAlias = tuple[int, int, bytes]
@@ -121,10 +126,13 @@ def normal(data: bytes) -> Normal:
     """`data` as a reader sees it."""
     pieces: list[Piece] = []
     inner: Normal | None = None
+    if escaped := escapes(data):
+        inner = _assembled(data, escaped, None)
+        data = inner.data
     if not data.isascii():
         few = _changes(data, MANY_CHANGES + len(data) // BYTES_A_CHANGE)
         if few is None:
-            inner = dense(data)
+            inner = replace(dense(data), inner=inner)
             data = inner.data
             few = _changes(data, len(data)) or []
         pieces = _with_lookalikes(data, few)
@@ -204,22 +212,44 @@ def _numbers(values: NDArray[np.int64]) -> Sequence[int]:
 
 
 def _with_lookalikes(data: bytes, pieces: list[Piece]) -> list[Piece]:
-    mixed = [
-        (match.start(), match.end(), _latin(match.group()))
-        for match in _MIXED.finditer(data)
-        if _latin(match.group()) != match.group()
-    ]
+    mixed: list[Piece] = []
+    for match in _MIXED.finditer(data):
+        start, end = match.span()
+        word = match.group()
+        latin = _latin(word)
+        if latin == word and b":" in (data[start - 1 : start], data[end : end + 1]):
+            latin = _hexadecimal(word)
+        if latin != word:
+            mixed.append((start, end, latin))
     return _apart(pieces, mixed) if mixed else pieces
+
+
+def _hexadecimal(word: bytes) -> bytes:
+    """A group of an address whose only letters look like hexadecimal digits; other words as they are."""
+    try:
+        latin = word.decode().translate(LOOKALIKES).encode()
+    except UnicodeDecodeError:
+        return word
+    return latin if _HEX_GROUP.fullmatch(latin) else word
 
 
 def _with_mark_up(data: bytes, pieces: list[Piece]) -> list[Piece]:
     tags = [
-        (match.start(), match.end(), b" " if _BLOCK.search(match.group()) else b"")
+        (match.start(), match.end(), _instead_of(match.group()))
         for match in _MARK_UP.finditer(data)
         if match.start() > 0 and match.end() < len(data)
         if data[match.start() - 1] in _INSIDE and data[match.end()] in _INSIDE
     ]
     return _apart(pieces, tags) if tags else pieces
+
+
+def _instead_of(tags: bytes) -> bytes:
+    """What tags between two characters are to a reader: a colon, a line end, a blank or nothing."""
+    if _BLOCK.search(tags) is None:
+        return b""
+    if _EXPLAINED.search(tags):
+        return b": "
+    return b"\n" if _NEXT_LINE.search(tags) else b" "
 
 
 def _apart(first: list[Piece], second: list[Piece]) -> list[Piece]:

@@ -6,38 +6,26 @@ once as one RE2 set, so a text without candidates costs a single pass. See docs/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from stoker.core.canonical import digest_of
-from stoker.intake.detect import addresses, borders, contexts, identity, moments, recognise
+from stoker.intake.detect import (
+    borders,
+    identity,
+    moments,
+    recognise,
+)
 from stoker.intake.detect.options import byte_options as byte_options
-from stoker.intake.detect.recognise import Span
+from stoker.intake.detect.shape import Pattern as Pattern
+from stoker.intake.detect.word_patterns import ANCHORS as ANCHORS
+from stoker.intake.detect.word_patterns import WORD_PATTERNS
 from stoker.spec.recipe import Kind
 
-RECOGNISERS_VERSION: Final = 3
+RECOGNISERS_VERSION: Final = 4
 """Raised whenever a recogniser decides differently, so that old scans are not taken for new ones."""
 
 
-ANCHORS: Final = "words that announce an address"
-"""The name of the pattern whose spans are places to look at, not findings."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pattern:
-    """One shape of one kind of data."""
-
-    name: str
-    kind: Kind
-    expression: bytes
-    recogniser: Callable[[bytes, int, int], Iterator[Span]]
-    trigger: bytes = b""
-    """What stage one looks for instead of the expression: shorter, and in every text the expression
-    matches."""
-
-
-PATTERNS: Final[tuple[Pattern, ...]] = (
+_SHAPES: Final[tuple[Pattern, ...]] = (
     Pattern(
         "e-mail address",
         Kind.EMAIL,
@@ -62,8 +50,8 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
     Pattern(
         "phone number after a word",
         Kind.PHONE,
-        rb"(?i)(?:phone|tel|telephone|mobile|fax)(?: no| number)?\.?[\"']?[:= ][ \t\"']{0,3}"
-        rb"\+?\(?\d(?:[ \-./]?\(?\d\)?){6,}",
+        rb"(?i)(?:phone|tel|telephone|mobile|fax)(?: no"
+        rb"| number)?\.?[\"']?[:= ][ \t\"']{0,3}\+?\(?\d(?:[ \-./]?\(?\d\)?){6,}",
         recognise.phone_in_context,
         trigger=rb"(?i)(?:phone|tel|mobile|fax)(?: no| number)?\.?[\"']?[:= ][ \t\"']{0,3}\+?\(?\d",
     ),
@@ -87,7 +75,7 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         Kind.IBAN,
         rb"(?i)[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}",
         recognise.iban,
-        trigger=rb"(?i)[A-Z]{2}\d\d ?[A-Z0-9]",
+        trigger=borders.IBAN_TRIGGER,
     ),
     Pattern(
         "AWS access key id",
@@ -106,9 +94,9 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
     Pattern(
         "token with a published prefix",
         Kind.SECRET,
-        rb"glpat-[A-Za-z0-9_\-]{20,}|xox[abeprs]-[A-Za-z0-9\-]{10,}|AIza[A-Za-z0-9_\-]{35}"
-        rb"|[sr]k_(?:live|test)_[A-Za-z0-9]{16,}|pypi-AgE[A-Za-z0-9_\-]{50,}|hf_[A-Za-z0-9]{30,}"
-        rb"|npm_[A-Za-z0-9]{36,}|sk-[A-Za-z0-9_\-]{32,}",
+        rb"glpat-[A-Za-z0-9_\-]{20,}|xox[abeprs]-[A-Za-z0-9\-]{10,}|AIza[A-Za-z0-9_\-]{35}|[sr]k_(?:live"
+        rb"|test)_[A-Za-z0-9]{16,}|pypi-AgE[A-Za-z0-9_\-]{50,}|hf_[A-Za-z0-9]{30,}|npm_[A-Za-z0-9]{36,}"
+        rb"|sk-[A-Za-z0-9_\-]{32,}",
         recognise.token,
         trigger=rb"glpat-|xox[abeprs]-|AIza|[sr]k_(?:live|test)_|pypi-AgE|hf_|npm_|sk-",
     ),
@@ -129,8 +117,8 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
     Pattern(
         "value assigned to a secret's name",
         Kind.SECRET,
-        rb"(?i)(?:api_?key|access_?key|secret|passwd|password|pwd|token|credential)[A-Za-z0-9_]*[\"']?"
-        rb"[ \t]*(?:=>|:=|=|:)[ \t]*[\"']?[A-Za-z0-9+/_\-=!@#$%^&*.~]{8,}",
+        rb"(?i)(?:api_?key|access_?key|secret|passwd|password|pwd|token"
+        rb"|credential)[A-Za-z0-9_]*[\"']?[ \t]*(?:=>|:=|=|:)[ \t]*[\"']?[A-Za-z0-9+/_\-=!@#$%^&*.~]{8,}",
         recognise.assigned_secret,
         trigger=rb"(?i)(?:api_?key|access_?key|secret|passwd|password|pwd|token"
         rb"|credential)[A-Za-z0-9_]*[\"']?[ \t]*[=:]",
@@ -158,7 +146,7 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
     Pattern(
         "phone number in groups",
         Kind.PHONE,
-        rb"\(?\d{1,4}\)?(?:[ .\-/]\(?\d{2,7}\)?)+(?: ?x\d{1,5})?",
+        rb"\(?\d{1,5}\)?(?:[ .\-/]\(?\d{2,8}\)?)+(?: ?x\d{1,5})?",
         identity.phone_grouped,
         trigger=rb"\d[)]?[ .\-/]\(?\d\d",
     ),
@@ -200,9 +188,8 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         rb"[A-Z]{0,2}\d(?:[ \-./]?\d){6,}[A-Z]?",
         identity.announced_id,
         trigger=rb"(?i)ssn|social sec|national i|personal [cin]|id (?:no|num|card)|tax |passport|nino|codice "
-        rb"f|pesel"
-        rb"|personnum|henkil|dselsn|burgers|aadhaar|steuer|idnr|sozialv|rijksr|registre n|rodn|curp|kennitala"
-        rb"|(?:\A|[^a-z])(?:dni|nie|nir|cpr|bsn|cpf|ahv|avs|nhs)",
+        rb"f|pesel|personnum|henkil|dselsn|burgers|aadhaar|steuer|idnr|sozialv|rijksr|registre n|rodn|curp"
+        rb"|kennitala|(?:\A|[^a-z])(?:dni|nie|nir|cpr|bsn|cpf|ahv|avs|nhs)",
     ),
     Pattern(
         "number after a driver licence's words",
@@ -221,45 +208,46 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
     Pattern(
         "date in numbers",
         Kind.DATE,
-        rb"(?:\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}|\d{4}/\d{1,2}/\d{1,2})"
-        rb"(?:[ T]\d\d:\d\d(?::\d\d(?:\.\d+)?)?Z?)?",
+        rb"(?:\d{4}-\d{1,2}-\d{1,2}|\d{1,2}-\d{1,2}-\d{4}|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}"
+        rb"|\d{4}/\d{1,2}/\d{1,2})(?:[ T]\d\d:\d\d(?::\d\d(?:\.\d+)?)?Z?)?",
         moments.numeric_date,
-        trigger=rb"\d{4}-\d{1,2}-\d|\d[/.]\d{1,2}[/.]\d{2}|\d{4}/\d",
+        trigger=rb"\d{4}-\d{1,2}-\d|\d-\d{1,2}-\d{4}|\d[/.]\d{1,2}[/.]\d{2}|\d{4}/\d",
     ),
     Pattern(
         "date with a month's name",
         Kind.DATE,
-        rb"(?:\d{1,2}(?:st|nd|rd|th|\.)? (?:of )?)?(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?"
-        rb"|Apr(?:il)?|May|June?|July?"
-        rb"|Aug(?:ust)?|Sep(?:t(?:ember)?)?|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)\.? \d{1,4}(?:st"
-        rb"|nd|rd|th)?(?:,? \d{4})?",
+        rb"(?:\d{1,2}(?:st|nd|rd|th|\.)? (?:of )?)?(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May"
+        rb"|June?|July?|Aug(?:ust)?|Sep(?:t(?:ember)?)?|Oct(?:ober)?|Nov(?:ember)?"
+        rb"|Dec(?:ember)?)\.? \d{1,4}(?:st|nd|rd|th)?(?:,? \d{4})?",
         moments.written_date,
         trigger=rb"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.? \d",
     ),
     Pattern(
         "year after a word",
         Kind.DATE,
-        rb"(?i)(?:in|since|of|from|until|till|by|during|circa|before|after|year|between|around) "
-        rb"(?:1[5-9]|20)\d\d",
+        rb"(?i)(?:in|since|of|from|until|till|by|during|circa|before|after|year|between|around) (?:1[5-9]"
+        rb"|20)\d\d",
         moments.year,
     ),
     Pattern(
         "birth date",
         Kind.BIRTH_DATE,
         rb"(?i)(?:born|birth|birthday|birthdate|d\.?o\.?b\.?|geboren|n\xc3\xa9e?|nacimiento|nat[oa]"
-        rb"|f\xc3\xb6dd|f\xc3\xb8dt)"
-        rb"(?: (?:on|is|am|le|il|date))?[\"']?[ :=,\"'(]{1,4}(?:\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}"
-        rb"|\d{1,2}\.? [a-z]{3,9} \d{4})",
+        rb"|f\xc3\xb6dd|f\xc3\xb8dt)(?: (?:on|is|am|le|il"
+        rb"|date))?[\"']?[ :=,\"'(]{1,4}(?:\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}|\d{1,2}\.? [a-z]{3,9} \d{4})",
         moments.birth_date,
         trigger=rb"(?i)born|birth|do\.?b|d\.o|gebor|n\xc3\xa9|nacim|nat[oa]|f\xc3\xb6dd|f\xc3\xb8dt",
     ),
     Pattern(
         "age",
         Kind.AGE,
-        rb"(?i)\d{1,3}[ -]?(?:years?|yrs?)[ -]?(?:old|of age)|\d{1,3} ?y/?o\b|(?:aged?:?|turn(?:ed"
-        rb"|ing|s)?|when (?:he|she|i) was|when (?:we|they) were) \d{1,3}",
+        rb"(?i)\d{1,3}[ -]?(?:years?|yrs?)[ -]?(?:old|of age)|\d{1,3} ?y/?o\b|(?:aged?:?|turn(?:ed|ing|s)?"
+        rb"|when (?:he|she|i) was|when (?:we|they) were) \d{1,3}",
         moments.age,
         trigger=rb"(?i)\d[ -]?(?:year|yr|y/?o)|(?:aged?:?|turn(?:ed|ing|s)?|was|were) \d",
+    ),
+    Pattern(
+        "age in words of other languages", Kind.AGE, moments.AGES, moments.age, trigger=moments.AGES_TRIGGER
     ),
     Pattern(
         "latitude and longitude",
@@ -271,17 +259,17 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
     Pattern(
         "degrees, minutes, seconds",
         Kind.COORDINATES,
-        rb"\d{1,2}\xc2\xb0 ?\d{1,2}['\x80-\xff]{1,3} ?(?:\d{1,2}(?:\.\d+)?(?:''|\"|[\x80-\xff]{3}) "
-        rb"?)?[NS],? ?\d{1,3}\xc2\xb0 ?\d{1,2}"
-        rb"['\x80-\xff]{1,3} ?(?:\d{1,2}(?:\.\d+)?(?:''|\"|[\x80-\xff]{3}) ?)?[EW]",
+        rb"\d{1,2}\xc2\xb0 ?\d{1,2}['\x80-\xff]{1,3} ?(?:\d{1,2}(?:\.\d+)?(?:''|\""
+        rb"|[\x80-\xff]{3}) ?)?[NS],? ?\d{1,3}\xc2\xb0 ?\d{1,2}['\x80-\xff]{1,3} ?(?:\d{1,2}(?:\.\d+)?(?:''"
+        rb"|\"|[\x80-\xff]{3}) ?)?[EW]",
         moments.degrees,
         trigger=rb"\xc2\xb0",
     ),
     Pattern(
         "postcode after a word",
         Kind.POSTCODE,
-        rb"(?i)(?:zip|zip code|post ?code|postal code|plz|code postal)(?: is)?[\"']?[ "
-        rb":=]{1,3}[\"']?[A-Z0-9]{2,6}(?:[ -][A-Z0-9]{2,4})?",
+        rb"(?i)(?:zip|zip code|post ?code|postal code|plz"
+        rb"|code postal)(?: is)?[\"']?[ :=]{1,3}[\"']?[A-Z0-9]{2,6}(?:[ -][A-Z0-9]{2,4})?",
         moments.postcode,
         trigger=rb"(?i)zip|post ?code|postal c|code postal|plz",
     ),
@@ -292,71 +280,21 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         moments.shaped_postcode,
         trigger=rb"[A-Z]\d[0-9A-Z]? \d[A-Z]",
     ),
+    Pattern(
+        "postcode before a place",
+        Kind.POSTCODE,
+        moments.BEFORE_PLACE,
+        moments.postcode_before_place,
+        trigger=rb"\d(?:-\d{3}| [A-Z]{2}| \d\d|\d{3}) [A-Z\xc3-\xd4]",
+    ),
+    Pattern(
+        "postcode between a street's number and a town",
+        Kind.POSTCODE,
+        moments.IN_ADDRESS,
+        moments.postcode_in_address,
+        trigger=rb"\d[A-Za-z]?(?:, |,?\r?\n)\d[0-9 A-Z\-]{3,6} [A-Z\xc3-\xd4]",
+    ),
     Pattern("ZIP code after a state", Kind.POSTCODE, rb", (?:[A-Z]{2}) \d{5}(?:-\d{4})?", moments.state_zip),
-    Pattern(
-        "name after words",
-        Kind.PERSON,
-        contexts.PERSON_BEFORE + contexts.NAME,
-        contexts.person_after,
-        trigger=contexts.PERSON_BEFORE_TRIGGER,
-    ),
-    Pattern(
-        "name before words",
-        Kind.PERSON,
-        contexts.NAME + contexts.PERSON_AFTER,
-        contexts.person_before,
-        trigger=contexts.PERSON_AFTER_TRIGGER,
-    ),
-    Pattern(
-        "organisation after words",
-        Kind.ORGANISATION,
-        contexts.FIRM_BEFORE + contexts.FIRM,
-        contexts.firm_after,
-        trigger=contexts.FIRM_BEFORE_TRIGGER,
-    ),
-    Pattern(
-        "organisation before words",
-        Kind.ORGANISATION,
-        contexts.FIRM + contexts.FIRM_AFTER,
-        contexts.firm_before,
-        trigger=contexts.FIRM_AFTER_TRIGGER,
-    ),
-    Pattern(
-        "place after words",
-        Kind.LOCATION,
-        contexts.PLACE_BEFORE + contexts.PLACE,
-        contexts.place_after,
-        trigger=contexts.PLACE_BEFORE_TRIGGER,
-    ),
-    Pattern(
-        "nationality after words",
-        Kind.NATIONALITY,
-        rb"(?i)\b(?:proud|great|fellow|authentic|traditional|typical) [a-z]{4,16}",
-        contexts.nationality,
-        trigger=rb"(?i)(?:proud|fellow|authentic|traditional|typical|great) [a-z]",
-    ),
-    Pattern(
-        "job on a line",
-        Kind.TITLE,
-        contexts.JOB_LINE,
-        contexts.job_alone,
-        trigger=contexts.JOB_TRIGGER,
-    ),
-    Pattern(
-        "job after words",
-        Kind.TITLE,
-        rb"(?i)\b(?:as|job is|job title|job title:|profession:|occupation:)(?: an?| the)? "
-        rb"[a-z][a-z,'\- ]{2,60}",
-        contexts.job_after,
-        trigger=rb"(?i)work[a-z]* (?:as|for|at)|job (?:is|title)|profession|occupation|employed as",
-    ),
-    Pattern(
-        ANCHORS,
-        Kind.STREET_ADDRESS,
-        addresses.ANNOUNCEMENT,
-        addresses.announcement,
-        addresses.ANNOUNCEMENT_TRIGGER,
-    ),
     Pattern(
         "web address",
         Kind.DOMAIN,
@@ -372,6 +310,8 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         trigger=rb"(?i)\.(?:com|org|net|edu|gov)",
     ),
 )
+
+PATTERNS: Final = (*_SHAPES, *WORD_PATTERNS)
 
 PATTERNS_DIGEST: Final = digest_of(
     {

@@ -16,13 +16,23 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 
 from stoker.intake.detect.numbering import CALLING_CODES, CARD_GROUPS, CARD_LENGTHS, IBAN_LENGTHS
+from stoker.spec.kinds import Kind
 
 Span: TypeAlias = tuple[int, int]
+
+
+class Found(NamedTuple):
+    """Bytes `start` to `end` are of `kind`."""
+
+    start: int
+    end: int
+    kind: Kind
+
 
 _WORD: Final = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_")
 _DIGITS: Final = frozenset(b"0123456789")
@@ -240,20 +250,29 @@ def _card_at(data: bytes, groups: list[Span], at: int) -> int:
 
 
 def iban(data: bytes, start: int, end: int) -> Iterator[Span]:
-    """A country's IBAN, with or without single spaces, whose remainder modulo 97 is 1."""
-    if before(data, start) in _WORD:
-        return
-    length = IBAN_LENGTHS.get(data[start : start + 2].upper())
-    if length is None:
-        return
-    compact = bytearray()
-    at = start
-    while at < end and len(compact) < length:
-        if data[at] != 0x20:
-            compact.append(data[at])
-        at += 1
-    if after(data, at) not in _WORD and iban_check(bytes(compact).upper()):
-        yield start, at
+    """A country's IBAN, with or without single spaces, whose remainder modulo 97 is 1.
+
+    Other words may stand before it in the candidate: `RSSMRA85M01H501Q IBAN GB82…`.
+    """
+    limit = min(len(data), end + MAX_IBAN_BYTES)
+    for head in _IBAN_HEAD.finditer(data, start, end):
+        first = head.start()
+        length = IBAN_LENGTHS.get(data[first : first + 2].upper())
+        if length is None or before(data, first) in _WORD:
+            continue
+        compact = bytearray()
+        at = first
+        while at < limit and len(compact) < length and (data[at] in _WORD or data[at] == 0x20):
+            if data[at] != 0x20:
+                compact.append(data[at])
+            at += 1
+        if after(data, at) not in _WORD and iban_check(bytes(compact).upper()):
+            yield first, at
+            return
+
+
+MAX_IBAN_BYTES: Final = 48
+_IBAN_HEAD: Final = re.compile(rb"(?i)[A-Z]{2}\d\d(?= ?[A-Z0-9])")
 
 
 def token(data: bytes, start: int, end: int) -> Iterator[Span]:

@@ -68,7 +68,7 @@ class _Scanner:
         self.patterns: tuple[tuple[Pattern, Any], ...] = tuple(
             (pattern, re2.compile(pattern.expression, options))
             for pattern in PATTERNS
-            if pattern.kind in kinds
+            if pattern.kind is None or pattern.kind in kinds
         )
         self.set: Any = re2.Set.SearchSet(options)
         by_trigger: dict[bytes, list[int]] = {}
@@ -223,9 +223,11 @@ def _shaped(data: bytes, kinds: frozenset[Kind]) -> tuple[list[Finding], list[Sp
         for match in expression.finditer(data, begin, stop):
             spans = pattern.recogniser(data, *match.span())
             if pattern.name == ANCHORS:
-                anchors += spans
+                anchors += [(start, end) for start, end, *_ in spans]
+            elif pattern.kind is None:
+                found += [Finding(*one) for one in spans]
             else:
-                found += [Finding(start, end, pattern.kind) for start, end in spans]
+                found += [Finding(start, end, pattern.kind) for start, end, *_ in spans]
     return found, anchors
 
 
