@@ -1,38 +1,22 @@
 """From a folder in Hugging Face's form into a model's own tensors, on any layout.
 
-DCP plans which rank needs which piece; a rank reads its pieces alone, one at a time, and nothing is sent.
-All names and shapes are compared before a weight changes. See docs/design/exchange.md, "Reading".
+A rank reads the pieces that it holds, as checkpoints divide tensors, one at a time, and nothing is sent. All
+names and shapes are compared before a weight changes. See docs/design/exchange.md, "Reading".
 """
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.metadata import (
-    ChunkStorageMetadata,
-    Metadata,
-    MetadataIndex,
-    TensorProperties,
-    TensorStorageMetadata,
-)
-from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.storage import StorageReader
-from torch.futures import Future
 
-from stoker.core.errors import StokerError
 from stoker.spec.model import ModelSpec
+from stoker.train.checkpoint_pieces import Piece, pieces_of
 from stoker.train.exchange.configuration import described_by
 from stoker.train.exchange.contents import CONFIG
 from stoker.train.exchange.errors import WeightsUnfit
@@ -61,19 +45,16 @@ def load_weights(model: nn.Module, spec: ModelSpec, vocabulary: int, folder: Wei
     compare(expected, folder, tied=spec.tied_embeddings)
     state: dict[str, Any] = dict(get_model_state_dict(model))
     unsaid = set(unsaid_tensors(spec))
+    stored: dict[str, list[ForeignTensor]] = defaultdict(list)
+    for tensor in expected:
+        stored[tensor.ours].append(tensor)
+    unknown = sorted(set(state) - unsaid - set(stored))
+    assert not unknown, f"the form has no place for {unknown[:_SHOWN]}"
     with torch.no_grad():
         for name in unsaid & set(state):
             state[name].zero_()
-    wanted = {name: value for name, value in state.items() if name not in unsaid}
-    named = {tensor.ours for tensor in expected}
-    assert set(wanted) <= named, f"the form has no place for {sorted(set(wanted) - named)[:_SHOWN]}"
-    with _unwrapped():
-        load(
-            wanted,
-            storage_reader=_FolderReader(folder, expected),
-            planner=DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False),
-            no_dist=True,
-        )
+        for piece in pieces_of({name: value for name, value in state.items() if name not in unsaid}):
+            _fill(piece, stored[piece.name], folder)
 
 
 def load_first_weights(
@@ -144,91 +125,22 @@ def _head_problem(folder: WeightFolder) -> Iterator[str]:
         yield f"{_HEAD!r} is extra: this model's embeddings are tied, and it is not {_EMBEDDING!r}"
 
 
-class _FolderReader(StorageReader):
-    """A folder as DCP sees a checkpoint: our tensors, each in one chunk, or stacked in one an expert."""
+def _fill(piece: Piece, stored: Sequence[ForeignTensor], folder: WeightFolder) -> None:
+    """What this rank holds of one of our tensors, from the one that is it, or from those of its experts."""
+    if stored[0].expert is None:
+        piece.data.copy_(_read(stored[0], piece.offsets, piece.data.shape, folder))
+        return
+    for row, expert in enumerate(stored[piece.offsets[0] : piece.offsets[0] + piece.data.shape[0]]):
+        piece.data[row].copy_(_read(expert, piece.offsets[1:], piece.data.shape[1:], folder))
 
-    def __init__(self, folder: WeightFolder, tensors: Iterable[ForeignTensor]) -> None:
-        self._folder = folder
-        self._at: dict[MetadataIndex, ForeignTensor] = {}
-        stacked: dict[str, list[ForeignTensor]] = defaultdict(list)
-        for tensor in tensors:
-            stacked[tensor.ours].append(tensor)
-        self._metadata = Metadata(
-            state_dict_metadata={name: self._described(name, parts) for name, parts in stacked.items()}
+
+def _read(
+    tensor: ForeignTensor, offsets: Sequence[int], lengths: Sequence[int], folder: WeightFolder
+) -> Tensor:
+    found = folder.read(tensor.name, offsets, lengths)
+    if not bool(torch.isfinite(found).all()):
+        raise WeightsUnfit(
+            f"{folder.path}: {tensor.name!r} holds a value that is no finite number.",
+            hint="The file is damaged, or its training had failed. Take other weights.",
         )
-
-    def _described(self, name: str, parts: list[ForeignTensor]) -> TensorStorageMetadata:
-        chunks = []
-        for part in parts:
-            shape = part.shape if part.expert is None else (1, *part.shape)
-            offsets = [0] * len(shape)
-            offsets[0] = part.expert or 0
-            chunks.append(ChunkStorageMetadata(torch.Size(offsets), torch.Size(shape)))
-            self._at[MetadataIndex(name, chunks[-1].offsets)] = part
-        first = parts[0]
-        size = first.shape if first.expert is None else (len(parts), *first.shape)
-        return TensorStorageMetadata(TensorProperties(dtype=torch.float32), torch.Size(size), chunks)
-
-    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
-        """Nothing is kept from one reading to the next."""
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """What the folder was found to hold."""
-        return self._metadata
-
-    def set_up_storage_reader(
-        self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any
-    ) -> None:
-        """Nothing: the folder is open."""
-
-    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
-        """As DCP planned it."""
-        return plan
-
-    def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
-        """As DCP planned it."""
-        return plans
-
-    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        """Each piece that this rank keeps, one at a time."""
-        for item in plan.items:
-            piece = self._piece(item)
-            target = planner.resolve_tensor(item).detach()
-            target.copy_(piece)
-            planner.commit_tensor(item, target)
-        future: Future[None] = Future()
-        future.set_result(None)
-        return future
-
-    def _piece(self, item: ReadItem) -> Tensor:
-        part = self._at[MetadataIndex(item.storage_index.fqn, item.storage_index.offset)]
-        offsets, lengths = list(item.storage_offsets), list(item.lengths)
-        if part.expert is not None:
-            offsets, lengths = offsets[1:], lengths[1:]
-        piece = self._folder.read(part.name, offsets, lengths)
-        if not bool(torch.isfinite(piece).all()):
-            raise WeightsUnfit(
-                f"{self._folder.path}: {part.name!r} holds a value that is no finite number.",
-                hint="The file is damaged, or its training had failed. Take other weights.",
-            )
-        return piece if part.expert is None else piece.unsqueeze(0)
-
-    @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
-        """No: this reader is never chosen by a path."""
-        return False
-
-
-@contextmanager
-def _unwrapped() -> Iterator[None]:
-    """DCP wraps what a reader raises; ours comes out as it is. That no rank waits for another is meant."""
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
-            yield
-    except CheckpointException as together:
-        failures: Mapping[int, Any] = together.failures
-        for error, _ in failures.values():
-            if isinstance(error, StokerError):
-                raise error from None
-        raise
+    return found
