@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import runpy
+import signal
 import sys
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -13,6 +14,9 @@ from typing import Any, Final, NoReturn
 from stoker.cli.main import COMMANDS, main
 
 _ODD_MACHINE: Final = Path(__file__).parent / "odd_machine" / "sitecustomize.py"
+PATIENCE_S: Final = 600
+"""A command that hangs is ended by SIGALRM, so that its test fails and does not hang too."""
+
 _ROOMS: Final = (
     "stoker.fleet.liveness",
     "stoker.intake.prepare",
@@ -45,6 +49,7 @@ def _become(order: dict[str, Any]) -> NoReturn:
     code: object = 1
     try:
         os.setsid()
+        signal.alarm(PATIENCE_S)
         for descriptor, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(Path(order["said"]) / name, os.O_WRONLY | os.O_CREAT, 0o600), descriptor)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
