@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as distributed
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 
 from stoker.spec.configurations import CONFIGURATIONS
 from stoker.spec.model import ModelSpec
@@ -18,9 +20,12 @@ from stoker.spec.speech import SpeechSpec
 from stoker.spec.vision import VisionObjective, VisionSpec
 from stoker.train.families import FAMILIES, Family, Sizes, family_of, shape_of
 from stoker.train.models.initialise import materialise
+from stoker.train.models.moe import balance_experts
+from stoker.train.objectives.gather import gather_rows
 from stoker.train.objectives.next_token import NextToken
 from stoker.train.objectives.objective import Batch, UnfitBatch, alone
 from stoker.train.optimizer import build_optimizer
+from stoker.train.parallelize import parallelize
 from support.ranks import run_ranks
 
 CPU = torch.device("cpu")
@@ -104,6 +109,51 @@ def test_every_family_trains_by_the_same_loop_and_optimizer(precision: Precision
     for name, (first, last, without) in run_ranks(1, train)[0].items():
         assert last < first, name
         assert without == [], name
+
+
+def _rows(batch: Batch, rank: int) -> Batch:
+    """This rank's half of a batch."""
+    if isinstance(batch, Tensor):
+        return batch[2 * rank : 2 * rank + 2]
+    return {key: column[2 * rank : 2 * rank + 2] for key, column in batch.items()}
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+def test_two_sharded_ranks_train_every_family_as_one_process_does(precision: Precision) -> None:
+    spec = RunSpec(dataset="none", train=TrainSpec(learning_rate=5e-3, precision=precision))
+
+    def train(rank: int) -> dict[str, list[float]]:
+        world = distributed.get_world_size()
+        mesh = init_device_mesh("cpu", (world,), mesh_dim_names=("dp_shard",))
+        found = {}
+        for name, wanted in SPECS.items():
+            family, sizes = family_of(wanted), Sizes(VOCABULARY)
+            batch = _batch(name) if world == 1 else _rows(_batch(name), rank)
+            model = parallelize(family.build(wanted, sizes), mesh, spec)
+            materialise(model, 1, CPU)
+            objective = family.objective(wanted, sizes)
+            optimizer = build_optimizer(model, spec.train)
+            losses = []
+            for _ in range(4):
+                loss = objective.loss(model, batch)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                balance_experts(model, distributed.all_reduce)
+                mean = loss.detach().double()
+                distributed.all_reduce(mean)
+                losses.append(mean.item() / world)
+            losses.append(objective.evaluate(model, [batch], gather_rows)["loss"])
+            found[name] = losses
+        return found
+
+    (alone_,) = run_ranks(1, train)
+    first, second = run_ranks(2, train)
+    assert first == second
+    rough = precision is Precision.BF16
+    for name, losses in alone_.items():
+        assert losses[3] < losses[0], name
+        assert first[name] == pytest.approx(losses, rel=2e-2 if rough else 1e-4), name
 
 
 @pytest.mark.parametrize("name", SPECS)
