@@ -20,6 +20,7 @@ from stoker.train.models.moe import (
     _one_by_one,
     balance_experts,
     can_group,
+    forget_loads,
     grouped_product,
     grouped_swiglu,
     scale_auxiliary_losses,
@@ -226,6 +227,15 @@ def test_the_loads_of_all_layers_are_summed_over_ranks_at_once() -> None:
     for block in list(model.blocks)[1:]:
         bias = block.feed_forward.router.selection_bias
         torch.testing.assert_close(bias, torch.tensor([-1e-3, *[1e-3] * 5]))
+
+
+def test_what_was_counted_for_a_step_that_is_left_out_is_forgotten() -> None:
+    layer = _layer()
+    layer(torch.ones(3, 24))
+    assert layer.load.sum() == 6
+    forget_loads(layer)
+    balance_experts(layer)
+    assert layer.router.selection_bias.abs().sum() == 0
 
 
 def test_evaluation_counts_no_load() -> None:

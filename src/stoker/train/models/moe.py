@@ -224,6 +224,12 @@ def balance_experts(model: nn.Module, sum_over_ranks: Callable[[Tensor], object]
             layer.load.zero_()
 
 
+def forget_loads(model: nn.Module) -> None:
+    """Take back what a step counted that changes no weight, or what a checkpoint was loaded over."""
+    for layer in experts_of(model):
+        layer.load.zero_()
+
+
 def scale_auxiliary_losses(model: nn.Module, scale: float) -> None:
     """Weigh the auxiliary losses of each backward pass: 1 over how many passes a step's gradient sums."""
     for layer in experts_of(model):
