@@ -47,6 +47,18 @@ def killed_and_recovered() -> Story:
     return story.tell(K.RUN_ENDED, outcome="finished")
 
 
+def test_a_checkpoint_in_the_background_counts_where_its_copy_was_taken_not_where_it_was_committed() -> None:
+    story = Story().begin(steps=4).start_attempt(0, ready_after_s=3.0)
+    story.steps(1, 2, step_s=1.0)
+    story.tell(K.CHECKPOINT_STARTED, after_s=0.25, rank=0, step=2, stall_s=0.25)
+    story.steps(3, 3, step_s=1.0)
+    story.tell(K.CHECKPOINT_COMMITTED, rank=0, step=2, stall_s=0.25, background=True)
+    story.steps(4, 4, step_s=1.0)
+    story.tell(K.ATTEMPT_ENDED, outcome="finished")
+    goodput = account(story.tell(K.RUN_ENDED, outcome="finished").events)
+    assert (spent(goodput)["checkpoint"], spent(goodput)["productive"]) == (0.25, 4.0)
+
+
 def test_an_undisturbed_run_is_start_up_steps_and_a_rest() -> None:
     goodput = account(undisturbed().events)
     assert spent(goodput) == {"start_up": 3.5, "productive": 3.0, "data_wait": 1.0, "other": 1.25}

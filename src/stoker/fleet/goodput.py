@@ -212,7 +212,9 @@ class _Fold:
         elif event.kind is EventKind.RANK_READY and self.stage is _Stage.GETTING_READY:
             self._settle_by_section()
             self.stage, self.section = _Stage.WORKING, Section.COMPUTE
-        elif event.kind is EventKind.CHECKPOINT_COMMITTED:
+        elif event.kind is EventKind.CHECKPOINT_STARTED and "stall_s" in event.fields:
+            self.stall_s += _seconds(event, "stall_s")  # in the background: its commit is told steps later
+        elif event.kind is EventKind.CHECKPOINT_COMMITTED and not event.fields.get("background"):
             self.stall_s += _seconds(event, "stall_s")
         elif event.kind is EventKind.EVALUATION and self.stage is _Stage.WORKING:
             self._settle_evaluation(_seconds(event, "seconds"))

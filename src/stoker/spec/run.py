@@ -49,6 +49,9 @@ class Schedule(enum.StrEnum):
 class TrainSpec:
     """The step, its optimizer and its schedule. `decay_share` is of the schedule `stable`.
 
+    The last `keep_checkpoints` stay, and those of every `keep_every_steps`-th step (0: of none). With
+    `checkpoint_async` training goes on as soon as a checkpoint's copy is taken.
+
     `init_from` is a folder in Hugging Face's form that the first weights come from; empty: from the seed.
     """
 
@@ -68,6 +71,8 @@ class TrainSpec:
     precision: Precision = Precision.BF16
     checkpoint_every_steps: int = 120
     keep_checkpoints: int = 2
+    keep_every_steps: int = 0
+    checkpoint_async: bool = False
     init_from: str = ""
 
     def problems(self) -> Iterator[str]:
@@ -79,6 +84,12 @@ class TrainSpec:
             yield f"seed is {self.seed}; it must be 0 to 2^63 - 1."
         if self.warmup_steps < 0:
             yield f"warmup_steps is {self.warmup_steps}; it must be 0 or more."
+        every = max(1, self.checkpoint_every_steps)
+        if self.keep_every_steps < 0 or self.keep_every_steps % every:
+            yield (
+                f"keep_every_steps is {self.keep_every_steps}; it must be 0 or a multiple of "
+                f"checkpoint_every_steps ({every})."
+            )
         for name in ("learning_rate", "gradient_clip"):
             if not 0.0 < getattr(self, name) < math.inf:
                 yield f"{name} is {getattr(self, name)}; it must be finite and above 0."

@@ -44,8 +44,10 @@ def run_attempt(
     task = task_of(job, place, dataset, parts, telemetry, clock)
     # Fenced before the checkpoint is read: from here on no older attempt can commit or delete anything.
     log = CommitLog.begin(objects, job.attempt, job.resume) if place.leads else None
-    with task.feed() as feed:
-        state = RunState(job, place, task, feed, objects=objects, log=log, telemetry=telemetry, clock=clock)
+    with (
+        task.feed() as feed,
+        RunState(job, place, task, feed, objects=objects, log=log, telemetry=telemetry, clock=clock) as state,
+    ):
         step = state.resume() if job.resume is not None else 0
         meter = task.meter
         facts = {"resume_step": step, "parameters": task.parameters, **meter.facts()}
@@ -57,6 +59,7 @@ def run_attempt(
             due = step % job.spec.train.checkpoint_every_steps == 0 or step == job.spec.train.steps
             if due or enough:
                 state.save(step)
+        state.finish()
     task.finish()
     telemetry.enter(Section.DONE)
 

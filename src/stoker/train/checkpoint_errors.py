@@ -53,6 +53,12 @@ class CheckpointFailed(StokerError):
     exit_code = 116
 
 
+class CheckpointLost(StokerError):
+    """A checkpoint that the ledger knows is whole in neither of its two stores."""
+
+    exit_code = 126
+
+
 class TelemetryLost(StokerError):
     """Nobody reads this rank's events any more; a rank that nobody watches must not go on."""
 

@@ -24,7 +24,7 @@ from torch.futures import Future
 from stoker.train.checkpoint_errors import BadCheckpointPart, CheckpointUnfit
 from stoker.train.checkpoint_metadata import chunk_name, decode_metadata
 from stoker.train.commit_record import Commit
-from stoker.train.run_objects import RunObjects
+from stoker.train.run_objects import RunObjects, number_of
 from stoker.train.tensor_file import TensorEntry, parse_header, tensor_at
 
 Described: TypeAlias = "tuple[torch.dtype, tuple[int, ...]]"
@@ -152,15 +152,6 @@ def _compare(entries: Mapping[str, TensorEntry], expected: Mapping[str, Describe
     if found != expected:
         odd = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         raise BadCheckpointPart(f"{place}: {odd[0][:80]!a} is not as the record says.")
-
-
-def number_of(key: str) -> int:
-    """The number in a part's name `PREFIX/part-RRRRR.stk`. Raises BadCheckpointPart on another name."""
-    name = key.rpartition("/")[2]
-    digits = name.removeprefix("part-").removesuffix(".stk")
-    if name != f"part-{digits}.stk" or not digits.isdecimal() or len(digits) > 9:
-        raise BadCheckpointPart(f"{key[:200]!a} is no name of a part.")
-    return int(digits)
 
 
 def _narrow(tensor: Tensor, item: ReadItem) -> Tensor:

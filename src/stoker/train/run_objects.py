@@ -40,6 +40,17 @@ class RunObjects:
         self._review_digest = review_digest
         self._seal = PartitionSeal(keys, kek, Purpose.CHECKPOINT)
 
+    @classmethod
+    def over(cls, store: ObjectStore, other: RunObjects) -> RunObjects:
+        """The same run's objects in another store."""
+        keys, kek, digest = other._keys, other._seal.kek, other._review_digest
+        return cls(store, keys, run=other.run, kek=kek, review_digest=digest)
+
+    @property
+    def store(self) -> ObjectStore:
+        """Where they are."""
+        return self._store
+
     def __enter__(self) -> RunObjects:
         return self
 
@@ -191,3 +202,12 @@ class RunObjects:
             schema=RECORD_SCHEMA,
             review_digest=self._review_digest,
         )
+
+
+def number_of(key: str) -> int:
+    """The number in a part's name `PREFIX/part-RRRRR.stk`. Raises BadCheckpointPart on another name."""
+    name = key.rpartition("/")[2]
+    digits = name.removeprefix("part-").removesuffix(".stk")
+    if name != f"part-{digits}.stk" or not digits.isdecimal() or len(digits) > 9:
+        raise BadCheckpointPart(f"{key[:200]!a} is no name of a part.")
+    return int(digits)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import TracebackType
 
 from stoker.core.canonical import JsonValue
 from stoker.core.clock import Clock
 from stoker.core.events import EventKind, Section
 from stoker.feed.stream import BatchStream
 from stoker.spec.job import CommitRef, Job
-from stoker.train.checkpoint import load_checkpoint, save_checkpoint
+from stoker.train.checkpoint import load_checkpoint
 from stoker.train.checkpoint_errors import CheckpointUnfit
+from stoker.train.checkpoint_saver import Saved, open_saver
 from stoker.train.commit_record import Commit
 from stoker.train.commit_store import CommitLog
 from stoker.train.objectives.objective import Batch
@@ -24,7 +26,7 @@ from stoker.train.telemetry import Telemetry, step_fields
 from stoker.train.watch.guard import Decision, Guard
 from stoker.train.watch.meter import Meter, SectionTimes
 from stoker.train.watch.patience import Patience
-from stoker.train.watch.together import digest_over_ranks, told_to_all
+from stoker.train.watch.together import digest_over_ranks
 
 
 class RunState:
@@ -50,13 +52,24 @@ class RunState:
         self._shape = task.shape
         self._guard = Guard(job.spec.watch)
         self._patience = Patience(job.spec.watch)
-        self._last = job.resume
-        """The newest checkpoint of this run; every rank knows it."""
+        self._saver = open_saver(
+            job.spec.train, objects, place.rank, log, job.attempt, self._tell_saved, clock, job.resume
+        )
+
+    def __enter__(self) -> RunState:
+        self._saver.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Bring a checkpoint that is under way to its end."""
+        self._saver.__exit__(kind, error, trace)
 
     def resume(self) -> int:
         """Load the checkpoint that the ledger recorded; the step it was saved after."""
-        assert self._last is not None
-        record = self._load(self._last)
+        assert self._job.resume is not None
+        record = self._load(self._job.resume)
         self._feed.load_state_dict(_feed_state(record, self._objects.record_key(record.sequence)))
         self._guard.load_state_dict(record.extra.get("guard"))
         self._patience.load_state_dict(record.extra.get("patience"))
@@ -124,10 +137,13 @@ class RunState:
             )
         if figures.decision is Decision.SKIP:
             return step
-        if self._last is None:
-            raise self._guard.error(step, figures.loss, figures.grad_norm)
         self._telemetry.enter(Section.CHECKPOINT)
-        back_to = self._load(self._last).step  # the feed stays where it is: its batches are not drawn again
+        self._saver.wait()
+        if self._saver.newest is None:
+            raise self._guard.error(step, figures.loss, figures.grad_norm)
+        back_to = self._load(
+            self._saver.newest
+        ).step  # the feed stays where it is: its batches are not drawn again
         if self._place.leads:
             reason = self._guard.reason
             self._telemetry.emit(EventKind.ROLLED_BACK, step=step, to_step=back_to, reason=reason)
@@ -144,41 +160,38 @@ class RunState:
         return enough
 
     def save(self, step: int) -> None:
-        """Commit a checkpoint and remove those that are no longer kept; training stands still meanwhile."""
-        begun_s = self._clock.monotonic_s()
+        """Save a checkpoint, or begin to; older ones are removed that are no longer kept."""
         self._telemetry.enter(Section.CHECKPOINT)
-        if self._place.leads:
+        begun = self._place.leads and not self._job.spec.train.checkpoint_async
+        if begun:
             self._telemetry.emit(EventKind.CHECKPOINT_STARTED, step=step)
-        committed = save_checkpoint(
-            self._model,
-            self._optimizer,
-            self._objects,
-            rank=self._place.rank,
-            log=self._log,
-            attempt=self._job.attempt,
-            step=step,
-            keep=self._job.spec.train.keep_checkpoints,
-            extra={
-                "shape": self._shape,
-                "feed": self._feed.state_dict(),
-                "guard": self._guard.state_dict(),
-                "patience": self._patience.state_dict(),
-            },
+        extra = {
+            "shape": self._shape,
+            "feed": self._feed.state_dict(),
+            "guard": self._guard.state_dict(),
+            "patience": self._patience.state_dict(),
+        }
+        stall_s = self._saver.save(self._model, self._optimizer, step, extra)
+        if stall_s is not None and self._place.leads:
+            self._telemetry.emit(EventKind.CHECKPOINT_STARTED, step=step, stall_s=round(stall_s, 6))
+
+    def finish(self) -> None:
+        """Until the last checkpoint is committed."""
+        self._telemetry.enter(Section.CHECKPOINT)
+        self._saver.wait()
+
+    def _tell_saved(self, saved: Saved) -> None:
+        reference = saved.committed.reference
+        self._telemetry.emit(
+            EventKind.CHECKPOINT_COMMITTED,
+            step=reference.step,
+            sequence=reference.sequence,
+            digest=reference.digest,
+            stall_s=round(saved.stall_s, 6),
+            whole_s=round(saved.whole_s, 6),
+            background=saved.background,
+            bytes=saved.committed.sealed_bytes,
         )
-        self._last = told_to_all(committed.reference if committed else None)
-        if committed is None or self._log is None:
-            return
-        try:
-            self._log.sweep()
-        finally:
-            self._telemetry.emit(
-                EventKind.CHECKPOINT_COMMITTED,
-                step=step,
-                sequence=committed.reference.sequence,
-                digest=committed.reference.digest,
-                stall_s=round(self._clock.monotonic_s() - begun_s, 6),
-                bytes=committed.sealed_bytes,
-            )
 
 
 def _feed_state(record: Commit, place: str) -> Mapping[str, JsonValue]:

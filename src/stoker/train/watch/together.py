@@ -33,13 +33,13 @@ def digest_over_ranks(batch: Tensor | Mapping[str, Tensor]) -> str:
     return hashlib.sha256(b"".join(one.numpy().tobytes() for one in each)).hexdigest()
 
 
-def told_to_all(reference: CommitRef | None) -> CommitRef:
-    """The checkpoint that rank 0 has just committed; rank 0 alone gives it."""
+def told_to_all(reference: CommitRef | None, group: distributed.ProcessGroup | None = None) -> CommitRef:
+    """The checkpoint that rank 0 has just committed, on all ranks of `group`; rank 0 alone gives it."""
     told = torch.zeros(2 + _DIGEST_BYTES, dtype=torch.int64)
     if reference is not None:
         told[0], told[1] = reference.sequence, reference.step
         told[2:] = torch.tensor(list(bytes.fromhex(reference.digest)), dtype=torch.int64)
     if distributed.is_initialized():
-        distributed.broadcast(told, 0)
+        distributed.broadcast(told, 0, group=group)
     sequence, step, *digest = told.tolist()
     return CommitRef(sequence=sequence, step=step, digest=bytes(digest).hex())
