@@ -26,6 +26,7 @@ RANK_KINDS: Final = frozenset(
         EventKind.EVALUATION,
         EventKind.STOPPED_EARLY,
         EventKind.EXPOSURE,
+        EventKind.FIGURE,
         EventKind.SAMPLE,
         EventKind.RANK_ERROR,
     }
