@@ -20,8 +20,9 @@ from stoker.core.clock import SystemClock
 from stoker.core.errors import Busy, ConfigError, StokerError
 from stoker.core.home import Home
 from stoker.core.ids import RunId
+from stoker.core.result import plain
 from stoker.fleet.exposures import ExposureFigure
-from stoker.fleet.model_export import ModelExport, WeightType, export_model
+from stoker.fleet.model_export import ExportForm, ModelExport, WeightType, export_model
 from stoker.fleet.release import (
     Standing,
     is_known_by_heart,
@@ -39,10 +40,12 @@ from stoker.keys.open import open_backend
 from stoker.ledger.errors import LedgerUnusable, UnknownRun
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import Role
+from stoker.spec.vision import VisionSpec
 from stoker.store.errors import CorruptStream
 from stoker.store.objects import ObjectStore
 from stoker.train.checkpoint_errors import BadCommitLog, CheckpointUnfit
-from stoker.train.exchange.errors import ReleaseRefused
+from stoker.train.exchange.errors import FormUnknown, ReleaseRefused
+from stoker.train.exchange.own_form import load_model
 from support.cli_home import CliHome, flip
 
 HomeAt = Callable[[str], CliHome]
@@ -120,6 +123,20 @@ def test_weights_of_half_the_size_are_written_as_such(house: Open) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(house.place / "half")
     assert model.dtype == torch.bfloat16
     assert house.acts() == ["run.export.begin", "run.export"] * 2
+
+
+def test_our_own_form_computes_the_same_with_our_own_modules(house: Open) -> None:
+    house.take()
+    own = house.take(out=house.place / "own", form=ExportForm.STOKER)
+    assert own.form == "stoker"
+    found = load_model(house.place / "own")
+    assert (found.family, found.vocabulary, found.classes) == ("model", 300, ())
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(house.place / "out").eval()
+    tokens = torch.arange(40).unsqueeze(0)
+    with torch.no_grad():
+        assert torch.allclose(found.module(tokens), theirs(tokens).logits, atol=1e-4)
+    assert (house.place / "own/tokenizer.json").is_file()
+    assert "library_name" not in (house.place / "own/README.md").read_text()
 
 
 def test_only_who_may_takes_a_model_out(house: Open) -> None:
@@ -286,3 +303,12 @@ def test_a_checkpoint_of_another_model_than_the_runs_is_refused(house: Open) -> 
         "another model",
         standing=replace(standing, record=replace(standing.record, spec=spec)),
     )
+
+
+def test_a_family_without_a_foreign_form_is_told_of_our_own(house: Open) -> None:
+    standing = house.standing()
+    spec = {name: value for name, value in standing.record.spec.items() if name != "model"}
+    spec["vision"] = plain(VisionSpec())
+    seeing = replace(standing, record=replace(standing.record, spec=spec))
+    house.refused(FormUnknown, "for decoders", standing=seeing)
+    assert house.take(seeing, form=ExportForm.STOKER, dry_run=True).form == "stoker"

@@ -11,7 +11,7 @@ from stoker.cli.dataset_look import ending_as_with_ctrl_c
 from stoker.cli.release import newest_standing
 from stoker.cli.run import require_torch
 from stoker.cli.table import human_bytes, pairs, short
-from stoker.fleet.model_export import ModelExport, WeightType, export_model
+from stoker.fleet.model_export import ExportForm, ModelExport, WeightType, export_model
 
 
 def export_text(report: ModelExport) -> str:
@@ -45,7 +45,11 @@ def export_text(report: ModelExport) -> str:
     help="A folder to make, outside the home.",
 )
 @click.option(
-    "--format", "form", type=click.Choice(["huggingface"]), default="huggingface", show_default=True
+    "--format",
+    "form",
+    type=click.Choice([each.value for each in ExportForm]),
+    default="huggingface",
+    show_default=True,
 )
 @click.option(
     "--dtype",
@@ -61,13 +65,13 @@ def export(house: House, run_id: str, target: Path, form: str, dtype: str, dry_r
     A researcher or admin may, while reviews of all its data are in force. A model that knows its data by
     heart, or of which nobody measured that, goes only when a reviewer released it. It is recorded.
     """
-    assert form == "huggingface", "click lets nothing else through"
     require_torch()
     standing = newest_standing(house, run_id)
     with ending_as_with_ctrl_c() as go_on:
         return export_model(
             standing,
             target,
+            form=ExportForm(form),
             dtype=WeightType(dtype),
             home=house.home,
             actor=house.actor,

@@ -8,6 +8,7 @@ last. See docs/design/exchange.md, "Leaving the house".
 from __future__ import annotations
 
 import enum
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-import stoker
 from stoker.core.atomic import exclusive, naming_full_disk
 from stoker.core.canonical import JsonValue
 from stoker.core.clock import Clock
@@ -23,18 +23,13 @@ from stoker.core.config import from_plain
 from stoker.core.home import Home
 from stoker.core.progress import SILENT, Progress
 from stoker.fleet.errands import require_leave
-from stoker.fleet.first_weights import digest_on_record
-from stoker.fleet.release import (
-    Standing,
-    exposure_limit,
-    is_known_by_heart,
-    require_releasable,
-)
+from stoker.fleet.model_card import card_of, exposure_sentence
+from stoker.fleet.release import Standing, require_releasable
 from stoker.fleet.summary import supervisor_lock
 from stoker.intake.export_folder import draft_folder, free_target, publish
 from stoker.intake.permission import require_role
 from stoker.intake.reading import DatasetRows
-from stoker.intake.review_gate import terms_of
+from stoker.intake.records.preparing import CLASSES_ARTEFACT
 from stoker.intake.review_request import review_digest
 from stoker.keys.backend import KeyBackend
 from stoker.keys.partition import BackendKeySource
@@ -43,11 +38,13 @@ from stoker.ledger.ledger import Ledger
 from stoker.ledger.permissions import Deed, roles_for
 from stoker.ledger.records import AuditEntry, DatasetRecord, ReviewRecord
 from stoker.spec.job import CommitRef
+from stoker.spec.model import ModelSpec
 from stoker.spec.run import RunSpec
 from stoker.store.objects import ObjectStore
 from stoker.store.superblock import SampleSchema
 from stoker.train.checkpoint_errors import CheckpointUnfit
-from stoker.train.exchange.card import Card, CardDataset, CardFigure
+from stoker.train.exchange.card import Card
+from stoker.train.exchange.errors import FormUnknown
 from stoker.train.exchange.hugging_face import form_of
 
 if TYPE_CHECKING:
@@ -58,6 +55,16 @@ if TYPE_CHECKING:
 EXPORT_BEGIN_ACT: Final = "run.export.begin"
 EXPORT_ACT: Final = "run.export"
 PLAINTEXT: Final = "plaintext: whoever reads these files has the model, and what it learnt of the data"
+
+
+class ExportForm(enum.StrEnum):
+    """Whose names and files are written."""
+
+    HUGGINGFACE = "huggingface"
+    """What `transformers` loads; decoders have such a form."""
+
+    STOKER = "stoker"
+    """Our own, which every family has."""
 
 
 class WeightType(enum.StrEnum):
@@ -124,6 +131,7 @@ class _Plan:
     leave: tuple[tuple[DatasetRecord, ReviewRecord], ...]
     release: AuditEntry | None
     form: str
+    hugging_face: bool
     dtype: WeightType
     target: Path
     actor: str
@@ -133,6 +141,7 @@ def export_model(
     standing: Standing,
     target: Path,
     *,
+    form: ExportForm = ExportForm.HUGGINGFACE,
     dtype: WeightType = WeightType.FLOAT32,
     home: Home,
     actor: str,
@@ -144,7 +153,7 @@ def export_model(
     go_on: Callable[[], None] = lambda: None,
     dry_run: bool = False,
 ) -> ModelExport:
-    """Write the newest checkpoint of a run in Hugging Face's form into the new folder `target`, mode 0700.
+    """Write the newest checkpoint of a run into the new folder `target`, mode 0700.
 
     A researcher or admin may, while a review of each dataset is in force for the run's purpose, when the
     model is free to go or somebody else released it. `go_on` is called before every tensor and raises to end
@@ -162,7 +171,8 @@ def export_model(
             spec,
             _leave(house, standing, spec),
             require_releasable(standing, actor, ledger),
-            form_of(spec.model),
+            _form(spec, form),
+            form is ExportForm.HUGGINGFACE,
             dtype,
             free_target(target, (home.root,)),
             actor,
@@ -170,6 +180,18 @@ def export_model(
         if dry_run:
             return _report(plan, 0, (), "", dry_run=True)
         return _export(house, plan, progress, go_on)
+
+
+def _form(spec: RunSpec, form: ExportForm) -> str:
+    """The name of the form. Raises FormUnknown when the model has none there."""
+    if form is ExportForm.STOKER:
+        return form.value
+    if not isinstance(spec.trained, ModelSpec):
+        raise FormUnknown(
+            "Hugging Face's form is for decoders; the run trained a model of another family.",
+            hint="Add --format stoker.",
+        )
+    return form_of(spec.trained)
 
 
 def _leave(
@@ -231,13 +253,22 @@ def _whole(house: _House, plan: _Plan) -> Iterator[tuple[Whole, int]]:
     with _objects(house, plan) as objects:
         commit = read_commit(objects, CommitRef(checkpoint.sequence, checkpoint.step, checkpoint.digest))
         vocabulary = _vocabulary(commit.extra.get("shape"), plan.spec, objects.record_key(commit.sequence))
-        tokenizer_json, sequence_tokens = _tokenizer(house, plan)
-        model = plan.spec.model
-        parameters = model.parameters(vocabulary)
-        card = _card(house, plan, vocabulary, parameters)
-        source = SealedSource(objects, commit)
-        dtype = Dtype(plan.dtype.value)
-        yield Whole(model, vocabulary, sequence_tokens, dtype, source, card, tokenizer_json), parameters
+        trained, rows = plan.spec.trained, _first_rows(house, plan)
+        told = plan.standing.report.parameters or 0
+        parameters = trained.parameters(vocabulary) if isinstance(trained, ModelSpec) else told
+        classes = rows.artefact(CLASSES_ARTEFACT)
+        whole = Whole(
+            trained=trained,
+            vocabulary=vocabulary,
+            sequence_tokens=rows.schema.sample_tokens - 1 if isinstance(rows.schema, SampleSchema) else 0,
+            dtype=Dtype(plan.dtype.value),
+            source=SealedSource(objects, commit),
+            card=_card(house, plan, vocabulary, parameters),
+            tokenizer_json=rows.tokenizer_json(),
+            classes=() if classes is None else tuple(json.loads(classes)),
+            hugging_face=plan.hugging_face,
+        )
+        yield whole, parameters
 
 
 def _objects(house: _House, plan: _Plan) -> RunObjects:
@@ -255,83 +286,35 @@ def _objects(house: _House, plan: _Plan) -> RunObjects:
 
 def _vocabulary(shape: Any, spec: RunSpec, place: str) -> int:
     """How many tokens the model has, from the checkpoint, which must be of the run's model."""
+    from stoker.train.families import Sizes, shape_of
+
     vocabulary = shape.get("vocabulary") if isinstance(shape, Mapping) else None
-    if not isinstance(shape, Mapping) or not isinstance(vocabulary, int):
-        raise CheckpointUnfit(f"{place} does not say what model it is of.")
-    if shape.get("model") != spec.model.shape():
-        raise CheckpointUnfit(f"{place} is of another model than the run's.")
+    if not isinstance(vocabulary, int) or shape != shape_of(spec.trained, Sizes(vocabulary)):
+        raise CheckpointUnfit(
+            f"{place} is of another model than the run's.", hint="The ledger's record of the run was changed."
+        )
     return vocabulary
 
 
-def _tokenizer(house: _House, plan: _Plan) -> tuple[str | None, int]:
-    """The tokenizer of the run's first dataset, and the longest sequence that the model was trained on."""
+def _first_rows(house: _House, plan: _Plan) -> DatasetRows:
+    """The run's first dataset, for what lies beside its rows."""
     dataset = plan.leave[0][0]
-    rows = DatasetRows.open(dataset, ledger=house.ledger, backend=house.backend, store=house.store)
-    longest = rows.schema.sample_tokens - 1 if isinstance(rows.schema, SampleSchema) else 0
-    return rows.tokenizer_json(), longest
+    return DatasetRows.open(dataset, ledger=house.ledger, backend=house.backend, store=house.store)
 
 
 def _card(house: _House, plan: _Plan, vocabulary: int, parameters: int) -> Card:
-    standing = plan.standing
-    record, report = standing.record, standing.report
-    lineage = report.lineage
-    weights = {lineage.dataset: lineage.weight, **{each.dataset: each.weight for each in lineage.mixed_with}}
-    return Card(
-        run=record.id,
-        run_name=record.name,
-        spec_digest=record.spec_digest,
-        events_digest=standing.events_digest,
-        checkpoint_sequence=standing.checkpoint.sequence,
-        checkpoint_step=standing.checkpoint.step,
-        checkpoint_digest=standing.checkpoint.digest,
-        steps_planned=plan.spec.train.steps,
-        code_version=f"stoker {stoker.__version__}",
+    release = plan.release
+    return card_of(
+        plan.standing,
+        plan.leave,
         form=plan.form,
         dtype=plan.dtype.value,
         parameters=parameters,
         vocabulary=vocabulary,
+        released="" if release is None else str(release.detail.get("reason", "")),
+        ledger=house.ledger,
         exported_s=house.clock.now_s(),
-        datasets=tuple(
-            _card_dataset(house, plan, dataset, review, weights.get(dataset.name, 0.0))
-            for dataset, review in plan.leave
-        ),
-        figures=tuple(
-            CardFigure(each.name, each.bits_per_byte)
-            for each in report.evaluations
-            if each.bits_per_byte is not None
-        ),
-        released="" if plan.release is None else str(plan.release.detail.get("reason", "")),
-        first_weights=digest_on_record(house.ledger, record.id),
     )
-
-
-def _card_dataset(
-    house: _House, plan: _Plan, dataset: DatasetRecord, review: ReviewRecord, weight: float
-) -> CardDataset:
-    return CardDataset(
-        name=dataset.name,
-        version=dataset.version,
-        root=dataset.root,
-        weight=weight,
-        source=dataset.source,
-        source_version=dataset.source_version,
-        source_root=dataset.source_root,
-        recipe_digest=dataset.recipe_digest,
-        policy_digest=review.policy_digest,
-        review=review.id,
-        purpose=review.purpose,
-        review_expires_s=review.expires_s,
-        terms=terms_of(house.ledger, review),
-        exposure=_exposure(plan.standing, dataset.name),
-    )
-
-
-def _exposure(standing: Standing, dataset: str) -> str:
-    figure = next((each for each in standing.report.exposures if each.dataset == dataset), None)
-    if figure is None:
-        return "not measured"
-    verdict = "yes, above" if is_known_by_heart(figure) else "no, within"
-    return f"{verdict} {exposure_limit(figure):g} bits: {figure.bits:.1f} of 128 measured"
 
 
 def _report(
@@ -351,7 +334,9 @@ def _report(
         parameters=parameters,
         datasets=tuple(dataset.name for dataset, _ in plan.leave),
         reviews=tuple(review.id for _, review in plan.leave),
-        exposures=tuple(f"{dataset.name}: {_exposure(standing, dataset.name)}" for dataset, _ in plan.leave),
+        exposures=tuple(
+            f"{dataset.name}: {exposure_sentence(standing, dataset.name)}" for dataset, _ in plan.leave
+        ),
         released_by=None if plan.release is None else plan.release.actor,
         files=files,
         bytes=sum(each.bytes for each in files),

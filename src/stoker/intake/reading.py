@@ -149,11 +149,16 @@ class DatasetRows:
 
     def tokenizer_json(self) -> str | None:
         """The tokenizer that is kept beside the samples, or None."""
-        artefact = self.superblock.artefact(TOKENIZER_ARTEFACT)
+        found = self.artefact(TOKENIZER_ARTEFACT)
+        return None if found is None else found.decode()
+
+    def artefact(self, name: str) -> bytearray | None:
+        """What is kept beside the rows under that name, opened whole, or None."""
+        artefact = self.superblock.artefact(name)
         if artefact is None:
             return None
         stream = self._manifest.open_stream(artefact.shard, self._keys, StreamKind.ARTEFACT, ARTEFACT_SCHEMA)
-        return stream.read_all(MAX_TOKENIZER_BYTES).decode()
+        return stream.read_all(MAX_TOKENIZER_BYTES)
 
     def _block(self, shard: int, block: int, first: int) -> Rows:
         return self._read(self._shard(shard), block, first)

@@ -81,8 +81,10 @@ def card_text(card: Card, library: str | None) -> str:
     lines = ["---", *([f"library_name: {library}", "pipeline_tag: text-generation"] if library else [])]
     lines += ["tags:", "- stoker", "---", "", f"# {_plain(card.run_name)}", ""]
     lines += [
-        f"A model of {card.parameters:,} parameters and a vocabulary of {card.vocabulary:,} tokens, in the "
-        f"form {_code(card.form)}, weights as {_code(card.dtype)}. Exported at {iso_utc(card.exported_s)}.",
+        f"A model of {card.parameters:,} parameters"
+        + (f" and a vocabulary of {card.vocabulary:,} tokens" if card.vocabulary else "")
+        + f", in the form {_code(card.form)}, weights as {_code(card.dtype)}. "
+        f"Exported at {iso_utc(card.exported_s)}.",
         "",
         "These files are plaintext: whoever reads them has the model and its tokenizer, and what both have "
         "learnt of the data. Where they came from they were sealed; here nothing protects them.",

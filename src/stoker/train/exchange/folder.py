@@ -31,7 +31,7 @@ class StoredTensor:
 
 
 class WeightFolder:
-    """The tensors of a folder by name, and its `config.json`; the files stay open until the block ends."""
+    """The tensors of a folder by name, and its description; the files stay open until the block ends."""
 
     def __init__(
         self,
@@ -48,22 +48,22 @@ class WeightFolder:
         self._closing = ExitStack()
 
     @classmethod
-    def open(cls, path: Path) -> WeightFolder:
-        """Open every safetensors file of the folder; only headers are read.
+    def open(cls, path: Path, config: str = CONFIG) -> WeightFolder:
+        """Open every safetensors file of the folder, whose description is in `config`; only headers are read.
 
         Raises BadWeights, naming the file, when the folder is no model's, holds only pickled weights, or its
         index and its files do not agree.
         """
         if not path.is_dir():
             raise BadWeights(f"{path} is no folder.", hint="Name the folder that holds config.json.")
-        config = read_json(path / CONFIG)
+        described = read_json(path / config)
         names, index = files_of(path)
         with ExitStack() as closing:
             files = {name: closing.enter_context(_opened(path / name)) for name in names}
             tensors = _tensors_in(path, files)
             if index is not None:
                 _compare_with_index(path, index, tensors)
-            folder = cls(path, config, tensors, files)
+            folder = cls(path, described, tensors, files)
             folder._closing = closing.pop_all()
             return folder
 

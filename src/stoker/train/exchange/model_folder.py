@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -23,8 +23,9 @@ from stoker.spec.model import ModelSpec
 from stoker.train.exchange.card import Card, card_text, manifest
 from stoker.train.exchange.configuration import config_of
 from stoker.train.exchange.contents import CONFIG, TOKENIZER
-from stoker.train.exchange.sources import TensorSource
-from stoker.train.exchange.write import FILE_BYTES, WrittenFile, write_weights
+from stoker.train.exchange.own_form import MODEL, description, own_tensors
+from stoker.train.exchange.sources import SealedSource
+from stoker.train.exchange.write import FILE_BYTES, WrittenFile, write_tensors, write_weights
 
 CARD: Final = "README.md"
 MANIFEST: Final = "export.json"
@@ -48,15 +49,20 @@ class Dtype(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """Everything that is written: `sequence_tokens` is the longest sequence of the training."""
+    """Everything that is written. `hugging_face`: in that form, which decoders have; else in our own.
 
-    model: ModelSpec
+    `sequence_tokens` is the longest sequence of the training; `classes` are those that the model tells apart.
+    """
+
+    trained: object
     vocabulary: int
     sequence_tokens: int
     dtype: Dtype
-    source: TensorSource
+    source: SealedSource
     card: Card
     tokenizer_json: str | None
+    classes: Sequence[str] = ()
+    hugging_face: bool = True
     file_bytes: int = FILE_BYTES
 
 
@@ -65,21 +71,35 @@ def write_model(
 ) -> tuple[tuple[WrittenFile, ...], str]:
     """Write all of it into the empty `folder`; says every file but the manifest, and the digest over them.
 
-    Raises as `write_weights` does.
+    Raises as `write_weights` and `write_tensors` do.
     """
-    weights = write_weights(
-        folder,
-        whole.model,
-        whole.vocabulary,
-        whole.source,
-        dtype=whole.dtype.torch,
-        file_bytes=whole.file_bytes,
-        progress=progress,
-        go_on=go_on,
-    )
+    how: dict[str, Any] = {
+        "dtype": whole.dtype.torch,
+        "file_bytes": whole.file_bytes,
+        "progress": progress,
+        "go_on": go_on,
+    }
+    if whole.hugging_face:
+        assert isinstance(whole.trained, ModelSpec)
+        weights = write_weights(folder, whole.trained, whole.vocabulary, whole.source, **how)
+        texts = _hugging_face(whole, whole.trained)
+    else:
+        weights = write_tensors(folder, own_tensors(whole.source), whole.source, **how)
+        texts = {MODEL: _json(description(whole.trained, whole.vocabulary, whole.classes))}
+        if whole.tokenizer_json is not None:
+            texts[TOKENIZER] = whole.tokenizer_json
+    texts[CARD] = card_text(whole.card, "transformers" if whole.hugging_face else None)
+    files = (*weights, *(_write(folder / name, text) for name, text in texts.items()))
+    digest = files_digest(files)
+    _write(folder / MANIFEST, _json(manifest(whole.card, files, digest)))
+    return files, digest
+
+
+def _hugging_face(whole: Whole, spec: ModelSpec) -> dict[str, str]:
+    """What lies beside the weights, by file."""
     end_of_text = None if whole.tokenizer_json is None else _end_of_text(whole.tokenizer_json)
     config = config_of(
-        whole.model,
+        spec,
         whole.vocabulary,
         dtype=whole.dtype.value,
         sequence_tokens=whole.sequence_tokens,
@@ -89,11 +109,7 @@ def write_model(
     if whole.tokenizer_json is not None:
         texts[TOKENIZER] = whole.tokenizer_json
         texts[TOKENIZER_CONFIG] = _json(_tokenizer_config(whole.sequence_tokens, end_of_text))
-    texts[CARD] = card_text(whole.card, "transformers")
-    files = (*weights, *(_write(folder / name, text) for name, text in texts.items()))
-    digest = files_digest(files)
-    _write(folder / MANIFEST, _json(manifest(whole.card, files, digest)))
-    return files, digest
+    return texts
 
 
 def files_digest(files: Sequence[WrittenFile]) -> str:

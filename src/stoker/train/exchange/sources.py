@@ -21,9 +21,8 @@ from torch.distributed.checkpoint.metadata import (
 from stoker.store.reader import StreamReader
 from stoker.train.checkpoint_errors import BadCheckpointPart, CheckpointUnfit
 from stoker.train.checkpoint_metadata import chunk_name, decode_metadata
-from stoker.train.checkpoint_reader import number_of
 from stoker.train.commit_record import Commit
-from stoker.train.run_objects import RunObjects
+from stoker.train.run_objects import RunObjects, number_of
 from stoker.train.tensor_file import TensorEntry, header_bytes, parse_entries
 
 _PREFIX = "model/"
@@ -35,6 +34,10 @@ class TensorSource(Protocol):
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of the whole tensor. Raises CheckpointUnfit when there is none of that name."""
+        ...
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Its type. Raises as `shape`."""
         ...
 
     def tensor(self, name: str, expert: int | None = None) -> Tensor:
@@ -50,6 +53,11 @@ class StateSource:
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._at(name).shape)
+
+    def dtype(self, name: str) -> torch.dtype:
+        found = self._at(name).dtype
+        assert isinstance(found, torch.dtype)
+        return found
 
     def tensor(self, name: str, expert: int | None = None) -> Tensor:
         value = self._at(name)
@@ -87,6 +95,16 @@ class SealedSource:
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._described(name).size)
+
+    def dtype(self, name: str) -> torch.dtype:
+        found = self._described(name).properties.dtype
+        assert isinstance(found, torch.dtype)
+        return found
+
+    def names(self) -> tuple[str, ...]:
+        """Every tensor of the model, by our names, in order of these."""
+        found = self._metadata.state_dict_metadata
+        return tuple(sorted(name.removeprefix(_PREFIX) for name in found if name.startswith(_PREFIX)))
 
     def tensor(self, name: str, expert: int | None = None) -> Tensor:
         described = self._described(name)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -63,20 +63,37 @@ def write_weights(
     progress: Progress = SILENT,
     go_on: Callable[[], None] = lambda: None,
 ) -> tuple[WrittenFile, ...]:
-    """Write the model's safetensors files into `folder`, and an index when there is more than one.
+    """Write a decoder's safetensors files in Hugging Face's form, as `write_tensors` does.
 
-    Files are new, mode 0600, and on the disk when this returns. `go_on` is called before each tensor and
-    raises to end it. Raises FormUnknown when no family computes what the model does, CheckpointUnfit when
-    `source` is of another model, NonFiniteState for a weight that is NaN or infinite, also once it is of type
-    `dtype`, and OSError of the disk.
+    Raises FormUnknown besides, when no family computes what the model does.
     """
-    planned = [
-        _Planned(tensor, torch.float32 if tensor.whole_precision else dtype)
-        for tensor in foreign_tensors(spec, vocabulary)
-    ]
-    for each in planned:
-        _require_shape(each.tensor, source)
+    tensors = tuple(foreign_tensors(spec, vocabulary))
+    for tensor in tensors:
+        _require_shape(tensor, source)
     _require_zero(spec, source)
+    return write_tensors(
+        folder, tensors, source, dtype=dtype, file_bytes=file_bytes, progress=progress, go_on=go_on
+    )
+
+
+def write_tensors(
+    folder: Path,
+    tensors: Iterable[ForeignTensor],
+    source: TensorSource,
+    *,
+    dtype: torch.dtype = torch.float32,
+    file_bytes: int = FILE_BYTES,
+    progress: Progress = SILENT,
+    go_on: Callable[[], None] = lambda: None,
+) -> tuple[WrittenFile, ...]:
+    """Write these tensors into safetensors files of `folder`, and an index when there is more than one.
+
+    Those of floating point become `dtype`, but for those in whole precision; others keep their type. Files
+    are new, mode 0600, and on the disk when this returns. `go_on` is called before each tensor and raises to
+    end it. Raises CheckpointUnfit when `source` is of another model, NonFiniteState for a weight that is NaN
+    or infinite, also once it is of type `dtype`, and OSError of the disk.
+    """
+    planned = [_Planned(tensor, _written_as(tensor, source, dtype)) for tensor in tensors]
     shares = _shares(planned, file_bytes)
     names = _names(len(shares))
     written: list[WrittenFile] = []
@@ -94,6 +111,13 @@ def write_weights(
             file.write(_index(names, shares))
         written.append(file.facts())
     return tuple(written)
+
+
+def _written_as(tensor: ForeignTensor, source: TensorSource, dtype: torch.dtype) -> torch.dtype:
+    stored = source.dtype(tensor.ours)
+    if not stored.is_floating_point:
+        return stored
+    return torch.float32 if tensor.whole_precision else dtype
 
 
 def _require_shape(tensor: ForeignTensor, source: TensorSource) -> None:
