@@ -60,7 +60,8 @@ def problems(layout: LayoutSpec, *, ranks: int = 8, batch: int = 16, **model: in
         (
             LayoutSpec(pp=4, schedule=Schedule.DUALPIPEV, micro_batches=4),
             8,
-            "micro_batches is 4, pp 4 and schedule 'dualpipev' with 8 stages; micro_batches must be at least 8.",
+            "micro_batches is 4, pp 4 and schedule 'dualpipev' with 8 stages; micro_batches must be at "
+            "least 8.",
         ),
         (
             LayoutSpec(pp=2, schedule=Schedule.ZERO_BUBBLE, micro_batches=2),
@@ -87,6 +88,12 @@ def problems(layout: LayoutSpec, *, ranks: int = 8, batch: int = 16, **model: in
         (LayoutSpec(recompute_budget=1.5), 8, "recompute_budget is 1.5; it must be above 0 and below 1."),
         (LayoutSpec(recompute=Recompute.BUDGET), 8, "recompute is 'budget' and compile 'none'"),
         (LayoutSpec(pp=2, compile=CompileUnit.WHOLE, micro_batches=2), 8, "compile is 'whole' and pp 2"),
+        (LayoutSpec(tp=2, compile=CompileUnit.BLOCK), 8, "compile is 'block' and tp 2"),
+        (
+            LayoutSpec(pp=2, recompute=Recompute.SELECTIVE, schedule=Schedule.ZBV, micro_batches=4),
+            8,
+            "recompute is 'selective', pp 2 and schedule 'zbv', which goes back twice through a block",
+        ),
     ],
 )
 def test_a_broken_rule_is_told_with_every_value(layout: LayoutSpec, ranks: int, sentence: str) -> None:
@@ -135,6 +142,21 @@ def test_the_nearest_layout_changes_no_more_than_it_must() -> None:
     piped = nearest(LayoutSpec(pp=2), MODEL, 1024, 512, 16, 4)
     assert piped is not None
     assert (piped.pp, piped.micro_batches, piped.dp_shard) == (2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        LayoutSpec(tp=2, compile=CompileUnit.WHOLE, recompute=Recompute.BUDGET),
+        LayoutSpec(recompute=Recompute.BUDGET),
+        LayoutSpec(pp=2, compile=CompileUnit.WHOLE, recompute=Recompute.SELECTIVE, schedule=Schedule.ZBV),
+    ],
+)
+def test_recompute_and_compile_give_way_too(asked: LayoutSpec) -> None:
+    found = nearest(asked, MODEL, 1024, 512, 16, 8)
+    assert found is not None
+    assert list(found.problems(MODEL, 1024, 512, 16, 8)) == []
+    assert (found.tp, found.pp) == (asked.tp, asked.pp)
 
 
 def test_no_layout_at_all_is_said_to_be_none() -> None:

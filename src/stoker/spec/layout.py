@@ -90,6 +90,9 @@ class ModelShape(Protocol):
 
 
 V_SCHEDULES = frozenset({Schedule.ZBV, Schedule.DUALPIPEV})
+SPLIT_BACKWARD = frozenset({Schedule.ZERO_BUBBLE, Schedule.ZBV, Schedule.DUALPIPEV})
+"""Schedules that make the gradients of inputs and of weights at different times."""
+
 AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
 """The axes whose product is the number of ranks, outermost first; ep lies inside dp_shard and cp."""
 
@@ -177,6 +180,16 @@ class LayoutSpec:
             yield f"recompute_budget is {self.recompute_budget}; it must be above 0 and below 1."
         if self.recompute is Recompute.BUDGET and self.compile is CompileUnit.NONE:
             yield "recompute is 'budget' and compile 'none'; the compiler chooses, so it has to compile."
+        if self.recompute is Recompute.SELECTIVE and self.pp > 1 and self.schedule in SPLIT_BACKWARD:
+            yield (
+                f"recompute is 'selective', pp {self.pp} and schedule '{self.schedule}', which goes back "
+                "twice through a block; what selective recompute kept is gone by then, so take 'full' or 'none'."
+            )
+        if self.compile is not CompileUnit.NONE and self.tp > 1:
+            yield (
+                f"compile is '{self.compile}' and tp {self.tp}; torch.compile loses the placement of a "
+                "gradient between shards (decision 0632), so compile must be 'none'."
+            )
         if self.compile is CompileUnit.WHOLE and self.pp > 1:
             yield f"compile is 'whole' and pp {self.pp}; a pipeline runs stages, so compile must be 'block'."
 

@@ -29,6 +29,7 @@ from stoker.train.parallel.context import attention_across, positions
 from stoker.train.parallel.expert import spread_experts
 from stoker.train.parallel.mesh import Meshes
 from stoker.train.parallel.pipeline import Pipeline, cut
+from stoker.train.parallel.recompute import compile_parts, recompute_blocks
 from stoker.train.parallel.tensor import shard_tensors
 from stoker.train.parallel.vocabulary import SpreadHead
 
@@ -81,6 +82,9 @@ def spread(model: nn.Module, meshes: Meshes, spec: RunSpec) -> Spread:
         if meshes.experts is not None:
             spread_experts(model, meshes)
         plug_in(model, stages, meshes)
+    blocks = [block for stage in stages for block in blocks_of(stage)]
+    recompute_blocks(blocks, layout)
+    compile_parts(model, blocks, layout.compile)
     for stage in stages:
         shard(stage, meshes, spec)
     return Spread(model, meshes, pipeline, spec.train.precision)
@@ -139,9 +143,7 @@ def units(model: nn.Module) -> list[list[nn.Module]]:
     """The blocks in order, as many together as have UNIT_PARAMETERS; what is left over goes with the root."""
     found: list[list[nn.Module]] = []
     open_unit: list[nn.Module] = []
-    blocks = model.blocks
-    assert isinstance(blocks, nn.ModuleList)
-    for block in blocks:
+    for block in blocks_of(model):
         open_unit.append(block)
         if (
             sum(parameter.numel() for module in open_unit for parameter in module.parameters())
@@ -150,6 +152,12 @@ def units(model: nn.Module) -> list[list[nn.Module]]:
             found.append(open_unit)
             open_unit = []
     return found
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The units of sharding, recompute, compile and pipelines, in order."""
+    assert isinstance(model.blocks, nn.ModuleList)
+    return list(model.blocks)
 
 
 def precision_policy(precision: Precision) -> MixedPrecisionPolicy:
@@ -161,9 +169,9 @@ def precision_policy(precision: Precision) -> MixedPrecisionPolicy:
 
 def offload_policy(layout: LayoutSpec, device_type: str) -> OffloadPolicy:
     """Shards, gradients and optimizer state in host memory, or where the model runs."""
-    if not layout.cpu_offload or device_type == "cpu":
+    if not layout.cpu_offload:
         return OffloadPolicy()
-    return CPUOffloadPolicy(pin_memory=True)
+    return CPUOffloadPolicy(pin_memory=device_type != "cpu")
 
 
 def forget_gathered(model: nn.Module) -> None:

@@ -80,9 +80,12 @@ class Ulysses:
 def _attend_last(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention of the last tokens of a sequence: the query's last token sees every key."""
     length, seen = query.shape[1], key.shape[1]
-    mask: Any = causal_lower_right(length, seen)
-    if query.device.type == "cpu":
-        mask = torch.ones(length, seen, dtype=torch.bool).tril(diagonal=seen - length)
+    # The subclass lets CUDA's kernels skip what is masked; others would only unfold it.
+    mask: Any = (
+        causal_lower_right(length, seen)
+        if query.device.type == "cuda"
+        else torch.ones(length, seen, dtype=torch.bool, device=query.device).tril(diagonal=seen - length)
+    )
     mixed = functional.scaled_dot_product_attention(
         query.transpose(1, 2),
         key.transpose(1, 2),

@@ -46,7 +46,9 @@ def expert_mesh(meshes: Meshes) -> DeviceMesh:
 def _spread(experts: GroupedExperts, mesh: DeviceMesh) -> None:
     for name, dimension in (("gate", 1), ("up", 1), ("down", 2)):
         parameter = getattr(experts, name)
-        placements: list[Placement] = [Shard(0), Shard(dimension)][: mesh.ndim]
+        placements: list[Placement] = [Shard(0)]
+        if mesh.ndim > 1:
+            placements.append(Shard(dimension))
         spread = distribute_tensor(parameter.detach(), mesh, placements, src_data_rank=None)
         experts.register_parameter(name, nn.Parameter(spread))
 
