@@ -20,10 +20,12 @@ def _block(width: int, ffn_width: int) -> int:
 
 
 def test_parameters_counted_one_by_one() -> None:
-    text = 50 * 8 + 6 * 8 + 2 * _block(8, 12) + 2 * 8
+    text = 50 * 8 + 6 * 8 + 2 * _block(8, 12) + 2 * 8 + 50 * 3
     image = (4 * 4 + 4) + 4 * 4 + _block(4, 6) + 2 * 4
     assert BOTH.parameters(50) == text + image + (12 * 5 + 5) + (5 * 3 + 3)
     assert replace(BOTH, image=None, joint_width=0).parameters(50) == text + 8 * 3 + 3
+    plain = replace(BOTH, text=replace(TEXT, bag=False))
+    assert plain.parameters(50) == BOTH.parameters(50) - 50 * 3
     assert replace(BOTH, text=None).parameters(0) == image + (4 * 5 + 5) + (5 * 3 + 3)
 
 

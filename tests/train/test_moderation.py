@@ -22,7 +22,7 @@ from stoker.spec.moderation import (
 )
 from stoker.train.families import Sizes, family_of
 from stoker.train.models.initialise import materialise
-from stoker.train.models.moderation import Moderator, build_moderation
+from stoker.train.models.moderation import Bag, Moderator, build_moderation
 from stoker.train.objectives.calibration import (
     auroc,
     calibrate,
@@ -130,6 +130,30 @@ def test_neither_encoder_alone_tells_both() -> None:
         logits = _model(spec)(batch["tokens"], batch["mask"])
     assert logits.shape == (64, 2)
     assert MultiLabel(spec, VOCABULARY).evaluate(_model(spec), [batch], alone)["loss"] > 0
+
+
+def test_a_bag_says_what_its_distinct_tokens_say() -> None:
+    tokens = torch.tensor([[7, 3, 7, 7, 5], [2, 9, 9, 0, 0]])
+    mask = torch.tensor([[True] * 5, [True, True, True, False, False]])
+    bag = Bag(12, 2)
+    with torch.no_grad():
+        bag.weight.copy_(torch.randn(12, 2, generator=torch.Generator().manual_seed(1)))
+        found = bag(tokens, mask)
+        nothing = bag(tokens, torch.zeros_like(mask))
+    first = 16 * (bag.weight[7] + bag.weight[3] + bag.weight[5]) / 3**0.5
+    second = 16 * (bag.weight[2] + bag.weight[9]) / 2**0.5
+    torch.testing.assert_close(found, torch.stack((first, second)))
+    assert torch.equal(nothing, torch.zeros(2, 2))
+
+
+def test_a_bag_begins_without_an_opinion() -> None:
+    model, records = _model(), _records(6)
+    assert model.bag is not None and model.bag.weight.abs().sum() == 0
+    inputs = (records["tokens"], records["mask"], records["pixels"])
+    with torch.no_grad():
+        whole = model(*inputs)
+        model.bag = None
+        torch.testing.assert_close(model(*inputs), whole)
 
 
 def test_a_weight_counts_what_is_there_more() -> None:

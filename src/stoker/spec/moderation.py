@@ -36,13 +36,18 @@ class ThresholdRule(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TextTowerSpec:
-    """An encoder of the first `sequence_tokens` tokens of a text."""
+    """An encoder of the first `sequence_tokens` tokens of a text.
+
+    With `bag` every token also says something of each label by itself, wherever it stands: what a few
+    thousand records teach best.
+    """
 
     layers: int = 2
     width: int = 128
     heads: int = 4
     ffn_width: int = 384
     sequence_tokens: int = 256
+    bag: bool = True
 
     def problems(self) -> Iterator[str]:
         """One sentence for each rule that is broken, naming the fields and their values."""
@@ -149,6 +154,7 @@ class ModerationSpec:
         if self.text is not None:
             total += (vocabulary + self.text.sequence_tokens) * self.text.width
             total += self.text.encoder.parameters()
+            total += vocabulary * len(self.labels) if self.text.bag else 0
         if self.image is not None:
             picture = self.image.picture
             total += (picture.patch_elements + 1 + picture.patches) * self.image.width

@@ -29,13 +29,18 @@ def materialise(model: nn.Module, seed: int, device: torch.device) -> nn.Module:
     """Give a model on the meta device storage and its first weights; call it after `parallelize`.
 
     The model says `spec.layers` and `residual_outputs`, the ends of the names of matrices that write into the
-    residual stream. A module with buffers has `reset_buffers()`, which fills them.
+    residual stream; it may say `zero_at_first`, the ends of those that begin at zero. A module with buffers
+    has `reset_buffers()`, which fills them.
     """
     layers: int = model.spec.layers  # type: ignore[union-attr, assignment]
     residual: tuple[str, ...] = model.residual_outputs  # type: ignore[assignment]
+    zero: tuple[str, ...] = getattr(model, "zero_at_first", ())
     model.to_empty(device=device)
     with torch.no_grad():
         for name, module, parameter in _parameters(model):
+            if name.endswith(zero):
+                parameter.zero_()
+                continue
             depth = 2 * layers if name.endswith(residual) else 1
             _fill(parameter, f"{seed}/{name}", depth, stacked=isinstance(module, GroupedExperts))
         for module in model.modules():

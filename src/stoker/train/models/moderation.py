@@ -6,12 +6,16 @@ side by side before the labels.
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from stoker.spec.moderation import ImageTowerSpec, ModerationSpec, TextTowerSpec
 from stoker.train.models.encoder import EncoderBlock, mean_of_present, patches_of
+
+BAG_SCALE: Final = 16.0
 
 
 def build_moderation(spec: ModerationSpec, vocabulary: int) -> Moderator:
@@ -32,6 +36,28 @@ class TextEntry(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         stream: Tensor = self.embedding(tokens) + self.positions[: tokens.shape[1]]
         return stream
+
+
+class Bag(nn.Module):
+    """What each token says of each label by itself: a linear model beside the encoder (Cheng et al. 2016).
+
+    Distinct tokens of a text are added up, over the square root of how many there are. The sum is scaled so
+    that steps of the size which suits matrices move it as fast as them.
+    """
+
+    def __init__(self, vocabulary: int, labels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocabulary, labels))
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """`tokens` int64 and `mask` bool `[rows, length]` to logits fp32 `[rows, labels]`."""
+        ordered = torch.where(mask, tokens, -1).sort(dim=1).values
+        distinct = torch.ones_like(mask)
+        distinct[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+        distinct &= ordered >= 0
+        said = functional.embedding(ordered.clamp(min=0), self.weight).float()
+        count = distinct.sum(dim=1, keepdim=True).clamp(min=1)
+        return BAG_SCALE * (said * distinct.unsqueeze(-1)).sum(dim=1) / count.sqrt()
 
 
 class ImageEntry(nn.Module):
@@ -55,6 +81,7 @@ class Moderator(nn.Module):
     """
 
     residual_outputs: tuple[str, ...] = ("attention.output.weight", "feed_forward.down.weight")
+    zero_at_first: tuple[str, ...] = ("bag.weight",)
 
     def __init__(self, spec: ModerationSpec, vocabulary: int) -> None:
         super().__init__()
@@ -62,6 +89,7 @@ class Moderator(nn.Module):
         text, image = spec.text, spec.image
         self.text = None if text is None else TextEntry(text, vocabulary)
         self.text_norm = None if text is None else nn.LayerNorm(text.width, eps=1e-6)
+        self.bag = None if text is None or not text.bag else Bag(vocabulary, len(spec.labels))
         self.image = None if image is None else ImageEntry(image)
         self.image_norm = None if image is None else nn.LayerNorm(image.width, eps=1e-6)
         self.blocks = nn.ModuleList(
@@ -97,4 +125,8 @@ class Moderator(nn.Module):
         if self.joint is not None:
             joined = functional.gelu(self.joint(joined))
         logits: Tensor = self.head(joined)
-        return logits
+        if self.bag is None:
+            return logits
+        assert tokens is not None and mask is not None
+        said: Tensor = self.bag(tokens, mask)
+        return logits.float() + said
