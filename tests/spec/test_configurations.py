@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from stoker.spec.configurations import CONFIGURATIONS, UnknownConfiguration, configuration
+from stoker.core.config import Layer, Loaded, from_plain, load
+from stoker.core.errors import ConfigError
+from stoker.core.result import plain
+from stoker.spec.configurations import CONFIGURATIONS, UnknownConfiguration, configuration, under_layers
 from stoker.spec.model import ModelSpec
+from stoker.spec.run import RunSpec
 
 # Trained parameters as published with the models, to the last one.
 PUBLISHED = {
@@ -79,3 +86,35 @@ def test_no_name_is_nearly_a_name() -> None:
     with pytest.raises(UnknownConfiguration, match=r"no configuration 'dense-2t'") as caught:
         configuration("dense-2t")
     assert "dense-1t" in caught.value.hint
+
+
+def _loaded(table: dict[str, Any], overrides: Sequence[str] = ()) -> Loaded[RunSpec]:
+    layers = under_layers([Layer("run.toml", {"dataset": "d", **table})], overrides)
+    return load(RunSpec, layers, overrides)
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_a_run_file_may_name_any_of_them(name: str) -> None:
+    spec = _loaded({"configuration": name}).value
+    assert spec.trained == configuration(name).spec
+    assert from_plain(RunSpec, plain(spec), "the ledger") == spec
+
+
+def test_what_a_run_file_says_besides_counts_more() -> None:
+    loaded = _loaded({"configuration": "dense-1m", "model": {"layers": 2}}, ["model.width=256"])
+    assert loaded.value.model == replace(configuration("dense-1m").spec, layers=2, width=256)
+    assert loaded.origins["model.heads"] == "configuration dense-1m"
+    assert loaded.origins["model.layers"] == "run.toml"
+
+
+def test_the_command_line_names_another() -> None:
+    loaded = _loaded({"configuration": "dense-1m"}, ["configuration=vit-b-16"])
+    assert loaded.value.trained == configuration("vit-b-16").spec
+    assert loaded.value.configuration == "vit-b-16"
+
+
+def test_a_name_that_is_none_is_told() -> None:
+    with pytest.raises(UnknownConfiguration):
+        _loaded({"configuration": "dense-9t"})
+    with pytest.raises(ConfigError, match=r"run\.toml: configuration: expected text"):
+        _loaded({"configuration": 7})

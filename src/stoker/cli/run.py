@@ -19,6 +19,7 @@ from stoker.core.ids import RunId
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.summary import RunReport, RunSummary, read_run
 from stoker.ledger.records import RunOutcome
+from stoker.spec.configurations import under_layers
 from stoker.spec.run import RunSpec
 
 
@@ -112,7 +113,7 @@ def train(house: House, run_file: Path, overrides: tuple[str, ...]) -> RunSummar
     """Train what RUN_FILE says, and keep the run alive. OVERRIDES are values such as train.steps=200."""
     from stoker.fleet.launch import start_run
 
-    loaded = load(RunSpec, [read_layer(run_file)], overrides)
+    loaded = load(RunSpec, under_layers([read_layer(run_file)], overrides), overrides)
     require_torch()
     return start_run(
         loaded.value,

@@ -204,12 +204,14 @@ class RunSpec:
     """A whole run file. `dataset` is the name of a prepared dataset; or `mixture` names several.
 
     It trains a decoder, unless it has a section of another family: `vision`, `speech` or `moderation`.
+    `configuration` names a model of `stoker.spec.configurations`; what its section says besides counts more.
     """
 
     dataset: str = ""
     mixture: tuple[MixturePartSpec, ...] = ()
     name: str = "run"
     purpose: str = "research"
+    configuration: str = ""
     model: ModelSpec = field(default_factory=ModelSpec)
     vision: VisionSpec | None = None
     speech: SpeechSpec | None = None
