@@ -183,7 +183,7 @@ class LayoutSpec:
         if self.recompute is Recompute.SELECTIVE and self.pp > 1 and self.schedule in SPLIT_BACKWARD:
             yield (
                 f"recompute is 'selective', pp {self.pp} and schedule '{self.schedule}', which goes back "
-                "twice through a block; what selective recompute kept is gone by then, so take 'full' or 'none'."
+                "twice through a block; what selective recompute kept is gone by then: take 'full' or 'none'."
             )
         if self.compile is not CompileUnit.NONE and self.tp > 1:
             yield (

@@ -24,6 +24,14 @@ class Precision(enum.StrEnum):
 
     FP32 = "fp32"
     BF16 = "bf16"
+    FLOAT8 = "float8"
+    """Eight bits with one scale a tensor, in the blocks' linear layers; the rest in bf16."""
+    FLOAT8_ROWWISE = "float8_rowwise"
+    MXFP8 = "mxfp8"
+    """Eight bits with one scale for each 32 elements."""
+
+
+EIGHT_BITS = frozenset({Precision.FLOAT8, Precision.FLOAT8_ROWWISE, Precision.MXFP8})
 
 
 class Optimizer(enum.StrEnum):
@@ -240,6 +248,11 @@ class RunSpec:
         batch, ranks = self.train.global_batch, self.launch.ranks
         if ranks < 1 or batch < 1:
             return  # told by their own sections
+        if self.train.precision in EIGHT_BITS and self.layout.tp > 1:
+            yield (
+                f"train.precision is '{self.train.precision}' and layout.tp {self.layout.tp}; eight bits "
+                "need whole matrices, so layout.tp must be 1 or train.precision bf16."
+            )
         if self.layout == LayoutSpec() and batch % ranks:
             fits = ", ".join(str(each) for each in range(1, batch + 1) if batch % each == 0)
             yield f"train.global_batch is {batch} and launch.ranks {ranks}; ranks must divide it: {fits}."

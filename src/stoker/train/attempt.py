@@ -13,7 +13,8 @@ from stoker.core.events import EventKind, Section
 from stoker.feed.mixture import MixturePart
 from stoker.spec.job import Job
 from stoker.train.commit_store import CommitLog
-from stoker.train.rank_place import RankPlace, make_deterministic
+from stoker.train.float8 import require_hardware
+from stoker.train.rank_place import DEVICE, RankPlace, make_deterministic
 from stoker.train.records_task import Records, RecordsTask
 from stoker.train.run_objects import RunObjects
 from stoker.train.run_state import RunState
@@ -41,6 +42,7 @@ def run_attempt(
     """
     telemetry.enter(Section.START_UP)
     make_deterministic(job.spec.train.seed, job.spec.launch.threads_per_rank)
+    require_hardware(job.spec.train.precision, DEVICE)
     task = task_of(job, place, dataset, parts, telemetry, clock)
     # Fenced before the checkpoint is read: from here on no older attempt can commit or delete anything.
     log = CommitLog.begin(objects, job.attempt, job.resume) if place.leads else None

@@ -38,7 +38,7 @@ def build_optimizer(model: nn.Module, spec: TrainSpec) -> torch.optim.Optimizer:
         lr=spec.learning_rate,
         betas=(spec.beta1, spec.beta2),
         momentum=0.95,
-        products=torch.bfloat16 if spec.precision is Precision.BF16 else torch.float32,
+        products=torch.float32 if spec.precision is Precision.FP32 else torch.bfloat16,
     )
 
 

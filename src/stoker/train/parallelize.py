@@ -23,6 +23,7 @@ from torch.distributed.fsdp import (
 
 from stoker.spec.layout import LayoutSpec
 from stoker.spec.run import Precision, RunSpec
+from stoker.train.float8 import use_eight_bits
 from stoker.train.models.decoder import Attention, Decoder
 from stoker.train.models.moe import GroupedExperts
 from stoker.train.parallel.context import attention_across, positions
@@ -83,6 +84,7 @@ def spread(model: nn.Module, meshes: Meshes, spec: RunSpec) -> Spread:
             spread_experts(model, meshes)
         plug_in(model, stages, meshes)
     blocks = [block for stage in stages for block in blocks_of(stage)]
+    use_eight_bits(blocks, spec.train.precision)
     recompute_blocks(blocks, layout)
     compile_parts(model, blocks, layout.compile)
     for stage in stages:
@@ -162,7 +164,7 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 
 def precision_policy(precision: Precision) -> MixedPrecisionPolicy:
     """FSDP2's policy for a run's precision."""
-    if precision is Precision.BF16:
+    if precision is not Precision.FP32:
         return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     return MixedPrecisionPolicy()
 

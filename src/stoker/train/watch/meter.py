@@ -59,7 +59,7 @@ def peak_of(device: torch.device, precision: Precision) -> Peak | None:
     None for an accelerator that is not in the table: no share is better than a wrong one.
     """
     if device.type == "cpu":
-        return _measured(torch.bfloat16 if precision is Precision.BF16 else torch.float32)
+        return _measured(torch.float32 if precision is Precision.FP32 else torch.bfloat16)
     model = torch.cuda.get_device_name(device)
     for part, name in _NAMES:
         if part in model:
