@@ -248,7 +248,7 @@ NATIONAL: Final = (
     + _NATIONALITY
     + rb" "
     + _ADJECTIVE
-    + rb"|(?:\A|[^a-z\x80-\xff])"
+    + rb"(?:[^a-z\x80-\xff]|$)|(?:\A|[^a-z\x80-\xff])"
     + _ADJECTIVE
     + rb" "
     + _NATIONALITY
@@ -257,7 +257,7 @@ NATIONAL_TRIGGER: Final = (
     rb"(?i)[a-z\x80-\xff] (?:national|citizen|staatsb|staatsang|citoyen|nacional|ciudadan|nazional|cittadin"
     rb"|obywatel|narodowo|cidadan|medborg|statsborg|kansalais|ob\xc4\x8d)|(?:nationalit|citizenship|staatsang"
     rb"|citoyennet|nacionalidad|ciudadan|nazionalit|cittadin|obywatel|narodowo|cidadan|medborg|statsborg"
-    rb"|kansalais|ob\xc4\x8danstv|staatsb|citizen|national)[a-z\x80-\xff]* [a-z]"
+    rb"|kansalais|ob\xc4\x8danstv|staatsb|citizen|national)[a-z\x80-\xff]* [a-z\x80-\xff]"
 )
 _NOT_NATIONAL: Final = frozenset(
     b"dual second double this these those whose same durch oder sowie keine seine ihre eine deine diese jede "
@@ -268,7 +268,7 @@ _NOT_NATIONAL: Final = frozenset(
 
 def national(data: bytes, start: int, end: int) -> Iterator[Span]:
     """The adjective before or behind `nationality` and its like, in the languages of the words."""
-    words = [match.span() for match in re.compile(rb"[A-Za-z\x80-\xff]+").finditer(data, start, end)]
+    words = [match.span() for match in _WORDS.finditer(data, start, end)]
     behind = re.match(rb"(?i)" + _NATIONALITY + rb"\Z", data[slice(*words[0])]) is not None
     first, last = words[-1] if behind else words[0]
     word = data[first:last].lower()

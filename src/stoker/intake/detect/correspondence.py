@@ -11,7 +11,7 @@ from typing import Final
 
 from stoker.intake.detect.contexts import CAPITAL, marks_of
 from stoker.intake.detect.lexicon import Mark
-from stoker.intake.detect.recognise import Found, Span
+from stoker.intake.detect.recognise import Found, Span, after
 from stoker.intake.detect.values import words_at
 from stoker.spec.kinds import Kind
 
@@ -104,6 +104,8 @@ def addressed(data: bytes, start: int, end: int) -> Iterator[Found]:
         b"in\xc5\xbc",
     ):
         space = following
+    if after(data, space + 2) in b" ,;:\n\t" and data[space + 1] < 0x80:
+        return  # a letter alone is no name
     certain = _SURELY.match(data, start, space) is not None
     if data[start:space].rstrip(b".") in (b"M", b"D") and re.search(
         rb"[A-Za-z\x80-\xff] \Z", data[max(0, start - 2) : start]
@@ -125,25 +127,31 @@ def closed(data: bytes, start: int, end: int) -> Iterator[Span]:
         yield span
 
 
-_BACK: Final = re.compile(
-    rb"(?:(?<![A-Za-z0-9_.\x80-\xff])|\A)(?P<name>" + NAME + rb"(?:, " + NAME + rb")?)[\"']? ?\Z"
+_PART: Final = re.compile(
+    rb"[\"'(]?(?:" + CAPITAL + rb"\.?|van|von|der|den|de|del|della|di|da|do|dos|das|du|la|le|al|el|bin|ibn"
+    rb"|ter|ten|zu|af|av)\Z"
 )
+MAX_PARTS: Final = 6
 
 
 def written_to(data: bytes, start: int, end: int) -> Iterator[Span]:
     """The name before an address in angle brackets, as in heads of mails and lists of authors."""
     bracket = data.index(b"<", start, end)
     begin = max(data.rfind(b"\n", max(0, bracket - 80), bracket) + 1, bracket - 80, 0)
-    match = _BACK.search(data, begin, bracket)
-    if match is None:
+    text = data[begin:bracket].rstrip(b" \"')")
+    last = begin + len(text)
+    first = last
+    for part in reversed(text.split(b" ")[-MAX_PARTS:]):
+        bare = part[:-1] if part.endswith(b",") and first < last else part
+        if _PART.match(bare) is None:
+            break
+        first -= len(part) + (first < last)
+    if first == last:
         return
-    first, last = match.span("name")
+    while data[first] in b"\"'(":
+        first += 1
     comma = data.find(b", ", first, last)
-    if (
-        comma >= 0
-        and data[max(0, first - 2) : first] not in (b": ", b'"')
-        and data[first - 1 : first] not in (b'"', b"\n")
-    ):
+    if comma >= 0 and data[max(0, first - 2) : first] != b": " and data[first - 1 : first] not in _STARTS:
         first = comma + 2  # the end of a sentence or of another name
     while first < last:
         span = words_at(Kind.PERSON, data, first, last, certain=False)
@@ -154,6 +162,9 @@ def written_to(data: bytes, start: int, end: int) -> Iterator[Span]:
         if space < 0:
             return
         first = space + 1
+
+
+_STARTS: Final = (b"", b'"', b"'", b"\n")
 
 
 def introduced(data: bytes, start: int, end: int) -> Iterator[Span]:
