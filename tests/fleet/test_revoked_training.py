@@ -35,10 +35,10 @@ SPEC = RunSpec(
     purpose=PURPOSE,
     model=ModelSpec(layers=1, width=16, heads=2, kv_heads=1, ffn_width=24),
     train=TrainSpec(steps=STEPS, global_batch=2, warmup_steps=2, checkpoint_every_steps=2),
-    launch=LaunchSpec(ranks=2, restarts=2, isolation=IsolationPolicy.REQUIRED, lease_s=2.0),
+    launch=LaunchSpec(ranks=2, restarts=2, isolation=IsolationPolicy.REQUIRED, lease_s=6.0),
     evaluate=EvaluateSpec(baselines=False, sample_tokens=0, exposure_candidates=0),
 )
-"""Its lease is renewed every second; its samples are long, so that chunks are opened in all of its steps."""
+"""Its lease is renewed every two seconds; its samples are long, so that chunks are opened in all of its steps."""
 
 
 @pytest.fixture

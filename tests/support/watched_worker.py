@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-PACE_S: Final = 0.25
+PACE_S: Final = 0.4
 """A rank of the first attempt waits so long before each step behind `PACED_AFTER`: it is still at work when
 its lease ends."""
 PACED_AFTER: Final = 8
