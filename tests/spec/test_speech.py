@@ -52,6 +52,12 @@ def test_a_clip_shorter_than_a_frame_is_one_frame() -> None:
         (replace(SPEC, hop_s=float("nan")), "hop_s is nan"),
         (replace(SPEC, mel_high_hz=9000.0), "mel_high_hz 9000.0 and sample_rate 16000"),
         (replace(SPEC, mel_low_hz=-1.0), "mel_low_hz is -1.0"),
+        (replace(SPEC, band_masks=-1), "band_masks is -1"),
+        (
+            replace(SPEC, band_masks=1, band_mask_bins=11),
+            "band_mask_bins is 11; it must be 1 to mel_bins, 10",
+        ),
+        (replace(SPEC, time_mask_share=0.0), "time_mask_share is 0.0"),
         (replace(SPEC, symbols=()), "symbols is empty"),
         (replace(SPEC, symbols=("a", "a")), "symbols holds 'a' more than once"),
         (replace(SPEC, symbols=("a", "bc")), "symbols holds 'bc'; with units 'characters'"),

@@ -16,7 +16,7 @@ from stoker.train.models.initialise import materialise
 from stoker.train.models.log_mel import LogMel, mel_bands
 from stoker.train.models.speech import Conformer, build_speech
 from stoker.train.objectives.objective import UnfitBatch, alone
-from stoker.train.objectives.speech import Ctc
+from stoker.train.objectives.speech import Ctc, hidden_parts
 from stoker.train.objectives.transcripts import collapse, edits, spell, written
 from support.ranks import run_ranks
 
@@ -294,3 +294,38 @@ def test_a_batch_of_something_else_is_refused(batch: dict[str, Tensor], expected
 def test_the_family_is_found_by_its_specification() -> None:
     assert family_of(SPEC).name == "speech"
     assert isinstance(family_of(SPEC).objective(SPEC, Sizes()), Ctc)
+
+
+def test_what_is_hidden_follows_from_the_clips_number_and_is_of_the_size_that_was_said() -> None:
+    spec = replace(SPEC, band_masks=1, band_mask_bins=6, time_masks=2, time_mask_share=0.2)
+    frames = torch.tensor([40, 20] * 200)
+    features = torch.ones(400, 40, 20)
+    numbers = torch.arange(400)
+    found = hidden_parts(features, frames, numbers, spec)
+    assert torch.equal(hidden_parts(features[7:8], frames[7:8], numbers[7:8], spec), found[7:8])
+    bands = (found == 0).all(dim=1)
+    assert bands.sum(dim=1).max() == 6 and bands.sum(dim=1).min() == 0
+    assert bands.any(dim=0).all()
+    times = (found == 0).all(dim=2)
+    assert times[::2].sum(dim=1).max() <= 2 * 8 and times[1::2].sum(dim=1).max() <= 2 * 4
+    assert not times[1::2, 20:].any()  # behind a clip's end there is nothing to hide
+    assert times[::2].any(dim=0).all()
+
+
+def test_parts_are_hidden_in_training_and_not_in_an_evaluation() -> None:
+    spec, batch = replace(SPEC, band_masks=1, band_mask_bins=6, time_masks=2), _tones(6)
+    seen: list[Tensor] = []
+
+    class Listens(torch.nn.Module):
+        def forward(self, features: Tensor, frames: Tensor) -> Tensor:
+            seen.append(features)
+            return torch.zeros(6, spec.positions(2600), 4)
+
+    numbered = {**batch, "numbers": torch.arange(6)}
+    Ctc(spec).loss(Listens(), numbered)
+    Ctc(spec).evaluate(Listens(), [batch], alone)
+    Ctc(SPEC).loss(Listens(), batch)
+    assert torch.equal(seen[1], seen[2])
+    assert (seen[0] == 0).sum() > (seen[1] == 0).sum()
+    with pytest.raises(UnfitBatch, match="numbers is missing"):
+        Ctc(spec).check(batch)

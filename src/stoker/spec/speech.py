@@ -37,7 +37,8 @@ class SpeechSpec:
 
     A frame of `window_s` each `hop_s` becomes `mel_bins` numbers; two kernels of stride 2 make one position
     of four frames. `mel_high_hz` 0 is half the `sample_rate`. `kernel` is the width of the blocks'
-    convolution, in positions, an odd number.
+    convolution, in positions, an odd number. In training, `band_masks` runs of up to `band_mask_bins` bands
+    and `time_masks` runs of up to a share `time_mask_share` of a clip's frames are hidden (SpecAugment).
     """
 
     symbols: tuple[str, ...] = tuple("abcdefghijklmnopqrstuvwxyz' ")
@@ -54,6 +55,10 @@ class SpeechSpec:
     ffn_width: int = 576
     kernel: int = 31
     rope_base: float = 10_000.0
+    band_masks: int = 0
+    band_mask_bins: int = 15
+    time_masks: int = 0
+    time_mask_share: float = 0.1
 
     def problems(self) -> Iterator[str]:
         """One sentence for each rule that is broken, naming the fields and their values."""
@@ -76,6 +81,13 @@ class SpeechSpec:
                 f"mel_low_hz is {self.mel_low_hz}, mel_high_hz {self.high_hz} and sample_rate "
                 f"{self.sample_rate}; the bands must go up, and end at half the sample_rate at most"
             )
+        for name in ("band_masks", "time_masks"):
+            if getattr(self, name) < 0:
+                yield f"{name} is {getattr(self, name)}; it must be 0 or more"
+        if self.band_masks > 0 and not 1 <= self.band_mask_bins <= self.mel_bins:
+            yield f"band_mask_bins is {self.band_mask_bins}; it must be 1 to mel_bins, {self.mel_bins}"
+        if not 0.0 < self.time_mask_share <= 1.0:
+            yield f"time_mask_share is {self.time_mask_share}; it must be above 0, at most 1"
         yield from self._symbol_problems()
 
     def _symbol_problems(self) -> Iterator[str]:
@@ -114,6 +126,11 @@ class SpeechSpec:
     def hop_samples(self) -> int:
         """The samples from one frame's beginning to the next."""
         return max(1, round(self.hop_s * self.sample_rate))
+
+    @property
+    def hides(self) -> bool:
+        """Whether parts of a clip are hidden in training."""
+        return self.band_masks + self.time_masks > 0
 
     @property
     def classes(self) -> int:

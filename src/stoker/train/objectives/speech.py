@@ -20,6 +20,7 @@ from stoker.train.objectives.objective import (
     columns_of,
     counted_rows,
 )
+from stoker.train.objectives.sample_random import noise
 from stoker.train.objectives.transcripts import collapse, edits, written
 
 COLUMNS = ("waves", "lengths", "labels", "label_lengths")
@@ -29,16 +30,18 @@ class Ctc:
     """Connectionist temporal classification (Graves et al. 2006): nats for each symbol of a transcript.
 
     Columns: `waves` fp32 `[rows, samples]` with `lengths` int64 `[rows]`; `labels` int64 `[rows, most]`, the
-    numbers of symbols, with `label_lengths` int64 `[rows]`.
+    numbers of symbols, with `label_lengths` int64 `[rows]`. To hide parts of clips in training `numbers`
+    int64 `[rows]` too, each row's place in the run's stream.
     """
 
     def __init__(self, spec: SpeechSpec) -> None:
         self._spec = spec
+        self._columns = (*COLUMNS, "numbers") if spec.hides else COLUMNS
         self._features = LogMel(spec)
 
     def check(self, batch: Batch) -> None:
         """Raise UnfitBatch unless clips are long enough for their transcripts, and symbols the model's."""
-        columns = columns_of(batch, "speech", *COLUMNS)
+        columns = columns_of(batch, "speech", *self._columns)
         check_shape("waves", columns["waves"], (-1,), (torch.float32,))
         check_shape("labels", columns["labels"], (-1,), (torch.int64,))
         for name, of in (("lengths", "waves"), ("label_lengths", "labels")):
@@ -63,9 +66,12 @@ class Ctc:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mean over rows of nats per symbol, an fp32 scalar."""
-        columns = columns_of(batch, "speech", *COLUMNS)
-        logits, positions = self._answers(model, columns)
-        return self._by_row(logits, positions, columns).mean()
+        columns = columns_of(batch, "speech", *self._columns)
+        features, frames = self._features(columns["waves"], columns["lengths"])
+        if self._spec.hides:
+            features = hidden_parts(features, frames, columns["numbers"], self._spec)
+        logits = model(features, frames).float()
+        return self._by_row(logits, _positions(frames), columns).mean()
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch], gather: Gather) -> dict[str, float]:
         """`loss`; `exact`, the share of transcripts without a mistake; error rates of greedy reading.
@@ -105,8 +111,7 @@ class Ctc:
         """Logits fp32 `[rows, positions, classes]`, and how many positions of each row are there."""
         # Features are made here and not in the model: in bf16 they would lose what is quiet.
         features, frames = self._features(columns["waves"], columns["lengths"])
-        positions = (((frames + 1) // 2) + 1) // 2
-        return model(features, frames).float(), positions
+        return model(features, frames).float(), _positions(frames)
 
     def _by_row(self, logits: Tensor, positions: Tensor, columns: Mapping[str, Tensor]) -> Tensor:
         counts = columns["label_lengths"]
@@ -131,6 +136,34 @@ class Ctc:
 
     def _read(self, likeliest: Tensor, positions: int) -> list[int]:
         return collapse(likeliest[:positions].tolist(), self._spec.blank)
+
+
+def hidden_parts(features: Tensor, frames: Tensor, numbers: Tensor, spec: SpeechSpec) -> Tensor:
+    """Features `[rows, frames, mel_bins]` with some bands and some times at 0, their mean (Park et al. 2019).
+
+    Which, follows from each row's number; widths and places are drawn evenly, the width from 0.
+    """
+    drawn = noise(numbers, 2 * (spec.band_masks + spec.time_masks))
+    bins = torch.arange(spec.mel_bins, device=features.device)
+    times = torch.arange(features.shape[1], device=features.device)
+    all_bins = torch.full_like(frames, spec.mel_bins)
+    most_frames = (frames * spec.time_mask_share).long()
+    hidden = torch.zeros_like(features, dtype=torch.bool)
+    for mask in range(spec.band_masks + spec.time_masks):
+        of_bands = mask < spec.band_masks
+        length = all_bins if of_bands else frames
+        most = torch.full_like(frames, spec.band_mask_bins) if of_bands else most_frames
+        width = drawn[:, 2 * mask] % (most + 1)
+        start = (drawn[:, 2 * mask + 1] % (length - width + 1)).unsqueeze(1)
+        places = bins if of_bands else times
+        run = (places >= start) & (places < start + width.unsqueeze(1))
+        hidden |= run.unsqueeze(1) if of_bands else run.unsqueeze(2)
+    return features.masked_fill(hidden, 0.0)
+
+
+def _positions(frames: Tensor) -> Tensor:
+    """How many positions the encoder gives for so many frames."""
+    return (((frames + 1) // 2) + 1) // 2
 
 
 def _labels(columns: Mapping[str, Tensor]) -> Iterable[tuple[list[int], int]]:
