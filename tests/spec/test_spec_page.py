@@ -39,7 +39,18 @@ PAGE = (Path(__file__).parents[2] / "docs/design/spec.md").read_text()
     ids=lambda spec: spec.__name__,
 )
 def test_every_key_is_on_the_page(spec: type) -> None:
-    sections = {"model", "vision", "speech", "moderation", "train", "launch", "layout", "evaluate"}
+    sections = {
+        "model",
+        "vision",
+        "speech",
+        "moderation",
+        "train",
+        "launch",
+        "layout",
+        "evaluate",
+        "reading",
+        "watch",
+    }
     for field in dataclasses.fields(spec):
         shown = f"`[{field.name}]`" if field.name in sections else f"`{field.name}`"
         assert shown in PAGE, field.name
