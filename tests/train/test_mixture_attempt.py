@@ -11,6 +11,7 @@ from stoker.spec.job import CommitRef
 from stoker.train.commit_store import read_commit
 from support.ranks import RankFailed
 from support.run_places import Killed, RunPlace
+from support.small_datasets import NAME
 from support.small_runs import open_objects
 
 
@@ -51,3 +52,23 @@ def test_a_mixture_goes_on_exactly_on_another_number_of_ranks(tmp_path: Path) ->
     assert losses(events) == pytest.approx({step: straight[step] for step in range(4, 9)}, rel=1e-3)
     names = [event.text("name") for event in events if event.kind is EventKind.EVALUATION]
     assert names == ["model", "bigram", "zlib-9", "xz", "model on other"]
+
+
+def test_each_step_tells_the_loss_of_each_dataset_and_they_make_up_the_whole(tmp_path: Path) -> None:
+    """Four rows a step, three quarters of them of the first dataset: weighted by rows, they are the loss."""
+    place = mixed_place(tmp_path)
+    told = [event for event in place.attempt() if event.kind is EventKind.STEP]
+    of = [event.fields["loss_of"] for event in told]
+    assert all(isinstance(each, dict) and set(each) <= {NAME, "other"} for each in of)
+    assert {"other"} <= {name for each in of if isinstance(each, dict) for name in each}
+    for event, parts in zip(told, of, strict=True):
+        assert isinstance(parts, dict)
+        values = [float(value) for value in parts.values() if isinstance(value, float)]
+        assert min(values) - 1e-6 <= event.number("loss") <= max(values) + 1e-6
+    mixed = [(e, p) for e, p in zip(told, of, strict=True) if isinstance(p, dict) and len(p) == 2]
+    assert mixed
+    for event, parts in mixed:
+        shares = [
+            rows / 4 * float(parts[NAME]) + (4 - rows) / 4 * float(parts["other"]) for rows in (1, 2, 3)
+        ]  # type: ignore[arg-type]
+        assert any(share == pytest.approx(event.number("loss"), rel=1e-5) for share in shares)

@@ -38,6 +38,23 @@ class OutputHead:
         return loss
 
 
+class RowLosses(OutputHead):
+    """The same loss, which also keeps what it is made of: `rows`, fp32 `[batch]`, the mean of each row."""
+
+    def __init__(self) -> None:
+        self.rows: Tensor | None = None
+
+    def loss(self, hidden: Tensor, matrix: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy in nats, an fp32 scalar; `targets` int64 `[batch, length]`."""
+        logits = self.logits(hidden, matrix).flatten(0, 1)
+        each = torch.empty(targets.numel(), dtype=torch.float32, device=targets.device)
+        loss: Tensor = CrossEntropy.apply(  # type: ignore[no-untyped-call]
+            logits, targets.flatten(), each
+        )
+        self.rows = each.view(targets.shape).mean(dim=1)
+        return loss
+
+
 class CrossEntropy(torch.autograd.Function):
     """Mean cross-entropy whose gradient is made in the forward pass, a piece of rows at a time.
 
@@ -47,8 +64,11 @@ class CrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        """`logits` `[tokens, vocabulary]`, `targets` int64 `[tokens]`; an fp32 scalar."""
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, losses: Tensor | None = None) -> Tensor:
+        """`logits` `[tokens, vocabulary]`, `targets` int64 `[tokens]`; an fp32 scalar.
+
+        `losses`, fp32 `[tokens]`, is filled with each token's own, where it is given.
+        """
         tokens, vocabulary = logits.shape
         wanted = ctx.needs_input_grad[0]
         gradient = torch.empty_like(logits) if wanted else None
@@ -60,7 +80,10 @@ class CrossEntropy(torch.autograd.Function):
             rows = rows - rows.amax(dim=-1, keepdim=True)
             chosen = rows.gather(1, aim)
             sums = rows.exp_().sum(dim=-1, keepdim=True)
-            total += (sums.log() - chosen).sum()
+            own = sums.log() - chosen
+            total += own.sum()
+            if losses is not None:
+                losses[start : start + piece] = own[:, 0]
             if gradient is not None:
                 rows.mul_(1.0 / (sums * tokens))
                 rows.scatter_add_(1, aim, torch.full_like(chosen, -1.0 / tokens))
@@ -69,8 +92,8 @@ class CrossEntropy(torch.autograd.Function):
         return total / tokens
 
     @staticmethod
-    def backward(ctx: Any, *received: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *received: Tensor) -> tuple[Tensor, None, None]:
         """The gradient made on the way forward, times what came back."""
         gradient: Tensor = ctx.gradient
         ctx.gradient = None
-        return gradient.mul_(received[0].to(gradient.dtype)), None
+        return gradient.mul_(received[0].to(gradient.dtype)), None, None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -168,6 +168,10 @@ class RecordsTask:
             self._objective.check(columns)
             self._checked = True
         return columns
+
+    def loss_by_part(self) -> Mapping[str, float]:
+        """There is one dataset."""
+        return {}
 
     def amount(self, batch: Batch) -> int:
         """The records of the global batch."""

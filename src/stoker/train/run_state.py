@@ -108,6 +108,7 @@ class RunState:
         )
         if figures.decision is not Decision.APPLY:
             return self._leave_out(step, batch, figures)
+        by_part = self._task.loss_by_part()
         if self._place.leads:
             tokens, step_s = self._task.amount(batch), self._clock.monotonic_s() - begun_s
             fields = step_fields(
@@ -120,7 +121,8 @@ class RunState:
                 data_wait_s=self._feed.last_wait_s,
             )
             rates = meter.figures(tokens=tokens, step_s=step_s, parts_s=times.take(), device=DEVICE)
-            self._telemetry.emit(EventKind.STEP, **fields, **rates)
+            domains = {"loss_of": dict(by_part)} if by_part else {}
+            self._telemetry.emit(EventKind.STEP, **fields, **rates, **domains)
         return step
 
     def _leave_out(self, step: int, batch: Batch, figures: StepFigures) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -63,6 +63,10 @@ class Task(Protocol):
 
     def batch(self, drawn: Any, step: int) -> Batch:
         """What was drawn from the feed for step `step`, as the loss takes it."""
+        ...
+
+    def loss_by_part(self) -> Mapping[str, float]:
+        """Of the latest step: the mean loss of each dataset's rows; empty where there is one."""
         ...
 
     def amount(self, batch: Batch) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import numpy as np
+import torch
+import torch.distributed as distributed
 from torch import Tensor, nn
 
 from stoker.core.canonical import JsonValue
@@ -19,8 +22,8 @@ from stoker.spec.layout import Recompute
 from stoker.train.ending import end_run, tell_evaluation
 from stoker.train.evaluate import evaluate_model
 from stoker.train.exchange.read import load_first_weights
-from stoker.train.loss import next_token_loss
-from stoker.train.models.decoder import build_model
+from stoker.train.loss import RowLosses, next_token_loss
+from stoker.train.models.decoder import Decoder, build_model
 from stoker.train.models.initialise import materialise
 from stoker.train.objectives.objective import Batch
 from stoker.train.optimizer import build_optimizer
@@ -63,6 +66,11 @@ class TextTask:
         self._vocabulary = len(self._token_bytes.table)
         self._sequence_tokens = dataset.split("train").sample_tokens - 1
         self.built = self._build()
+        self._feed: BatchStream | None = None
+        self._rows_of = RowLosses()
+        if parts and self.built.spread is None:
+            assert isinstance(self.built.model, Decoder)
+            self.built.model.output = self._rows_of
 
     def _build(self) -> Built:
         spec, layout = self._job.spec, self._job.spec.layout
@@ -121,7 +129,7 @@ class TextTask:
         train, clock = self._job.spec.train, self._clock
         rank, world_size = self._place.data_share(self._job.spec.layout)
         if self._parts:
-            return Mixture(
+            self._feed = Mixture(
                 self._parts,
                 global_batch=train.global_batch,
                 seed=train.seed,
@@ -129,6 +137,7 @@ class TextTask:
                 world_size=world_size,
                 clock=clock,
             )
+            return self._feed
         return Feed(
             self._dataset,
             global_batch=train.global_batch,
@@ -142,6 +151,19 @@ class TextTask:
         """As it was drawn: int64 `[rows, sequence_tokens + 1]`."""
         tokens: Tensor = drawn
         return tokens
+
+    def loss_by_part(self) -> Mapping[str, float]:
+        """Of the latest step: the mean loss of each dataset's rows, over all ranks that have any."""
+        if not isinstance(self._feed, Mixture) or self._rows_of.rows is None:
+            return {}
+        names = [part.dataset for part in self._job.parts]
+        of = torch.from_numpy(self._feed.sources.astype(np.int64))
+        told = torch.zeros(2, len(names), dtype=torch.float64)
+        told[0].index_add_(0, of, self._rows_of.rows.detach().double().cpu())
+        told[1].index_add_(0, of, torch.ones(len(of), dtype=torch.float64))
+        if distributed.is_initialized():
+            distributed.all_reduce(told)
+        return {name: float(told[0, at] / told[1, at]) for at, name in enumerate(names) if told[1, at]}
 
     def amount(self, batch: Batch) -> int:
         """The predicted tokens of the global batch."""
