@@ -24,6 +24,7 @@ from stoker.ledger.records import RunOutcome
 from stoker.promises.promise import Standing
 from stoker.spec.model import ModelSpec
 from stoker.spec.run import EvaluateSpec, IsolationPolicy, LaunchSpec, RunSpec, TrainSpec
+from stoker.train.checkpoint_errors import PeerLost
 from support import watched_worker
 from support.fake_house import told
 from support.promise_home import PURPOSE, RECIPE, PromiseHome, failures, open_promise_home, promise
@@ -38,7 +39,7 @@ SPEC = RunSpec(
     launch=LaunchSpec(ranks=2, restarts=2, isolation=IsolationPolicy.REQUIRED, lease_s=6.0),
     evaluate=EvaluateSpec(baselines=False, sample_tokens=0, exposure_candidates=0),
 )
-"""Its lease is renewed every two seconds; its samples are long, so that chunks are opened in all of its steps."""
+"""Its lease is renewed every two seconds; its samples are long: chunks are opened in all of its steps."""
 
 
 @pytest.fixture
@@ -141,9 +142,13 @@ def require_nothing_opened_afterwards(folder: RunFolder) -> None:
     assert any(at_s > first.mono_s for at_s in opened), "chunks are opened while it trains"
     # The lease was ended before this was told, so nothing that was asked for later may have been opened.
     assert max(opened) < ended.mono_s
-    assert {event.text("error_id") for event in told(folder, K.RANK_ERROR)} == {LeaseRefused.id}
+    # One rank may be in a collective already when the other finds the lease over: it loses its peer then.
+    errors = {event.text("error_id") for event in told(folder, K.RANK_ERROR)}
+    assert LeaseRefused.id in errors
+    assert errors <= {LeaseRefused.id, PeerLost.id}
     codes = {int(event.number("exit_code")) for event in told(folder, K.RANK_EXITED)}
-    assert codes == {LeaseRefused.exit_code}
+    assert LeaseRefused.exit_code in codes
+    assert codes <= {LeaseRefused.exit_code, PeerLost.exit_code, 0}, "0 with a signal: it was killed"
     assert max(step_numbers(folder, 1)) < STEPS
 
 
