@@ -12,11 +12,9 @@ import pytest
 
 from stoker.core.errors import DiskFull
 from stoker.keys.refs import Purpose
-from stoker.store.errors import ObjectExists, ObjectMissing, OutOfRange
+from stoker.store.errors import ObjectExists, ObjectMissing
 from stoker.store.objects import ObjectStore
-from stoker.store.ranges import BytesSource, FileSource, RangeSource
 from stoker.store.sealed import PartitionSeal
-from stoker.store.streams import ReadAhead, WriteBehind
 from support.sealed_samples import KEK, LABEL, MemoryKeys
 
 
@@ -99,56 +97,23 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
-def test_a_full_disk_is_named_to_the_one_who_writes_behind_and_nothing_stays(small_disk: Path) -> None:
+def test_a_full_disk_is_named_and_nothing_stays(small_disk: Path) -> None:
     store = ObjectStore.open(small_disk.as_uri())
-    with (
-        pytest.raises(DiskFull, match=str(small_disk)),
-        store.writing("a/one") as sink,
-        WriteBehind(sink, block_bytes=1 << 16) as behind,
-    ):
+    with pytest.raises(DiskFull, match=str(small_disk)), store.writing("a/one") as sink:
         for _ in range(100):
-            behind.write(bytes(100_000))
+            sink.write(bytes(100_000))
     assert list(small_disk.rglob("*")) == []
     store.create("a/two", bytes(900_000))
 
 
-def test_what_is_written_behind_comes_in_order_whatever_the_pieces(tmp_path: Path) -> None:
-    store, chance = ObjectStore.open(tmp_path.as_uri()), random.Random(1)
+def test_what_is_written_comes_in_order_whatever_the_pieces(store: ObjectStore) -> None:
+    chance = random.Random(1)
     pieces = [chance.randbytes(chance.choice([0, 1, 7, 1000, 70_000])) for _ in range(200)]
-    with store.writing("one") as sink, WriteBehind(sink, block_bytes=4096) as behind:
+    pieces.insert(100, bytes(9 << 20))
+    with store.writing("one") as sink:
         for piece in pieces:
-            assert behind.write(piece) == len(piece)
+            assert sink.write(piece) == len(piece)
     assert store.get("one") == b"".join(pieces)
-
-
-@pytest.mark.parametrize("kind", ["file", "memory"])
-def test_reading_ahead_gives_the_same_bytes_in_order_and_out_of_it(tmp_path: Path, kind: str) -> None:
-    data = random.Random(2).randbytes(1_000_000)
-    (tmp_path / "x").write_bytes(data)
-    source: RangeSource = FileSource(tmp_path / "x") if kind == "file" else BytesSource(data)
-    with ReadAhead(source) as ahead:
-        assert ahead.size() == len(data)
-        for first in (0, 77_777, 0):
-            for start in range(first, len(data) - 70_000, 70_000):
-                assert bytes(ahead.read(start, 70_000)) == data[start : start + 70_000]
-        assert bytes(ahead.read(999_999, 1)) == data[-1:]
-        with pytest.raises(OutOfRange):
-            ahead.read(999_999, 2)
-
-
-def test_an_error_of_reading_ahead_is_raised_for_the_block_that_it_is_about() -> None:
-    class Broken(BytesSource):
-        def read(self, start: int, length: int) -> memoryview:
-            if start == 200:
-                raise OutOfRange("here")
-            return super().read(start, length)
-
-    with ReadAhead(Broken(bytes(1000))) as ahead:
-        ahead.read(0, 100)
-        ahead.read(100, 100)
-        with pytest.raises(OutOfRange, match="here"):
-            ahead.read(200, 100)
-        assert bytes(ahead.read(300, 100)) == bytes(100)
 
 
 def test_a_stream_sealed_without_its_digest_is_the_same_otherwise(tmp_path: Path) -> None:

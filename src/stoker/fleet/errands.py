@@ -29,6 +29,7 @@ from stoker.keys.refs import KekRef
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import CheckpointRecord, DatasetRecord, DatasetState, ReviewRecord
 from stoker.spec.job import CommitRef, Job
+from stoker.train.checkpoint_levels import SecondLevel
 
 WORKER: Final = (sys.executable, "-P", "-m", "stoker.train.worker")
 
@@ -86,19 +87,23 @@ class HouseErrands:
     clock: Clock
     rank_command: Sequence[str] = WORKER
     links: Sequence[Link] = ()
+    second: SecondLevel | None = None
 
     def resume_step(self) -> int:
         point = self._resume_point()
         return 0 if point is None else point.step
 
     def prepare(self, attempt: int) -> tuple[tuple[str, ...], ...]:
-        """Raises DatasetGone, and intake's refusals when the review is not in force any more."""
+        """Raises DatasetGone, CheckpointLost, and intake's refusals when a review is no more in force."""
         self._permissions()
+        point = self._resume_point()
+        if self.second is not None and point is not None:
+            self.second.bring_back(point)
         job = replace(
             self.job,
             attempt=attempt,
             rendezvous=str(self.folder.rendezvous(attempt)),
-            resume=self._resume_point(),
+            resume=point,
         )
         path = self.folder.job(attempt)
         write_atomic(path, json.dumps(plain(job), indent=1).encode())
@@ -151,6 +156,8 @@ class HouseErrands:
             actor=self.actor, action="run.checkpoint", subject=self._subject, detail=detail
         ) as catalogue:
             catalogue.add_checkpoint(record)
+        if self.second is not None:
+            self.second.committed(CommitRef(record.sequence, record.step, record.digest))
 
     def _resume_point(self) -> CommitRef | None:
         records = self.ledger.catalogue.checkpoints(self.job.run)

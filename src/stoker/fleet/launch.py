@@ -29,6 +29,7 @@ from stoker.fleet.links import links_of
 from stoker.fleet.run_acts import House, begin_run, recording, reopen_run
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.run_state import Policy
+from stoker.fleet.second_level import second_level
 from stoker.fleet.summary import RunSummary, read_run, summarise, supervisor_lock
 from stoker.fleet.supervisor import Supervisor
 from stoker.intake.review_request import review_digest
@@ -248,8 +249,9 @@ def _supervise(
         _wait_for_earlier_attempt(folder.attempt_lock, house.clock)
         if resumed:
             reopen_run(house, record)
-        with recording(house, record) as verdicts:
+        with recording(house, record) as verdicts, second_level(house, job) as second:
             hand = hand_of(house.store_url, run, datasets) if held.handed else None
+            errands = replace(errands, second=second)
             supervisor = Supervisor(replace(charge, hand=hand), errands, house.progress, house.clock)
             verdicts.append(supervisor.run())
     return summarise(read_run(home, house.ledger, run), verdicts[-1], folder)

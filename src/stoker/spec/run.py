@@ -58,7 +58,8 @@ class TrainSpec:
     """The step, its optimizer and its schedule. `decay_share` is of the schedule `stable`.
 
     The last `keep_checkpoints` stay, and those of every `keep_every_steps`-th step (0: of none). With
-    `checkpoint_async` training goes on as soon as a checkpoint's copy is taken.
+    `checkpoint_async` training goes on as soon as a checkpoint's copy is taken. `checkpoint_copy` is the URL
+    of a second store, and `copy_every_steps` says of which steps checkpoints are copied there (0: of all).
 
     `init_from` is a folder in Hugging Face's form that the first weights come from; empty: from the seed.
     """
@@ -81,6 +82,8 @@ class TrainSpec:
     keep_checkpoints: int = 2
     keep_every_steps: int = 0
     checkpoint_async: bool = False
+    checkpoint_copy: str = ""
+    copy_every_steps: int = 0
     init_from: str = ""
 
     def problems(self) -> Iterator[str]:
@@ -93,10 +96,16 @@ class TrainSpec:
         if self.warmup_steps < 0:
             yield f"warmup_steps is {self.warmup_steps}; it must be 0 or more."
         every = max(1, self.checkpoint_every_steps)
-        if self.keep_every_steps < 0 or self.keep_every_steps % every:
+        for name in ("keep_every_steps", "copy_every_steps"):
+            if getattr(self, name) < 0 or getattr(self, name) % every:
+                yield (
+                    f"{name} is {getattr(self, name)}; it must be 0 or a multiple of "
+                    f"checkpoint_every_steps ({every})."
+                )
+        if self.checkpoint_copy and ("://" not in self.checkpoint_copy or "@" in self.checkpoint_copy):
             yield (
-                f"keep_every_steps is {self.keep_every_steps}; it must be 0 or a multiple of "
-                f"checkpoint_every_steps ({every})."
+                "checkpoint_copy must be a store's URL, as s3://bucket/folder, without a name or password; "
+                "those come from the environment."
             )
         for name in ("learning_rate", "gradient_clip"):
             if not 0.0 < getattr(self, name) < math.inf:

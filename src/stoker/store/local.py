@@ -20,11 +20,14 @@ from types import TracebackType
 from stoker.core.atomic import naming_full_disk, sync_folder
 from stoker.store.errors import ObjectExists, ObjectMissing, StoreUnreachable, UnsafeStore
 from stoker.store.ranges import BytesLike, FileSource, check_range, read_exactly, regular_size
+from stoker.store.streams import begin_writing_back
 
 _LEFTOVER = re.compile(r".+#\d+")
 """What a named temporary file looks like, here and in LocalStore; such names are no objects."""
 
 _FOLDER_ATTEMPTS = 5
+_BEGIN_BYTES = 8 << 20
+"""So much is written before the disk is asked to begin with it."""
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _NO_ANONYMOUS_FILES = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
@@ -232,6 +235,7 @@ class LocalSink:
         self._descriptor = -1
         self._temporary: Path | None = None
         self._done = 0
+        self._begun = 0
 
     def __enter__(self) -> LocalSink:
         with self._naming():
@@ -265,8 +269,9 @@ class LocalSink:
         with self._naming():
             while self._done - begin < len(view):
                 self._done += os.write(self._descriptor, view[self._done - begin :])
-            # Linux begins to write dirty pages back when it is told that nobody needs them.
-            os.posix_fadvise(self._descriptor, begin, len(view), os.POSIX_FADV_DONTNEED)
+        if self._done - self._begun >= _BEGIN_BYTES:
+            begin_writing_back(self._descriptor, self._begun, self._done - self._begun)
+            self._begun = self._done
         return len(view)
 
     def __exit__(

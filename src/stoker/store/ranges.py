@@ -84,11 +84,6 @@ class FileSource:
         read_exactly(self._descriptor, target, start, str(self._path))
         return target
 
-    def read_into(self, start: int, target: memoryview) -> None:
-        """Fill `target` from offset `start`; raises OutOfRange."""
-        check_range(str(self._path), start, len(target), self._size)
-        read_exactly(self._descriptor, target, start, str(self._path))
-
     def close(self) -> None:
         """Give the file back; reading afterwards fails."""
         if self._descriptor >= 0:

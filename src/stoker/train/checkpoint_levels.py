@@ -17,12 +17,12 @@ from stoker.core.errors import StokerError
 from stoker.spec.job import CommitRef
 from stoker.store.errors import ObjectExists, ObjectMissing
 from stoker.store.objects import ObjectStore
-from stoker.store.streams import BLOCK_BYTES
 from stoker.train.checkpoint_errors import BadCheckpointPart, CheckpointLost
 from stoker.train.commit_record import Part
 from stoker.train.commit_store import read_commit
 from stoker.train.run_objects import RunObjects, number_of
 
+BLOCK_BYTES: Final = 8 << 20
 _UNDER_WAY: Final = 2
 
 

@@ -35,7 +35,7 @@ from torch.distributed.tensor.placement_types import Placement, Replicate, Shard
 
 from stoker.train.checkpoint_errors import CheckpointUnfit
 
-PIECE_BYTES: Final = 256 << 20
+PIECE_BYTES: Final = 32 << 20
 """A larger piece is saved in several, so that a part can be of bounded size."""
 
 

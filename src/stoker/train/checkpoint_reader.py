@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Mapping
 from concurrent.futures import Future as ConcurrentFuture
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor
@@ -29,6 +29,9 @@ from stoker.train.tensor_file import TensorEntry, parse_header, tensor_at
 
 Described: TypeAlias = "tuple[torch.dtype, tuple[int, ...]]"
 """A piece's type and size."""
+
+
+_OPENERS: Final = 2
 
 
 class CheckpointReader(StorageReader):
@@ -74,7 +77,7 @@ class CheckpointReader(StorageReader):
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         """Open every part that is needed here, or is this rank's to verify, and copy the pieces.
 
-        A thread opens the next part while this one's pieces are copied; two parts are in memory at most.
+        Threads open the next parts while this one's pieces are copied: one reads while the other decrypts.
         """
         wanted: dict[int, list[ReadItem]] = defaultdict(list)
         for item in plan.items:
@@ -86,17 +89,17 @@ class CheckpointReader(StorageReader):
         ]
         expected = self._expected(set(numbers))
         most = max((self._commit.parts[number].plaintext_bytes for number in numbers), default=0)
-        rooms = [memoryview(mmap.mmap(-1, max(most, 1))) for _ in range(min(2, len(numbers)))]
-        with ThreadPoolExecutor(1, thread_name_prefix="open-part") as opener:
+        rooms = [_room(most) for _ in range(min(_OPENERS + 1, len(numbers)))]
+        with ThreadPoolExecutor(_OPENERS, thread_name_prefix="open-part") as openers:
 
             def opening(turn: int) -> ConcurrentFuture[memoryview]:
-                return opener.submit(self._open_part, numbers[turn], rooms[turn % 2])
+                return openers.submit(self._open_part, numbers[turn], rooms[turn % len(rooms)])
 
-            coming = opening(0) if numbers else None
+            coming = deque(map(opening, range(min(_OPENERS, len(numbers)))))
             for turn, number in enumerate(numbers):
-                assert coming is not None
-                data = coming.result()
-                coming = opening(turn + 1) if turn + 1 < len(numbers) else None
+                data = coming.popleft().result()
+                if turn + _OPENERS < len(numbers):
+                    coming.append(opening(turn + _OPENERS))
                 self._take(number, data, expected[number], wanted.get(number, []), planner)
         future: Future[None] = Future()
         future.set_result(None)
@@ -152,6 +155,13 @@ def _compare(entries: Mapping[str, TensorEntry], expected: Mapping[str, Describe
     if found != expected:
         odd = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         raise BadCheckpointPart(f"{place}: {odd[0][:80]!a} is not as the record says.")
+
+
+def _room(length: int) -> memoryview:
+    """Memory that is there already: touched page by page it would cost as much as a copy."""
+    populate = getattr(mmap, "MAP_POPULATE", 0)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | populate
+    return memoryview(mmap.mmap(-1, max(length, 1), flags=flags))
 
 
 def _narrow(tensor: Tensor, item: ReadItem) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -26,9 +27,11 @@ from stoker.train.commit_record import Part
 from stoker.train.run_objects import RunObjects
 from stoker.train.tensor_file import tensor_file
 
-PART_BYTES: Final = 512 << 20
+PART_BYTES: Final = 64 << 20
 """A rank's pieces go into as many parts as keep each under this: one request's worth for an object store,
 and what a reader has to hold at once. One piece is never divided here."""
+_WRITERS: Final = 2
+"""Threads that write a rank's parts: one seals while the disk finishes the other's."""
 
 
 _NOT_FINITE: Final = "Lower train.learning_rate or lengthen train.warmup_steps; the last checkpoint is kept."
@@ -101,9 +104,17 @@ class CheckpointWriter(StorageWriter):
         assert isinstance(share, _Share)
         pieces = {item.index: _tensor(planner, item) for item in plan.items}
         check_finite(pieces)
-        results: list[WriteResult] = []
-        for number, items in enumerate(divided(plan.items), share.first):
-            results += self._write(share.destination, number, items, pieces)
+        with ThreadPoolExecutor(_WRITERS, thread_name_prefix="write-part") as writers:
+            parts = [
+                writers.submit(self._write, share.destination, number, items, pieces)
+                for number, items in enumerate(divided(plan.items), share.first)
+            ]
+            try:
+                results = [result for part in parts for result in part.result()]
+            except BaseException:
+                for part in parts:
+                    part.cancel()
+                raise
         future: Future[list[WriteResult]] = Future()
         future.set_result(results)
         return future

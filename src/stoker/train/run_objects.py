@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator
 from types import TracebackType
@@ -16,7 +15,6 @@ from stoker.store.objects import ObjectStore
 from stoker.store.ranges import BytesLike, BytesSource, RangeSource
 from stoker.store.reader import StreamReader
 from stoker.store.sealed import PartitionSeal
-from stoker.store.streams import BLOCK_BYTES, ReadAhead, WriteBehind
 from stoker.train.checkpoint_errors import BadCheckpointPart, BadCommitLog
 from stoker.train.commit_record import MAX_RECORD_BYTES, Part, Record, decode_record, encode_record
 
@@ -73,8 +71,8 @@ class RunObjects:
         Raises DiskFull and what the store raises; then nothing of it is left behind.
         """
         key = f"{prefix}/part-{number:05d}.stk"
-        with self._store.writing(key) as sink, WriteBehind(sink) as behind:
-            writer = self._seal.writer(self._part_label(version, number), behind, digest=False)
+        with self._store.writing(key) as sink:
+            writer = self._seal.writer(self._part_label(version, number), sink, digest=False)
             for piece in pieces:
                 writer.write(piece)
             facts = writer.finish()
@@ -91,10 +89,7 @@ class RunObjects:
         It is in the first bytes of `room`, when that is given and long enough. Raises what the store's reader
         raises, naming the object, and BadCheckpointPart on another length; then `room` holds no plaintext.
         """
-        with contextlib.ExitStack() as stack:
-            source = stack.enter_context(self._store.reading(part.key))
-            if part.object_bytes > BLOCK_BYTES:
-                source = stack.enter_context(ReadAhead(source))
+        with self._store.reading(part.key) as source:
             reader = self._open_part(source, part, version, number)
             if room is None or len(room) < part.plaintext_bytes:
                 room = memoryview(bytearray(part.plaintext_bytes))
