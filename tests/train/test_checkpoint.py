@@ -127,6 +127,38 @@ def test_atk_049_parts_and_records_hold_no_pickle_and_are_read_by_name(
     assert set(record.metadata["tensors"]) == set(state)  # type: ignore[arg-type]
 
 
+class Trap:
+    """What a crafted file would run."""
+
+    def __init__(self, sprung: Path) -> None:
+        self.sprung = sprung
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (self.sprung,)  # type: ignore[return-value]
+
+
+def test_a_crafted_pickle_in_the_place_of_a_part_or_a_record_is_never_run(
+    runs: SavedRuns, tmp_path: Path
+) -> None:
+    reference, *_ = runs.copy(tmp_path, 1)
+    sprung = tmp_path / "sprung"
+    crafted = pickle.dumps(Trap(sprung))
+    pickle.loads(crafted)
+    assert sprung.exists(), "the trap works"
+    sprung.unlink()
+    (part,) = tmp_path.rglob("part-00000.stk")
+    record = next(path for path in tmp_path.rglob("*.stk") if path.stem == f"{reference.sequence:08d}")
+    for path in (part, record):
+        whole = path.read_bytes()
+        for planted in (crafted, crafted.ljust(len(whole), b".")):
+            path.write_bytes(planted)
+            for name, message in run_ranks(1, loader(tmp_path, runs.keys, reference)):
+                assert name in {"TruncatedStream", "NotSealed", "BadCommitLog"}
+                assert str(path.relative_to(tmp_path)) in message
+        path.write_bytes(whole)
+    assert not sprung.exists()
+
+
 def test_settings_of_the_optimizer_come_back(runs: SavedRuns, tmp_path: Path) -> None:
     reference, *_ = runs.copy(tmp_path, 1)
     keys = runs.keys

@@ -27,7 +27,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from torch.distributed.tensor.placement_types import _StridedShard
 
 from stoker.spec.job import CommitRef
-from stoker.train.checkpoint import save_pieces
+from stoker.train.checkpoint import load_checkpoint, save_checkpoint, save_pieces
 from stoker.train.checkpoint_errors import CheckpointUnfit
 from stoker.train.checkpoint_pieces import (
     PieceLoadPlanner,
@@ -37,6 +37,7 @@ from stoker.train.checkpoint_pieces import (
     place_of,
 )
 from stoker.train.checkpoint_reader import CheckpointReader
+from stoker.train.checkpoint_state import tensors_of
 from stoker.train.checkpoint_writer import check_finite, divided
 from stoker.train.commit_log import Retention
 from stoker.train.commit_store import CommitLog, read_commit
@@ -297,3 +298,78 @@ def test_a_sum_that_overflows_is_no_infinite_weight(dtype: torch.dtype) -> None:
         wrong[7] = value
         with pytest.raises(Exception, match="'w' holds NaN or infinite values"):
             check_finite({piece.index: piece.data for piece in pieces_of({"w": wrong})})
+
+
+def staged(stages: Sequence[int]) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A model that has these stages alone, by their names in the whole one, after a step of AdamW."""
+    model = nn.Module()
+    model.blocks = nn.ModuleDict()
+    for stage in stages:
+        block = nn.Linear(3, 2 + stage)
+        for parameter in block.parameters():
+            with torch.no_grad():
+                parameter.copy_(numbered(tuple(parameter.shape)) * (stage + 1))
+            parameter.grad = torch.ones_like(parameter)
+        model.blocks[str(stage)] = block
+    named = list(model.named_parameters())
+    matrices = [parameter for _, parameter in named if parameter.dim() == 2]
+    vectors = [parameter for _, parameter in named if parameter.dim() == 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=0.5)
+    optimizer.step()
+    return model, optimizer
+
+
+@pytest.mark.parametrize(("saving", "loading"), [(2, 1), (1, 2), (2, 2)])
+def test_stages_of_a_pipeline_are_saved_together_and_loaded_apart(
+    tmp_path: Path, saving: int, loading: int
+) -> None:
+    keys, all_stages = small_keys(), [0, 1]
+
+    def save(rank: int) -> CommitRef | None:
+        with open_objects(tmp_path, keys) as objects:
+            log = CommitLog.begin(objects, 1, None) if rank == 0 else None
+            model, optimizer = staged(all_stages if saving == 1 else [rank])
+            done = save_checkpoint(
+                model, optimizer, objects, rank=rank, log=log, attempt=1, step=1, keep=2, extra={}
+            )
+            return done and done.reference
+
+    reference = run_ranks(saving, save)[0]
+    assert reference is not None
+
+    def restore(rank: int) -> list[str]:
+        stages = all_stages if loading == 1 else [rank]
+        expected = {name: value.clone() for name, value in tensors_of(*staged(stages)).items()}
+        model, optimizer = staged(stages)
+        with torch.no_grad():
+            for tensor in tensors_of(model, optimizer).values():
+                tensor.zero_()
+        optimizer.param_groups[0]["lr"] = 7.0
+        with open_objects(tmp_path, keys) as objects:
+            load_checkpoint(model, optimizer, objects, reference, rank=rank, world_size=loading)
+        assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]
+        found = tensors_of(model, optimizer)
+        assert found.keys() == expected.keys() and len(found) == 8 * len(stages)
+        return [name for name in found if not torch.equal(found[name], expected[name])]
+
+    assert run_ranks(loading, restore) == [[]] * loading
+
+
+def test_a_stage_that_nobody_loads_is_named(tmp_path: Path) -> None:
+    keys = small_keys()
+
+    def run(rank: int) -> str:
+        with open_objects(tmp_path, keys) as objects:
+            log = CommitLog.begin(objects, 1, None)
+            done = save_checkpoint(
+                *staged([0, 1]), objects, rank=0, log=log, attempt=1, step=1, keep=2, extra={}
+            )
+            assert done is not None
+            try:
+                load_checkpoint(*staged([0]), objects, done.reference, rank=0, world_size=1)
+            except CheckpointUnfit as error:
+                return error.message
+        return ""
+
+    assert "'model/blocks.1.bias' is only in the checkpoint" in run_ranks(1, run)[0]

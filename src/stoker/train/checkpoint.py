@@ -167,6 +167,8 @@ def _compare(flat: Mapping[str, torch.Tensor], reader: CheckpointReader, place: 
     names = sorted(saved)
     here = torch.tensor([name in flat for name in names], dtype=torch.uint8)
     if distributed.is_initialized():
+        if distributed.get_backend() == "nccl":
+            here = here.cuda()
         distributed.all_reduce(here, distributed.ReduceOp.MAX)
     odd = sorted(set(flat) - set(saved)) or [
         name for name, is_here in zip(names, here, strict=True) if not is_here

@@ -48,19 +48,28 @@ def restore_scalars(
 ) -> None:
     """Give the optimizer the settings that `scalars_of` returned, and its (already loaded) state.
 
-    Raises CheckpointUnfit, naming `place`, when the groups are not of the same parameters and settings.
+    Under a pipeline a rank names its own stage's parameters only, when it saves and when it loads: what both
+    name must be in the same group. Raises CheckpointUnfit, naming `place`, when it is not, or when a group
+    has other settings.
     """
     state: dict[str, Any] = dict(get_optimizer_state_dict(model, optimizer))
     present = state["param_groups"]
     if not isinstance(groups, list) or len(groups) != len(present):
         raise CheckpointUnfit(f"{place}: its parameter groups are not the {len(present)} of this optimizer.")
+    numbers = {name: number for number, group in enumerate(present) for name in group["params"]}
     for number, (group, saved) in enumerate(zip(present, groups, strict=True)):
-        if not isinstance(saved, Mapping) or set(saved) != set(group) or saved["params"] != group["params"]:
+        if (
+            not isinstance(saved, Mapping)
+            or set(saved) != set(group)
+            or not isinstance(saved["params"], list)
+            or any(numbers.get(str(name), number) != number for name in saved["params"])
+        ):
             raise CheckpointUnfit(
                 f"{place}: parameter group {number} has other parameters or settings than this optimizer's."
             )
         for name, value in saved.items():
-            group[name] = tuple(value) if isinstance(group[name], tuple) else value
+            if name != "params":
+                group[name] = tuple(value) if isinstance(group[name], tuple) else value
     set_optimizer_state_dict(model, optimizer, state)
 
 
