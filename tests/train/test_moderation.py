@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
 from torch import Tensor
 
+from stoker.intake.proportion import share
 from stoker.spec.moderation import (
     ImageTowerSpec,
     InvalidModeration,
@@ -120,6 +121,8 @@ def test_both_kinds_of_harm_are_learnt_and_told_by_label_and_group() -> None:
     assert figures["macro_f1"] == report.macro_f1 > 0.9
     assert figures["de.spam.recall"] == report.groups[1].labels[1].recall
     assert figures["loss"] < 0.3
+    recalls = [group.labels[0].recall for group in report.groups]
+    assert figures["rude.recall_gap"] == pytest.approx(max(recalls) - min(recalls))
     assert "rude" in table(report)[1]
 
 
@@ -183,6 +186,9 @@ def test_figures_are_those_of_scikit_learn(seed: int) -> None:
     assert found.precision == pytest.approx(precision_score(truth, said))
     assert found.recall == pytest.approx(recall_score(truth, said))
     assert found.f1 == pytest.approx(f1_score(truth, said))
+    assert found.precision_low < found.precision < found.precision_high
+    bounds = share(int((said & truth).sum()), int(truth.sum()))
+    assert (found.recall_low, found.recall_high) == (bounds.low, bounds.high)
     assert found.false_positive_rate == pytest.approx((said & ~truth).sum() / (~truth).sum())
 
 

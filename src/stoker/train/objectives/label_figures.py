@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stoker.intake.proportion import share
 from stoker.spec.moderation import ModerationSpec
 from stoker.train.objectives.calibration import (
     Calibration,
@@ -25,6 +26,7 @@ from stoker.train.objectives.calibration import (
 class LabelFigures:
     """Of one label over some rows. A figure that nothing was counted for is not a number.
 
+    The true precision and recall lie between `low` and `high` at 95 % (Clopper and Pearson 1934).
     `calibration_error` is of the calibrated probabilities, `raw_calibration_error` of the model's own.
     """
 
@@ -32,7 +34,11 @@ class LabelFigures:
     rows: int
     positives: int
     precision: float
+    precision_low: float
+    precision_high: float
     recall: float
+    recall_low: float
+    recall_high: float
     f1: float
     false_positive_rate: float
     auroc: float
@@ -63,6 +69,14 @@ class ModerationReport:
         found = [figures.f1 for figures in self.labels if figures.positives]
         return sum(found) / len(found) if found else math.nan
 
+    def gaps(self, figure: str) -> Iterator[tuple[str, float]]:
+        """For each label how far the groups' values of `figure` lie apart, where two groups have one."""
+        for place, each in enumerate(self.labels):
+            found = [float(getattr(group.labels[place], figure)) for group in self.groups]
+            known = [value for value in found if math.isfinite(value)]
+            if len(known) > 1:
+                yield f"{each.label}.{figure}_gap", max(known) - min(known)
+
     def flat(self) -> Iterator[tuple[str, float]]:
         """Every figure by name: `LABEL.f1`, `GROUP.LABEL.f1`; those that are no numbers are left out."""
         yield "macro_f1", self.macro_f1
@@ -70,6 +84,8 @@ class ModerationReport:
             yield f"{figures.label}.threshold", calibration.threshold
             yield f"{figures.label}.slope", calibration.slope
             yield f"{figures.label}.offset", calibration.offset
+        yield from self.gaps("recall")
+        yield from self.gaps("false_positive_rate")
         for prefix, table in [("", self.labels), *((f"{each.group}.", each.labels) for each in self.groups)]:
             for figures in table:
                 for name in LabelFigures.__slots__[1:]:
@@ -112,14 +128,19 @@ def label_figures(label: str, logits: Numbers, truth: Truth, calibration: Calibr
     said = probabilities >= calibration.threshold
     hits = int((said & truth).sum())
     positives, negatives, claims = int(truth.sum()), int((~truth).sum()), int(said.sum())
+    precision, recall = share(hits, claims), share(hits, positives)
     return LabelFigures(
         label=label,
         rows=len(truth),
         positives=positives,
-        precision=_share(hits, claims),
-        recall=_share(hits, positives),
-        f1=_share(2 * hits, claims + positives),
-        false_positive_rate=_share(claims - hits, negatives),
+        precision=_ratio(hits, claims),
+        precision_low=precision.low,
+        precision_high=precision.high,
+        recall=_ratio(hits, positives),
+        recall_low=recall.low,
+        recall_high=recall.high,
+        f1=_ratio(2 * hits, claims + positives),
+        false_positive_rate=_ratio(claims - hits, negatives),
         auroc=auroc(logits, truth),
         calibration_error=expected_calibration_error(probabilities, truth),
         raw_calibration_error=expected_calibration_error(sigmoid(logits), truth),
@@ -133,16 +154,20 @@ def finite(figures: Iterator[tuple[str, float]]) -> dict[str, float]:
 
 def table(report: ModerationReport) -> Sequence[str]:
     """The report as lines of text, a label a line."""
-    head = f"{'label':24} {'rows':>7} {'precision':>9} {'recall':>7} {'F1':>6} {'AUROC':>6} {'ECE':>6}"
+    head = (
+        f"{'label':24} {'rows':>7} {'precision':>9} {'recall':>7} {'from':>7} {'to':>7} {'F1':>6} "
+        f"{'AUROC':>6} {'ECE':>6}"
+    )
     lines = [head]
     for prefix, rows in [("", report.labels), *((f"{each.group} ", each.labels) for each in report.groups)]:
         lines.extend(
-            f"{prefix + row.label:24} {row.rows:7d} {row.precision:9.3f} {row.recall:7.3f} {row.f1:6.3f} "
-            f"{row.auroc:6.3f} {row.calibration_error:6.3f}"
+            f"{prefix + row.label:24} {row.rows:7d} {row.precision:9.3f} {row.recall:7.3f} "
+            f"{row.recall_low:7.3f} {row.recall_high:7.3f} {row.f1:6.3f} {row.auroc:6.3f} "
+            f"{row.calibration_error:6.3f}"
             for row in rows
         )
     return lines
 
 
-def _share(part: int, whole: int) -> float:
+def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else math.nan
