@@ -184,7 +184,7 @@ def report(house: House, run_id: str, out: Path | None) -> Page:
 )
 @click.option("--out", type=click.Path(path_type=Path), help="The folder of the event files.")
 def metrics(house: House, run_id: str, form: str, out: Path | None) -> Metrics:
-    """RUN's figures for other tools. Event files are also written while it trains, into its folder `curves`."""
+    """RUN's figures for other tools. While it trains, event files are written into its folder `curves`."""
     from stoker.fleet.curves import prometheus_text, write_curves
 
     report = read_run(house.home, house.ledger, RunId(run_id))
