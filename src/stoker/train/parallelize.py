@@ -5,6 +5,7 @@ The axes' own files are in `stoker.train.parallel`; each step knows nothing of t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,11 +28,12 @@ from stoker.train.float8 import use_eight_bits
 from stoker.train.models.decoder import Attention, Decoder
 from stoker.train.models.moe import GroupedExperts
 from stoker.train.parallel.context import attention_across, positions
+from stoker.train.parallel.encoder_pipeline import EncoderPipeline, cut_encoder
 from stoker.train.parallel.expert import spread_experts
 from stoker.train.parallel.mesh import Meshes
 from stoker.train.parallel.pipeline import Pipeline, cut
 from stoker.train.parallel.recompute import compile_parts, recompute_blocks
-from stoker.train.parallel.tensor import shard_tensors
+from stoker.train.parallel.tensor import shard_encoders, shard_tensors
 from stoker.train.parallel.vocabulary import SpreadHead
 
 UNIT_PARAMETERS: Final = 4_000_000
@@ -45,6 +47,7 @@ class Spread:
     model: nn.Module
     meshes: Meshes
     pipeline: Pipeline | None
+    encoder_pipeline: EncoderPipeline | None
     precision: Precision
 
     @property
@@ -66,7 +69,8 @@ def spread(model: nn.Module, meshes: Meshes, spec: RunSpec) -> Spread:
     """
     layout = meshes.layout
     stages: list[nn.Module] = [model]
-    pipeline = None
+    pipeline: Pipeline | None = None
+    encoder_pipeline: EncoderPipeline | None = None
     if isinstance(model, Decoder):
         if meshes.pp is not None:
             model, cuts = cut(model, layout, meshes.pp.get_local_rank())
@@ -83,13 +87,21 @@ def spread(model: nn.Module, meshes: Meshes, spec: RunSpec) -> Spread:
         if meshes.experts is not None:
             spread_experts(model, meshes)
         plug_in(model, stages, meshes)
+    else:
+        if meshes.pp is not None:
+            whole = copy.deepcopy(model)
+            model, parts = cut_encoder(model, layout, meshes.pp.get_local_rank())
+            stages = list(parts)
+            encoder_pipeline = EncoderPipeline(whole, parts, layout, meshes.pp)
+        if meshes.tp is not None:
+            shard_encoders(model, meshes.tp)
     blocks = [block for stage in stages for block in blocks_of(stage)]
     use_eight_bits(blocks, spec.train.precision)
     recompute_blocks(blocks, layout)
     compile_parts(model, blocks, layout.compile)
     for stage in stages:
         shard(stage, meshes, spec)
-    return Spread(model, meshes, pipeline, spec.train.precision)
+    return Spread(model, meshes, pipeline, encoder_pipeline, spec.train.precision)
 
 
 def plug_in(model: Decoder, stages: Sequence[nn.Module], meshes: Meshes) -> None:

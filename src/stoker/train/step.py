@@ -15,10 +15,11 @@ from stoker.core.events import Section
 from stoker.spec.run import TrainSpec
 from stoker.spec.watch import OnBadStep, WatchSpec
 from stoker.train.loss import next_token_loss
+from stoker.train.models.moe import forget_loads
 from stoker.train.objectives.objective import Batch
 from stoker.train.optimizer import set_learning_rate
 from stoker.train.parallel.gradients import clip, total_norm
-from stoker.train.parallel.passes import backward
+from stoker.train.parallel.passes import backward, balance
 from stoker.train.parallelize import Spread
 from stoker.train.schedule import learning_rate_at
 from stoker.train.watch.guard import Decision, Guard
@@ -55,21 +56,20 @@ def train_step(
     """Take step number `step` (the first is 1) on this rank's share of the global batch.
 
     `batch` is what `loss_of` takes, of text int64 `[rows, sequence_tokens + 1]`; every rank has as many rows,
-    and the loss is their mean. `spread` is `model` with its
-    layout, where that is more than sharded data parallelism. `guard` decides what becomes
-    of a bad step; without one it raises NonFiniteLoss. Either way on all ranks alike, before any weight has
-    changed.
+    and the loss is their mean. `spread` is `model` with its layout, where that is more than sharded data
+    parallelism. `guard` decides what becomes of a bad step; without one it raises NonFiniteLoss. Either way
+    on all ranks alike, before any weight has changed.
     """
     section(Section.COMPUTE)
     optimizer.zero_grad(set_to_none=True)
+    forget_loads(model)  # of a step before that was left out, and of weights that were there before
     if spread is None:
         loss = loss_of(model, batch)
         torch.autograd.backward(loss)
         mean_loss = _mean_over_ranks(loss.detach())
         norm = _gradient_norm(model)
     else:
-        assert isinstance(batch, Tensor), "other families are laid out by sharded data parallelism alone"
-        mean_loss = float(backward(spread, batch).item())
+        mean_loss = float(backward(spread, batch, loss_of).item())
         norm = total_norm(model.parameters(), spread.layout.pp)
     grad_norm = norm.item()
     # Both figures come out of a sum over all ranks, so that all of them decide the same.
@@ -87,6 +87,7 @@ def train_step(
         clip(model.parameters(), spec.gradient_clip, norm)
     set_learning_rate(optimizer, learning_rate_at(step, spec))
     optimizer.step()
+    balance(model, spread)
     return StepFigures(mean_loss, grad_norm)
 
 

@@ -97,6 +97,9 @@ class Conformer(nn.Module):
         "feed_forward.down.weight",
         "convolution.project.weight",
     )
+    # What the first and the last stage of a pipeline have beside blocks.
+    entry: tuple[str, ...] = ("subsampling",)
+    exit: tuple[str, ...] = ("head",)
 
     def __init__(self, spec: SpeechSpec) -> None:
         super().__init__()
@@ -114,10 +117,17 @@ class Conformer(nn.Module):
 
     def enter(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The stream `[rows, positions, width]` before the first block; what is there; cosine and sine."""
-        hidden, there = self.subsampling(features, frames)
+        hidden = self.subsampling(features, frames)[0]
+        return hidden, *self.beside(hidden, frames)
+
+    def beside(self, hidden: Tensor, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What blocks take beside the stream: which positions are there; cosine and sine of all."""
+        for _ in range(2):  # the subsampling's strides
+            frames = (frames + 1) // 2
+        there = torch.arange(hidden.shape[1], device=frames.device) < frames.unsqueeze(1)
         head_width = self.spec.width // self.spec.heads
         cosine, sine = rotation(hidden.shape[1], head_width, self.spec.rope_base, hidden.device)
-        return hidden, there, cosine.to(hidden.dtype), sine.to(hidden.dtype)
+        return there, cosine.to(hidden.dtype), sine.to(hidden.dtype)
 
     def leave(self, hidden: Tensor) -> Tensor:
         """The stream after the last block to logits `[rows, positions, classes]`."""

@@ -26,6 +26,9 @@ class VisionTransformer(nn.Module):
     """
 
     residual_outputs: tuple[str, ...] = ("attention.output.weight", "feed_forward.down.weight")
+    # What the first and the last stage of a pipeline have beside blocks; the masked objective has none.
+    entry: tuple[str, ...] = ("patch_embedding", "class_token", "positions")
+    exit: tuple[str, ...] = ("norm", "head")
 
     def __init__(self, spec: VisionSpec) -> None:
         super().__init__()

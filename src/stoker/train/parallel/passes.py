@@ -6,6 +6,9 @@ micro-batches, and let the pipeline run where there is one. See docs/design/layo
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
@@ -13,30 +16,54 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Shard
 
 from stoker.spec.run import Precision
+from stoker.train.models.decoder import Decoder
 from stoker.train.models.moe import balance_experts, scale_auxiliary_losses
+from stoker.train.objectives.objective import Batch
 from stoker.train.parallel.context import all_positions, positions
 from stoker.train.parallelize import Spread
 
 
-def backward(spread: Spread, batch: Tensor) -> Tensor:
-    """Gradients of the mean loss over all ranks' tokens, in place; that mean, fp64, the same on every rank.
+def backward(spread: Spread, batch: Batch, loss_of: Callable[[nn.Module, Any], Tensor]) -> Tensor:
+    """Gradients of the mean loss over all ranks' rows, in place; that mean, fp64, the same on every rank.
 
-    `batch` is int64 `[rows, sequence_tokens + 1]`, the rows of this rank's data share.
+    `batch` is the rows of this rank's data share: of text int64 `[rows, sequence_tokens + 1]`, of other
+    families columns, for `loss_of`.
     """
     layout = spread.layout
-    tokens, targets = batch[:, :-1], batch[:, 1:]
+    # torch's schedules divide the gradients by the micro-batches, those of auxiliary losses among them.
+    passes = 1 if layout.pp > 1 else layout.micro_batches
+    scale_auxiliary_losses(spread.model, 1.0 / layout.tp / passes)
+    if isinstance(spread.model, Decoder):
+        assert isinstance(batch, Tensor)
+        loss = _decoder_backward(spread, batch[:, :-1], batch[:, 1:])
+    else:
+        pieces = pieces_of(batch, layout.micro_batches)
+        if spread.encoder_pipeline is not None:
+            loss = spread.encoder_pipeline.backward(batch, pieces, loss_of, stream_dtype(spread))
+        else:
+            loss = _accumulated(spread, pieces, loss_of)
+    return _mean(spread, loss)
+
+
+def _decoder_backward(spread: Spread, tokens: Tensor, targets: Tensor) -> Tensor:
+    layout = spread.layout
     if layout.cp > 1:
         length = tokens.shape[1] // layout.cp
-        own = positions(layout.context, spread.meshes.cp_rank, layout.cp, length, batch.device)
+        own = positions(layout.context, spread.meshes.cp_rank, layout.cp, length, tokens.device)
         tokens, targets = tokens[:, own], targets[:, own]
     if spread.pipeline is not None:
-        # torch's schedules divide the gradients by the micro-batches, those of auxiliary losses among them.
-        scale_auxiliary_losses(spread.model, 1.0 / layout.tp)
-        loss = spread.pipeline.backward(tokens.contiguous(), targets.contiguous(), stream_dtype(spread))
-    else:
-        scale_auxiliary_losses(spread.model, 1.0 / layout.tp / layout.micro_batches)
-        loss = _accumulated(spread, tokens, targets)
-    return _mean(spread, loss)
+        return spread.pipeline.backward(tokens.contiguous(), targets.contiguous(), stream_dtype(spread))
+    count = layout.micro_batches
+    pairs = list(zip(tokens.chunk(count), targets.chunk(count), strict=True))
+    return _accumulated(spread, pairs, lambda model, pair: model(pair[0], targets=pair[1]))
+
+
+def pieces_of(batch: Batch, count: int) -> list[Any]:
+    """A batch in `count` pieces of as many rows."""
+    if isinstance(batch, Tensor):
+        return list(batch.chunk(count))
+    columns = {name: column.chunk(count) for name, column in batch.items()}
+    return [{name: column[index] for name, column in columns.items()} for index in range(count)]
 
 
 def balance(model: nn.Module, spread: Spread | None) -> None:
@@ -54,20 +81,19 @@ def balance(model: nn.Module, spread: Spread | None) -> None:
     balance_experts(model, sum_over_ranks)
 
 
-def _accumulated(spread: Spread, tokens: Tensor, targets: Tensor) -> Tensor:
+def _accumulated(
+    spread: Spread, pieces: Sequence[Any], loss_of: Callable[[nn.Module, Any], Tensor]
+) -> Tensor:
     """Micro-batch by micro-batch: gradients are sharded after each, replicas meet after the last."""
-    count = spread.layout.micro_batches
-    total = torch.zeros((), dtype=torch.float32, device=tokens.device)
-    root = spread.model
+    root, total = spread.model, None
     assert isinstance(root, FSDPModule)
-    for index, (piece, aims) in enumerate(
-        zip(tokens.chunk(count), targets.chunk(count), strict=True), start=1
-    ):
-        root.set_requires_all_reduce(index == count)
-        loss: Tensor = root(piece, targets=aims)
-        torch.autograd.backward(loss / count)
-        total += loss.detach()
-    return total / count
+    for index, piece in enumerate(pieces, start=1):
+        root.set_requires_all_reduce(index == len(pieces))
+        loss = loss_of(root, piece)
+        torch.autograd.backward(loss / len(pieces))
+        total = loss.detach() if total is None else total + loss.detach()
+    assert total is not None
+    return total / len(pieces)
 
 
 def _mean(spread: Spread, loss: Tensor) -> Tensor:

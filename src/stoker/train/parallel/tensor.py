@@ -23,6 +23,7 @@ from torch.distributed.tensor.parallel import (
 )
 
 from stoker.train.models.decoder import Block, Decoder
+from stoker.train.models.encoder import EncoderAttention, EncoderFeedForward
 from stoker.train.models.moe import MoE
 
 
@@ -45,6 +46,23 @@ def shard_tensors(
     for block in model.blocks:
         if isinstance(block, Block):  # else it lives on another rank
             parallelize_module(block, mesh, _block_plan(block, stream, experts_elsewhere))
+
+
+def shard_encoders(model: nn.Module, mesh: DeviceMesh) -> None:
+    """Shard the attention and feed-forward of every encoder block over `mesh`; every rank has the stream.
+
+    What else a block has, norms and convolutions, every rank computes for itself.
+    """
+    for module in model.modules():
+        if isinstance(module, EncoderAttention):
+            columns: tuple[str, ...] = ("query", "key", "value")
+            rows = "output"
+        elif isinstance(module, EncoderFeedForward):
+            columns, rows = ("up",), "down"
+        else:
+            continue
+        plan: dict[str, ParallelStyle] = {name: ColwiseParallel() for name in columns}
+        parallelize_module(module, mesh, plan | {rows: RowwiseParallel()})
 
 
 def _block_plan(block: Block, stream: Placement, experts_elsewhere: bool) -> dict[str, ParallelStyle]:
