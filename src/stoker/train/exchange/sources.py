@@ -125,24 +125,22 @@ class SealedSource:
             return
         entry, part = self._entry(name, chunk)
         if not sizes:
-            whole.copy_(self._read(part, entry, 0, 1).reshape(()))
+            _read_into(part, entry, 0, whole)
             return
         begin = max(offsets[0], first)
         end = min(offsets[0] + sizes[0], first + whole.shape[0])
         if begin >= end:
             return
-        row = chunk.sizes.numel() // sizes[0]
-        piece = self._read(part, entry, (begin - offsets[0]) * row, (end - begin) * row)
         target = whole.narrow(0, begin - first, end - begin)
         for dimension in range(1, len(sizes)):
             target = target.narrow(dimension, offsets[dimension], sizes[dimension])
-        target.copy_(piece.view(target.shape))
-
-    def _read(self, part: _OpenPart, entry: TensorEntry, first: int, count: int) -> Tensor:
-        """`count` elements of a piece from element `first`."""
-        wide = entry.dtype.itemsize
-        data = part.stream.read(part.start + entry.begin + first * wide, count * wide)
-        return torch.frombuffer(data, dtype=torch.uint8).view(entry.dtype)
+        skipped = (begin - offsets[0]) * (chunk.sizes.numel() // sizes[0])
+        if target.is_contiguous():
+            _read_into(part, entry, skipped, target)
+            return
+        piece = torch.empty(target.shape, dtype=target.dtype)
+        _read_into(part, entry, skipped, piece)
+        target.copy_(piece)
 
     def _entry(self, name: str, chunk: ChunkStorageMetadata) -> tuple[TensorEntry, _OpenPart]:
         index = MetadataIndex(_PREFIX + name, chunk.offsets)
@@ -172,3 +170,9 @@ class SealedSource:
         if not isinstance(found, TensorStorageMetadata):
             raise CheckpointUnfit(f"The checkpoint has no tensor {_PREFIX + name!r}.")
         return found
+
+
+def _read_into(part: _OpenPart, entry: TensorEntry, first: int, target: Tensor) -> None:
+    """Fill `target`, contiguous, with elements of a piece from element `first`."""
+    start = part.start + entry.begin + first * entry.dtype.itemsize
+    part.stream.read_into(start, target.reshape(-1).view(torch.uint8).numpy().data)
