@@ -209,7 +209,7 @@ def test_a_decoders_figures_are_of_the_mean_token() -> None:
     ("batch", "expected"),
     [
         ({"pixels": torch.zeros(1, 1, 8, 8)}, "takes packed tokens; this dataset has columns pixels"),
-        (torch.tensor([[1, VOCABULARY]]), "labels from 1 to 40; the model has 40 classes"),
+        (torch.tensor([[1, VOCABULARY]]), "tokens holds numbers from 1 to 40; the model knows 40 tokens"),
     ],
 )
 def test_a_decoder_refuses_what_is_no_text(batch: Batch, expected: str) -> None:

@@ -295,7 +295,7 @@ def _changed(**columns: Tensor) -> dict[str, Tensor]:
         (torch.zeros(2, 9).long(), "holds packed tokens"),
         ({"tokens": torch.zeros(2, 10).long()}, "mask, pixels, labels is missing"),
         (_changed(tokens=torch.zeros(2, 9).long()), r"int64 \['rows', 9\]; the model takes int64"),
-        (_changed(tokens=torch.full((2, 10), 30)), "the model has 30 classes"),
+        (_changed(tokens=torch.full((2, 10), 30)), "the model knows 30 tokens"),
         (_changed(labels=torch.zeros(2, 3)), r"takes float32 \['rows', 2\]"),
         (_changed(labels=torch.full((2, 2), 0.5)), "neither 0 nor 1"),
     ],

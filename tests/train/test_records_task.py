@@ -203,7 +203,7 @@ def test_labels_beyond_the_models_classes_are_refused_by_name(tmp_path: Path) ->
     place.records = sealed_records(
         tmp_path / "other", place.keys, SCHEMA, {"train": rows, "heldout": rows[:2]}
     )
-    with pytest.raises(RankFailed, match=r"UnfitBatch: Column labels holds labels from \d+ to \d+"):
+    with pytest.raises(RankFailed, match=r"UnfitBatch: Column labels holds numbers from \d+ to \d+"):
         place.attempt(spec=spec, world_size=1)
 
 

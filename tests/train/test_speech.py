@@ -272,7 +272,7 @@ def _changed(**columns: Tensor) -> dict[str, Tensor]:
     ("batch", "expected"),
     [
         ({"pixels": torch.zeros(2, 1, 8, 8)}, "The dataset has pixels"),
-        (_changed(labels=torch.tensor([[3, 0], [0, 0]])), "labels from 3 to 3; the model has 3 classes"),
+        (_changed(labels=torch.tensor([[3, 0], [0, 0]])), "numbers from 3 to 3; the model knows 3 labels"),
         (_changed(lengths=torch.tensor([2601, 9])), "lengths goes from 9 to 2601; it must be 1 to 2600"),
         (_changed(label_lengths=torch.tensor([0, 1])), "label_lengths goes from 0 to 1"),
         (_changed(lengths=torch.tensor([1300, 200])), "Clip 1 of a batch has 200 samples, 1 positions"),

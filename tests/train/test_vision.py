@@ -183,7 +183,7 @@ def test_rows_that_do_not_count_change_no_figure() -> None:
         ({"waves": torch.zeros(2, 99)}, "pixels, labels is missing. The dataset has waves"),
         ({"pixels": _pixels(2)[:, :1], "labels": torch.zeros(2).long()}, r"float32 \['rows', 1, 8, 8\]"),
         ({"pixels": _pixels(2).byte(), "labels": torch.zeros(2).long()}, "takes float32 or bfloat16"),
-        ({"pixels": _pixels(2), "labels": torch.tensor([0, 5])}, "the model has 5 classes, 0 to 4"),
+        ({"pixels": _pixels(2), "labels": torch.tensor([0, 5])}, "the model knows 5 labels, 0 to 4"),
         ({"pixels": _pixels(2), "labels": torch.zeros(3).long()}, "different numbers of rows"),
         ({"pixels": _pixels(2), "labels": torch.zeros(2)}, "takes int64"),
     ],

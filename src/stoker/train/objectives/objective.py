@@ -82,9 +82,9 @@ def check_labels(name: str, labels: Tensor, classes: int) -> None:
     """Raise UnfitBatch unless all of `labels` are 0 to `classes` - 1."""
     if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise UnfitBatch(
-            f"Column {name} holds labels from {int(labels.min())} to {int(labels.max())}; "
-            f"the model has {classes} classes, 0 to {classes - 1}.",
-            hint="Give the model as many classes as the dataset has.",
+            f"Column {name} holds numbers from {int(labels.min())} to {int(labels.max())}; "
+            f"the model knows {classes} {name}, 0 to {classes - 1}.",
+            hint=f"Give the model as many {name} as the dataset has.",
         )
 
 
