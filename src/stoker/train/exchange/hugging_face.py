@@ -67,7 +67,7 @@ def form_of(spec: ModelSpec) -> Form:
     if spec.qk_norm:
         raise FormUnknown(
             "No Hugging Face family of dense decoders has both qk_norm and qkv_bias as this model has them.",
-            hint="Train without one of the two.",
+            hint="Add --format stoker, or train without one of the two.",
         )
     return Form.QWEN2
 
@@ -86,7 +86,7 @@ def _form_with_experts(spec: ModelSpec, moe: MoeSpec) -> Form:
     if wrong:
         raise FormUnknown(
             f"No Hugging Face family with a softmax router has {', '.join(wrong)} as this model has.",
-            hint='A router with moe.score = "sigmoid" has a form for all of them (glm4_moe).',
+            hint='Add --format stoker; or train with moe.score = "sigmoid", which has a form for all (glm4_moe).',
         )
     return Form.QWEN3_MOE if spec.qk_norm else Form.MIXTRAL
 
