@@ -8,7 +8,7 @@ import pytest
 
 from stoker.spec.moderation import ImageTowerSpec, InvalidModeration, ModerationSpec, TextTowerSpec
 
-TEXT = TextTowerSpec(layers=2, width=8, heads=2, ffn_width=12, sequence_tokens=6)
+TEXT = TextTowerSpec(layers=2, width=8, heads=2, ffn_width=12, sequence_tokens=6, bag=True)
 IMAGE = ImageTowerSpec(layers=1, width=4, heads=2, ffn_width=6, image_size=4, channels=1, patch=2)
 BOTH = ModerationSpec(labels=("a", "b", "c"), text=TEXT, image=IMAGE, joint_width=5)
 

@@ -37,7 +37,7 @@ from stoker.train.objectives.objective import UnfitBatch, alone
 from support.ranks import run_ranks
 
 CPU = torch.device("cpu")
-TEXT = TextTowerSpec(layers=1, width=16, heads=2, ffn_width=24, sequence_tokens=10)
+TEXT = TextTowerSpec(layers=1, width=16, heads=2, ffn_width=24, sequence_tokens=10, bag=True)
 IMAGE = ImageTowerSpec(layers=1, width=16, heads=2, ffn_width=24, image_size=8, channels=1, patch=4)
 SPEC = ModerationSpec(labels=("rude", "spam"), text=TEXT, image=IMAGE, joint_width=12, groups=("en", "de"))
 VOCABULARY = 30

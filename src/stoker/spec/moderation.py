@@ -38,8 +38,7 @@ class ThresholdRule(enum.StrEnum):
 class TextTowerSpec:
     """An encoder of the first `sequence_tokens` tokens of a text.
 
-    With `bag` every token also says something of each label by itself, wherever it stands: what a few
-    thousand records teach best.
+    With `bag` every token also says something of each label by itself, wherever it stands.
     """
 
     layers: int = 2
@@ -47,7 +46,7 @@ class TextTowerSpec:
     heads: int = 4
     ffn_width: int = 384
     sequence_tokens: int = 256
-    bag: bool = True
+    bag: bool = False
 
     def problems(self) -> Iterator[str]:
         """One sentence for each rule that is broken, naming the fields and their values."""
