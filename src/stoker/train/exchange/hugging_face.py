@@ -86,7 +86,7 @@ def _form_with_experts(spec: ModelSpec, moe: MoeSpec) -> Form:
     if wrong:
         raise FormUnknown(
             f"No Hugging Face family with a softmax router has {', '.join(wrong)} as this model has.",
-            hint='Add --format stoker; or train with moe.score = "sigmoid", which has a form for all (glm4_moe).',
+            hint='Add --format stoker, or train with moe.score = "sigmoid" (glm4_moe).',
         )
     return Form.QWEN3_MOE if spec.qk_norm else Form.MIXTRAL
 

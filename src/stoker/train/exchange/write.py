@@ -134,7 +134,7 @@ def _require_zero(spec: ModelSpec, source: TensorSource) -> None:
         if bool(source.tensor(name).any()):
             raise FormUnknown(
                 f"{name!r} is not zero, and no Hugging Face family with a softmax router has a place for it.",
-                hint='Add --format stoker; or train with moe.score = "sigmoid" (glm4_moe) or moe.balance_rate = 0.',
+                hint='Add --format stoker; or train with moe.score = "sigmoid" or moe.balance_rate = 0.',
             )
 
 
