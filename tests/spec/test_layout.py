@@ -19,7 +19,10 @@ from stoker.spec.layout import (
 )
 from stoker.spec.layout_search import nearest
 from stoker.spec.model import ModelSpec
+from stoker.spec.moderation import ImageTowerSpec, ModerationSpec, TextTowerSpec
 from stoker.spec.run import RunSpec
+from stoker.spec.speech import SpeechSpec
+from stoker.spec.vision import VisionObjective, VisionSpec
 
 MODEL = ModelSpec(layers=4, width=64, heads=8, kv_heads=4, ffn_width=96, tied_embeddings=False)
 
@@ -110,6 +113,34 @@ def test_rules_that_need_the_dataset_look_at_vocabulary_and_sequence() -> None:
     uneven = LayoutSpec(cp=2, tp=4).problems(MODEL, 1024, 500, 16, 8)
     assert "tp must divide the 250 of a rank" in " ".join(uneven)
     assert not list(LayoutSpec(cp=2, tp=4, sequence_parallel=False).problems(MODEL, 1024, 500, 16, 8))
+
+
+@pytest.mark.parametrize(
+    ("layout", "model", "sentence"),
+    [
+        (LayoutSpec(cp=2), VisionSpec(), "cp is 2; the model is no decoder, so it must be 1."),
+        (LayoutSpec(tp=8), VisionSpec(), "tp is 8 and heads 4; tp must divide it."),
+        (
+            LayoutSpec(tp=4),
+            VisionSpec(objective=VisionObjective.MASKED, decoder_heads=2),
+            "tp is 4 and decoder's heads 2; tp must divide it.",
+        ),
+        (
+            LayoutSpec(tp=4),
+            ModerationSpec(text=TextTowerSpec(heads=2), image=ImageTowerSpec(ffn_width=130)),
+            "tp is 4 and text.heads 2; tp must divide it. tp is 4 and image.ffn_width 130; tp must "
+            "divide it.",
+        ),
+        (LayoutSpec(ep=2, pp=2, micro_batches=2), SpeechSpec(), "pp is 2; the model is no decoder"),
+    ],
+)
+def test_encoders_have_fewer_axes_and_every_stack_is_looked_at(
+    layout: LayoutSpec, model: object, sentence: str
+) -> None:
+    assert sentence in " ".join(layout.problems(model, None, None, 16, 8))
+    found = nearest(layout, model, None, None, 16, 8)
+    assert found is not None
+    assert list(found.problems(model, None, None, 16, 8)) == []
 
 
 def test_a_pipeline_refuses_tied_embeddings() -> None:

@@ -18,6 +18,7 @@ from stoker.core.events import Event, EventKind, read_events
 from stoker.core.ids import ReviewId, RunId
 from stoker.keys.refs import KekRef
 from stoker.spec.job import CommitRef, Job
+from stoker.spec.layout import LayoutSpec
 from stoker.spec.run import Precision, RunSpec, TrainSpec
 from stoker.spec.speech import SpeechSpec
 from stoker.spec.vision import VisionSpec
@@ -173,6 +174,15 @@ def test_one_rank_trains_as_two_do(whole: Place, tmp_path: Path) -> None:
     alone = make_place(tmp_path).attempt(world_size=1)
     assert losses(alone) == pytest.approx(losses(whole.told), rel=1e-4)
     assert figures(alone) == pytest.approx(figures(whole.told), rel=1e-3)
+
+
+@pytest.mark.parametrize("layout", [LayoutSpec(tp=2), LayoutSpec(dp_replicate=2, micro_batches=2)])
+def test_a_run_on_pictures_on_another_layout_is_the_same(
+    layout: LayoutSpec, whole: Place, tmp_path: Path
+) -> None:
+    found = make_place(tmp_path).attempt(spec=replace(SPEC, layout=layout))
+    assert losses(found) == pytest.approx(losses(whole.told), rel=1e-4)
+    assert figures(found) == pytest.approx(figures(whole.told), rel=1e-3)
 
 
 def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(whole: Place, tmp_path: Path) -> None:

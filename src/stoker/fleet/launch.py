@@ -128,6 +128,8 @@ def resume_run(
 
 def require_layout(spec: RunSpec, datasets: Sequence[DatasetRecord]) -> None:
     """Raise InvalidLayout unless the layout fits the model on these datasets' vocabulary and sequences."""
+    if spec.trained is not spec.model:
+        return  # an encoder's layout needs nothing of the dataset: the run file was checked for it
     for dataset in datasets:
         vocabulary, sequence_tokens = dataset.figures.get("vocabulary"), dataset.recipe.get("sequence_tokens")
         if isinstance(vocabulary, int) and isinstance(sequence_tokens, int):

@@ -13,6 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from stoker.core.errors import StokerError
+from stoker.spec.model import ModelSpec
+from stoker.spec.moderation import ModerationSpec
+from stoker.spec.speech import SpeechSpec
+from stoker.spec.vision import VisionSpec
 
 
 class InvalidLayout(StokerError):
@@ -70,13 +74,8 @@ class ContextParallelism(enum.StrEnum):
     """Each exchanges its piece of the sequence for its share of the heads, and back (Jacobs et al. 2023)."""
 
 
-class ModelShape(Protocol):
-    """What a layout needs to know of a model."""
-
-    @property
-    def layers(self) -> int:
-        """How many blocks."""
-        ...
+class Stack(Protocol):
+    """What tensor parallelism needs to know of a stack of blocks."""
 
     @property
     def heads(self) -> int:
@@ -125,7 +124,7 @@ class LayoutSpec:
 
     def problems(
         self,
-        model: ModelShape | None = None,
+        model: object | None = None,
         vocabulary: int | None = None,
         sequence_tokens: int | None = None,
         global_batch: int | None = None,
@@ -133,7 +132,8 @@ class LayoutSpec:
     ) -> Iterator[str]:
         """One sentence for each rule that is broken, with every value; what is None is not looked at.
 
-        `sequence_tokens` are those a model sees at once, one less than a sample of the decoder's has.
+        `model` is the specification of any family; `sequence_tokens` are those a decoder sees at once, one
+        less than a sample has.
         """
         broken = list(self._own_problems())
         yield from broken
@@ -154,8 +154,10 @@ class LayoutSpec:
                     f"ep is {known.ep}, dp_shard {known.dp_shard} and cp {known.cp}; "
                     f"ep must divide dp_shard · cp = {known.dp_shard * known.cp}."
                 )
-        if model is not None:
+        if isinstance(model, ModelSpec):
             yield from known._model_problems(model)
+        elif model is not None:
+            yield from known._encoder_problems(model)
         if vocabulary is not None and vocabulary % self.tp:
             yield f"tp is {self.tp} and the vocabulary {vocabulary}; tp must divide it."
         if sequence_tokens is not None:
@@ -212,11 +214,11 @@ class LayoutSpec:
             "product must divide it."
         )
 
-    def _pipeline_problems(self, model: ModelShape | None) -> Iterator[str]:
+    def _pipeline_problems(self, model: object | None) -> Iterator[str]:
         if self.pp == 1:
             return
         stages = self.stages
-        if model is not None and model.layers < stages:
+        if isinstance(model, ModelSpec) and model.layers < stages:
             yield (
                 f"layers is {model.layers}, pp {self.pp} and a rank has {stages // self.pp} stages under "
                 f"schedule '{self.schedule}'; each of the {stages} stages needs a block."
@@ -236,7 +238,7 @@ class LayoutSpec:
                 f"micro_batches is {self.micro_batches}, pp {self.pp} and schedule '{self.schedule}' with "
                 f"{stages} stages; micro_batches must be at least {least}."
             )
-        if model is not None and getattr(model, "tied_embeddings", False):
+        if isinstance(model, ModelSpec) and model.tied_embeddings:
             yield (
                 f"pp is {self.pp} and tied_embeddings true; the first and the last stage cannot share "
                 "a matrix, so tied_embeddings must be false."
@@ -251,9 +253,17 @@ class LayoutSpec:
                 "the product must divide it."
             )
 
-    def _model_problems(self, model: ModelShape) -> Iterator[str]:
-        kv_heads = int(getattr(model, "kv_heads", model.heads))
-        sizes = {"heads": model.heads, "kv_heads": kv_heads, "ffn_width": model.ffn_width}
+    def _encoder_problems(self, model: object) -> Iterator[str]:
+        for name in ("pp", "cp", "ep"):
+            if getattr(self, name) > 1:
+                yield f"{name} is {getattr(self, name)}; the model is no decoder, so it must be 1."
+        for place, stack in stacks_of(model):
+            for name in ("heads", "ffn_width"):
+                if getattr(stack, name) % self.tp:
+                    yield f"tp is {self.tp} and {place}{name} {getattr(stack, name)}; tp must divide it."
+
+    def _model_problems(self, model: ModelSpec) -> Iterator[str]:
+        sizes = {"heads": model.heads, "kv_heads": model.kv_heads, "ffn_width": model.ffn_width}
         for name, size in sizes.items():
             if size % self.tp:
                 yield f"tp is {self.tp} and {name} {size}; tp must divide it."
@@ -264,8 +274,7 @@ class LayoutSpec:
                         f"cp is {self.cp}, tp {self.tp}, context 'ulysses' and {name} {sizes[name]}; "
                         f"tp · cp = {self.tp * self.cp} must divide it."
                     )
-        moe = getattr(model, "moe", None)
-        experts = int(moe.experts) if moe is not None else 0
+        experts = model.moe.experts if model.moe is not None else 0
         if self.ep > 1 and not experts:
             yield f"ep is {self.ep} and the model has no experts; ep must be 1."
         elif self.ep > 1 and experts % self.ep:
@@ -291,7 +300,12 @@ class LayoutSpec:
         return replace(self, dp_shard=ranks // (self.pp * self.dp_replicate * self.cp * self.tp))
 
     def validate(
-        self, model: ModelShape, vocabulary: int, sequence_tokens: int, global_batch: int, ranks: int
+        self,
+        model: object,
+        vocabulary: int | None,
+        sequence_tokens: int | None,
+        global_batch: int,
+        ranks: int,
     ) -> None:
         """Raise InvalidLayout with every broken rule, and the nearest layout that keeps all of them."""
         problems = list(self.problems(model, vocabulary, sequence_tokens, global_batch, ranks))
@@ -331,6 +345,21 @@ class LayoutSpec:
         """Whether a step is one pass over sharded data parallelism, and nothing else."""
         degrees = (self.pp, self.dp_replicate, self.cp, self.tp, self.ep, self.micro_batches)
         return max(degrees) == 1
+
+
+def stacks_of(model: object) -> Iterator[tuple[str, Stack]]:
+    """The stacks of blocks of an encoder's specification, each with the place of its keys in the run file."""
+    if isinstance(model, VisionSpec):
+        yield "", model
+        if model.masked:
+            yield "decoder's ", model.decoder
+    elif isinstance(model, ModerationSpec):
+        if model.text is not None:
+            yield "text.", model.text
+        if model.image is not None:
+            yield "image.", model.image
+    elif isinstance(model, SpeechSpec):
+        yield "", model
 
 
 def log_distance(one: int, other: int) -> float:

@@ -12,7 +12,6 @@ from stoker.spec.layout import (
     CompileUnit,
     ContextParallelism,
     LayoutSpec,
-    ModelShape,
     Recompute,
     Schedule,
     log_distance,
@@ -29,7 +28,7 @@ FLAG: Final = 1.5
 
 def nearest(
     layout: LayoutSpec,
-    model: ModelShape | None = None,
+    model: object | None = None,
     vocabulary: int | None = None,
     sequence_tokens: int | None = None,
     global_batch: int | None = None,
@@ -56,7 +55,7 @@ def nearest(
 
 def nearest_sentence(
     layout: LayoutSpec,
-    model: ModelShape | None,
+    model: object | None,
     vocabulary: int | None,
     sequence_tokens: int | None,
     global_batch: int | None,

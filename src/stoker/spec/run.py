@@ -265,8 +265,8 @@ class RunSpec:
         if self.layout == LayoutSpec() and batch % ranks:
             fits = ", ".join(str(each) for each in range(1, batch + 1) if batch % each == 0)
             yield f"train.global_batch is {batch} and launch.ranks {ranks}; ranks must divide it: {fits}."
-        elif not any(True for _ in (*self.layout.problems(), *self.model.problems())):
-            known = (self.model, None, None, batch, ranks)  # the dataset says the rest, before the launch
+        elif not any(True for _ in (*self.layout.problems(), *self.trained.problems())):
+            known = (self.trained, None, None, batch, ranks)  # the dataset says the rest, before the launch
             problems = list(self.layout.problems(*known))
             if problems:
                 yield f"layout: {' '.join(problems)} {nearest_sentence(self.layout, *known)}"
@@ -278,14 +278,8 @@ class RunSpec:
         if len(named) > 1:
             sections = ", ".join(f"[{name}]" for name in named)
             yield f"{sections} are in one run file; a run trains one model, so keep one of them."
-        if self.trained is not self.model:
-            if self.mixture:
-                yield f"[[mixture]] is of text, and [{named[-1]}] learns from the records of one dataset."
-            if not self.layout.plain:
-                yield (
-                    f"layout: [{named[-1]}] is laid out by sharded data parallelism alone; leave pp, cp, tp, "
-                    "ep, dp_replicate and micro_batches out."
-                )
+        if self.trained is not self.model and self.mixture:
+            yield f"[[mixture]] is of text, and [{named[-1]}] learns from the records of one dataset."
 
     def _mixture_problems(self) -> Iterator[str]:
         if not self.mixture:

@@ -73,7 +73,7 @@ def records_of(spec: RunSpec, dataset: Dataset) -> Iterator[Records]:
 
 
 class RecordsTask:
-    """Every rank has the whole of each row it works on: sharded data parallelism, no other axis."""
+    """Every rank has the whole of each row it works on; with tp several work on the same rows."""
 
     def __init__(
         self, job: Job, place: RankPlace, records: Records, telemetry: Telemetry, clock: Clock
@@ -106,10 +106,13 @@ class RecordsTask:
 
     def _build(self) -> Built:
         spec = self._job.spec
+        spec.layout.validate(self._spec, None, None, spec.train.global_batch, self._place.world_size)
         meshes = Meshes.build(spec.layout, DEVICE.type, self._place.world_size)
         laid = spread(self._family.build(self._spec, self._sizes), meshes, spec)
         model = materialise(laid.model, spec.train.seed, DEVICE)
-        return Built(model, build_optimizer(model, spec.train), None, model)
+        optimizer = build_optimizer(model, spec.train)
+        # Every rank of tp has whole logits, so the model can be asked as it is.
+        return Built(model, optimizer, None if spec.layout.plain else laid, model)
 
     @property
     def shape(self) -> JsonValue:
