@@ -13,6 +13,7 @@ from stoker.core.config import Layer, Loaded, from_plain, load
 from stoker.core.errors import ConfigError
 from stoker.core.result import plain
 from stoker.spec.configurations import CONFIGURATIONS, UnknownConfiguration, configuration, under_layers
+from stoker.spec.layout import LayoutSpec, Schedule
 from stoker.spec.model import ModelSpec
 from stoker.spec.run import RunSpec
 
@@ -118,3 +119,29 @@ def test_a_name_that_is_none_is_told() -> None:
         _loaded({"configuration": "dense-9t"})
     with pytest.raises(ConfigError, match=r"run\.toml: configuration: expected text"):
         _loaded({"configuration": 7})
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "batch"),
+    [
+        (
+            "dense-1t",
+            LayoutSpec(
+                pp=16,
+                dp_shard=128,
+                tp=8,
+                micro_batches=32,
+                schedule=Schedule.INTERLEAVED,
+                stages_per_rank=2,
+                sequence_parallel=True,
+            ),
+            4096,
+        ),
+        ("moe-2t-a70b", LayoutSpec(pp=8, dp_shard=256, tp=8, ep=64, micro_batches=16), 4096),
+        ("moe-675b-a41b", LayoutSpec(dp_replicate=4, dp_shard=512, cp=2, tp=4, ep=256), 2048),
+    ],
+)
+def test_the_largest_can_be_laid_over_16384_ranks(name: str, layout: LayoutSpec, batch: int) -> None:
+    found = configuration(name)
+    assert isinstance(found.spec, ModelSpec)
+    assert list(layout.problems(found.spec, found.vocabulary, 8192, batch, 16_384)) == []
