@@ -11,10 +11,10 @@ import pytest
 
 from stoker.core.events import Event, EventKind
 from stoker.spec.job import CommitRef
-from stoker.spec.layout import ContextParallelism, InvalidLayout, LayoutSpec, Schedule
+from stoker.spec.layout import ContextParallelism, LayoutSpec, Schedule
 from stoker.spec.run import Precision, RunSpec
 from support.ranks import RankFailed
-from support.run_places import RUN_SPEC, RunPlace
+from support.run_places import RUN_SPEC, Killed, RunPlace
 
 PLAIN = replace(
     RUN_SPEC,
@@ -73,24 +73,25 @@ def test_a_run_on_a_layout_is_the_run_that_shards_alone(name: str, plain: list[E
     assert exposure(found) == pytest.approx(exposure(plain), abs=0.1)
 
 
-def test_a_run_on_a_layout_goes_on_from_its_checkpoint() -> None:
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("tp", "tp"), ("pp", "tp"), ("plain", "pp zbv"), ("pp zbv", "cp by zig-zag")],
+)
+def test_a_run_goes_on_from_its_checkpoint_on_the_same_layout_or_another(
+    before: str, after: str, plain: list[Event]
+) -> None:
+    layouts = {**LAYOUTS, "plain": LayoutSpec()}
     with tempfile.TemporaryDirectory() as folder:
         place = RunPlace.make(Path(folder))
-        spec = replace(PLAIN, layout=LayoutSpec(tp=2))
-        with pytest.raises(RankFailed):
-            place.attempt(spec=spec, die_after=5)
-        before = losses(place.told)
+        with pytest.raises(RankFailed, match=Killed.__name__):
+            place.attempt(spec=replace(PLAIN, layout=layouts[before]), die_after=5)
+        begun = losses(place.told)
         (committed,) = (event for event in place.told if event.kind is EventKind.CHECKPOINT_COMMITTED)
         reference = CommitRef(
             int(committed.number("sequence")), int(committed.number("step")), committed.text("digest")
         )
-        after = losses(place.attempt(reference, spec=spec))
-    straight = losses(run(LayoutSpec(tp=2)))
-    assert before == straight[:5]
-    assert after == straight[3:]
-
-
-def test_a_layout_that_does_not_fit_the_dataset_is_refused_before_a_rank_builds_anything() -> None:
-    layout = LayoutSpec(pp=2, schedule=Schedule.DUALPIPEV, micro_batches=2)
-    with pytest.raises(RankFailed, match=f"{InvalidLayout.__name__}: This layout cannot run: .*dualpipev"):
-        run(layout)
+        resumed = losses(place.attempt(reference, spec=replace(PLAIN, layout=layouts[after])))
+    if before == after:
+        assert resumed[:2] == begun[3:]
+    assert begun == pytest.approx(losses(plain)[:5], rel=1e-4)
+    assert resumed == pytest.approx(losses(plain)[3:], rel=1e-4)

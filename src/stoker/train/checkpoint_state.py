@@ -71,6 +71,9 @@ def restore_scalars(
             if name != "params":
                 group[name] = tuple(value) if isinstance(group[name], tuple) else value
     set_optimizer_state_dict(model, optimizer, state)
+    for group, settings in zip(optimizer.param_groups, present, strict=True):
+        if not group["params"]:  # a stage without such parameters: torch finds settings by a parameter's name
+            group.update({name: value for name, value in settings.items() if name != "params"})
 
 
 def _scalar(value: Any, what: str) -> JsonValue:
