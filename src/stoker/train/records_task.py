@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-import torch.distributed as distributed
 from torch import Tensor, nn
 
 from stoker.core.canonical import JsonValue
@@ -29,6 +28,7 @@ from stoker.store.record_schema import RecordSchema
 from stoker.train.columns import Columns, RecordsSpec, clip_samples, columns_for, decoding_of
 from stoker.train.families import Sizes, family_of, shape_of
 from stoker.train.models.initialise import materialise
+from stoker.train.objectives.gather import gather_rows
 from stoker.train.objectives.objective import Batch, UnfitBatch
 from stoker.train.optimizer import build_optimizer
 from stoker.train.parallel.mesh import Meshes
@@ -194,7 +194,7 @@ class RecordsTask:
         samples = self._records.fed.split("heldout").samples
         training = model.training
         model.eval()
-        figures = self._objective.evaluate(model, self._heldout(samples), gathered)
+        figures = self._objective.evaluate(model, self._heldout(samples), gather_rows)
         model.train(training)
         for name, value in figures.items() if self._place.leads else ():
             self._telemetry.emit(EventKind.FIGURE, name=name, value=value, rows=samples, **more)
@@ -208,21 +208,3 @@ class RecordsTask:
                 drawn = next(feed)
                 columns = self._columns(drawn, drawn[NUMBER_KEY])
                 yield {**columns, "counted": self._places(step) < samples}
-
-
-def gathered(rows: Tensor) -> Tensor:
-    """The rows of all ranks, rank by rank; each may bring another number of them."""
-    if not distributed.is_initialized() or distributed.get_world_size() == 1:
-        return rows
-    world_size = distributed.get_world_size()
-    counts = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size)]
-    distributed.all_gather(counts, torch.tensor([len(rows)]))
-    most = max(int(count) for count in counts)
-    # Booleans cross as bytes: not every backend knows them.
-    plain = rows.to(torch.uint8) if rows.dtype == torch.bool else rows
-    padded = torch.zeros(most, *plain.shape[1:], dtype=plain.dtype)
-    padded[: len(plain)] = plain
-    each = [torch.empty_like(padded) for _ in range(world_size)]
-    distributed.all_gather(each, padded)
-    whole = torch.cat([one[: int(count)] for one, count in zip(each, counts, strict=True)])
-    return whole.to(rows.dtype)
