@@ -25,9 +25,10 @@ from stoker.spec.vision import VisionSpec
 from stoker.spec.watch import WatchSpec
 from stoker.store.record_schema import FieldKind, RecordField, RecordSchema
 from stoker.train.attempt import run_attempt
+from stoker.train.objectives.gather import gather_rows
 from stoker.train.objectives.objective import UnfitBatch
 from stoker.train.rank_place import RankPlace
-from stoker.train.records_task import gathered, records_of
+from stoker.train.records_task import records_of
 from support.ranks import RankFailed, run_ranks
 from support.run_places import Killed, RunPlace, telling
 from support.sealed_records import NAME, REVIEW, VERSION, SealedRecords, sealed_records
@@ -227,7 +228,7 @@ def test_a_model_of_sound_on_pictures_is_refused_before_anything_is_trained(tmp_
 def test_rows_of_all_ranks_are_gathered_in_order_however_many_each_has() -> None:
     def rows(rank: int) -> tuple[list[int], list[bool]]:
         mine = torch.arange(3 * rank) + 10 * rank
-        return gathered(mine).tolist(), gathered(mine > 10).tolist()
+        return gather_rows(mine).tolist(), gather_rows(mine > 10).tolist()
 
     found = run_ranks(3, rows)
     assert found[0] == found[1] == found[2]
