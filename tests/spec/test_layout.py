@@ -91,7 +91,6 @@ def problems(layout: LayoutSpec, *, ranks: int = 8, batch: int = 16, **model: in
         (LayoutSpec(recompute_budget=1.5), 8, "recompute_budget is 1.5; it must be above 0 and below 1."),
         (LayoutSpec(recompute=Recompute.BUDGET), 8, "recompute is 'budget' and compile 'none'"),
         (LayoutSpec(pp=2, compile=CompileUnit.WHOLE, micro_batches=2), 8, "compile is 'whole' and pp 2"),
-        (LayoutSpec(tp=2, compile=CompileUnit.BLOCK), 8, "compile is 'block' and tp 2"),
         (
             LayoutSpec(pp=2, recompute=Recompute.SELECTIVE, schedule=Schedule.ZBV, micro_batches=4),
             8,

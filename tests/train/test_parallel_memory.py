@@ -29,6 +29,7 @@ CASES = {
     "in host memory": Case(LayoutSpec(cpu_offload=True)),
 }
 COMPILED = {
+    "by block, tp": Case(LayoutSpec(compile=CompileUnit.BLOCK, tp=2)),
     "by block": Case(LayoutSpec(compile=CompileUnit.BLOCK)),
     "by block within a budget": Case(
         LayoutSpec(compile=CompileUnit.BLOCK, recompute=Recompute.BUDGET, recompute_budget=0.3)

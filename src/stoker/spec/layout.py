@@ -187,11 +187,6 @@ class LayoutSpec:
                 f"recompute is 'selective', pp {self.pp} and schedule '{self.schedule}', which goes back "
                 "twice through a block; what selective recompute kept is gone by then: take 'full' or 'none'."
             )
-        if self.compile is not CompileUnit.NONE and self.tp > 1:
-            yield (
-                f"compile is '{self.compile}' and tp {self.tp}; torch.compile loses the placement of a "
-                "gradient between shards (decision 0632), so compile must be 'none'."
-            )
         if self.compile is CompileUnit.WHOLE and self.pp > 1:
             yield f"compile is 'whole' and pp {self.pp}; a pipeline runs stages, so compile must be 'block'."
 

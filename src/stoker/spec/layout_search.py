@@ -83,14 +83,12 @@ def _sane(layout: LayoutSpec) -> LayoutSpec:
     names = ("pp", "dp_replicate", "cp", "tp", "ep", "micro_batches", "stages_per_rank", "loss_chunks")
     least = {name: max(1, getattr(layout, name)) for name in names}
     budget = layout.recompute_budget if 0.0 < layout.recompute_budget < 1.0 else 0.5
-    compiled = CompileUnit.NONE if layout.tp > 1 else layout.compile
+    compiled = layout.compile
     if layout.recompute is Recompute.BUDGET and compiled is CompileUnit.NONE:
         compiled = CompileUnit.BLOCK
     if compiled is CompileUnit.WHOLE and layout.pp > 1:
         compiled = CompileUnit.BLOCK
     recompute = layout.recompute
-    if recompute is Recompute.BUDGET and layout.tp > 1:
-        recompute, compiled = Recompute.SELECTIVE, CompileUnit.NONE
     if recompute is Recompute.SELECTIVE and layout.pp > 1 and layout.schedule in SPLIT_BACKWARD:
         recompute = Recompute.FULL
     return replace(

@@ -43,9 +43,16 @@ def shard_tensors(
     if model.head is not None:
         plan["head"] = LocalParameters({"weight": Shard(0)})
     parallelize_module(model, mesh, plan)
+    if model.embedding is not None:
+        model.embedding.register_forward_hook(_arrived)
     for block in model.blocks:
         if isinstance(block, Block):  # else it lives on another rank
             parallelize_module(block, mesh, _block_plan(block, stream, experts_elsewhere))
+
+
+def _arrived(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
+    """The stream as a plain tensor: it is still on its way, and a compiled block cannot go back from that."""
+    return output.clone()
 
 
 def shard_encoders(model: nn.Module, mesh: DeviceMesh) -> None:
