@@ -32,6 +32,8 @@ RUN: Final = "r-0123456789abcdef0123"
 KEK: Final = KekRef(f"run/{RUN}", 1)
 LAYERS: Final = 8
 BLOCK: Final = 8 << 20
+SETTLE_S: Final = 0.5
+"""Before each case the disk is left alone: many do better after a rest than after much was written."""
 METHOD: Final = (
     "So many ranks on gloo, one thread each, hold a model of eight equal matrices sharded by FSDP2 and its "
     "AdamW state, all fp32. By the clock on the wall, the slowest rank's, all ranks beginning at one moment. "
@@ -40,8 +42,8 @@ METHOD: Final = (
     "caller; whole: until it is committed, the caller idle. raw_read: those files, read into memory that is "
     "there already; load: the whole checkpoint, verified, into model and optimizer; before both, the files "
     "are put out of the page cache. dcp: torch.distributed.checkpoint on the same state, its files synced, "
-    "not encrypted; its load unpickles. Everything takes turns in rotating order; medians and quartiles; "
-    "ratios are taken in each round."
+    "not encrypted; its load unpickles. Before each case the disk has half a second of rest. Everything "
+    "takes turns in rotating order; medians and quartiles; ratios are taken in each round."
 )
 
 
@@ -105,6 +107,8 @@ class Rank:
 
         if before is not None:
             before()
+        os.sync()
+        time.sleep(SETTLE_S)
         distributed.barrier()
         took = torch.tensor(wall_s(work), dtype=torch.float64)
         distributed.all_reduce(took, distributed.ReduceOp.MAX)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as distributed
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -118,9 +119,7 @@ def load_under(folder: Path, keys: MemoryKeys, reference: CommitRef, layout: Lay
     """The tensors that do not come back exactly."""
     with open_objects(folder, keys) as objects:
         tensors = laid_out(layout, fill=False)
-        reader = CheckpointReader(
-            objects, read_commit(objects, reference), rank, distributed.get_world_size()
-        )
+        reader = CheckpointReader(objects, read_commit(objects, reference))
         load({}, storage_reader=reader, planner=PieceLoadPlanner(list(pieces_of(tensors))))
         return [
             name
@@ -173,6 +172,26 @@ def test_a_checkpoint_of_any_layout_loads_exactly_on_every_other(saved: Saved, r
 
     for found in run_ranks(ranks, load_all):
         assert found == {name: [[] for _ in others] for name in LAYOUTS}
+
+
+def test_a_part_that_no_rank_needs_is_verified_too(saved: Saved, tmp_path: Path) -> None:
+    shutil.copytree(saved.folder / "fsdp", tmp_path, dirs_exist_ok=True)
+    part = next(tmp_path.rglob("part-00002.stk"))
+    data = bytearray(part.read_bytes())
+    data[-20] ^= 1
+    part.write_bytes(data)
+
+    def load_nothing(rank: int) -> str:
+        with open_objects(tmp_path, saved.keys) as objects:
+            reader = CheckpointReader(objects, read_commit(objects, saved.references["fsdp"]))
+            try:
+                load({}, storage_reader=reader, planner=PieceLoadPlanner([]))
+            except CheckpointException as together:
+                return str(together.failures)
+        return ""
+
+    for said in run_ranks(2, load_nothing):
+        assert "part-00002.stk" in said and "CorruptStream" in said
 
 
 class Rows(nn.Module):
@@ -234,7 +253,7 @@ def test_the_rows_of_fsdp_over_tensor_parallelism_are_saved_as_what_they_are(
     def load_whole(rank: int) -> bool:
         with open_objects(tmp_path, keys) as objects:
             tensors = {"w": torch.zeros(height, 3)}
-            reader = CheckpointReader(objects, read_commit(objects, reference), rank, 1)
+            reader = CheckpointReader(objects, read_commit(objects, reference))
             load({}, storage_reader=reader, planner=PieceLoadPlanner(list(pieces_of(tensors))))
             return torch.equal(tensors["w"], numbered((height, 3)))
 

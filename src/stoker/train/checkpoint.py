@@ -146,7 +146,7 @@ def load_checkpoint(
     """
     with _one_error("loading", reference.step):
         record = read_commit(objects, reference)
-        reader = CheckpointReader(objects, record, rank, world_size)
+        reader = CheckpointReader(objects, record)
         place = objects.record_key(reference.sequence)
         if shape is not None and record.extra.get("shape") != shape:
             raise CheckpointUnfit(

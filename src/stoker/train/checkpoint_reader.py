@@ -1,7 +1,7 @@
 """From the parts of a committed checkpoint into a model's own tensors, on any world size.
 
-A part is opened whole and compared with its record before a byte of it is parsed; the parts that this rank
-needs no piece of are shared out among the ranks and verified too. See docs/design/train.md.
+A part is opened whole and compared with its record before a byte of it is parsed; the parts that no rank
+needs a piece of are shared out among the ranks and verified too. See docs/design/train.md.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import defaultdict, deque
 from collections.abc import Mapping
 from concurrent.futures import Future as ConcurrentFuture
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 import torch
@@ -31,17 +32,15 @@ Described: TypeAlias = "tuple[torch.dtype, tuple[int, ...]]"
 """A piece's type and size."""
 
 
-_OPENERS: Final = 2
+_OPENERS: Final = 3
 
 
 class CheckpointReader(StorageReader):
     """Reads one committed checkpoint. Raises BadCommitLog at once when its metadata does not hold."""
 
-    def __init__(self, objects: RunObjects, commit: Commit, rank: int, world_size: int) -> None:
+    def __init__(self, objects: RunObjects, commit: Commit) -> None:
         self._objects = objects
         self._commit = commit
-        self._rank = rank
-        self._world_size = world_size
         # Decoded here: inside DCP an error of this call would be swallowed and reported as another one.
         self._metadata = decode_metadata(
             commit.metadata, len(commit.parts), objects.record_key(commit.sequence)
@@ -71,8 +70,10 @@ class CheckpointReader(StorageReader):
         return plan
 
     def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
-        """As DCP planned it."""
-        return plans
+        """Parts that no rank needs are shared out, to be opened and thrown away: every part is verified."""
+        needed = {self._metadata.storage_data[item.storage_index] for plan in plans for item in plan.items}
+        idle = [number for number in range(len(self._commit.parts)) if number not in needed]
+        return [replace(plan, storage_data=idle[rank :: len(plans)]) for rank, plan in enumerate(plans)]
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         """Open every part that is needed here, or is this rank's to verify, and copy the pieces.
@@ -82,18 +83,17 @@ class CheckpointReader(StorageReader):
         wanted: dict[int, list[ReadItem]] = defaultdict(list)
         for item in plan.items:
             wanted[self._metadata.storage_data[item.storage_index]].append(item)
+        verified = set(plan.storage_data)
         numbers = [
-            number
-            for number in range(len(self._commit.parts))
-            if number in wanted or number % self._world_size == self._rank
+            number for number in range(len(self._commit.parts)) if number in wanted or number in verified
         ]
         expected = self._expected(set(numbers))
         most = max((self._commit.parts[number].plaintext_bytes for number in numbers), default=0)
-        rooms = [_room(most) for _ in range(min(_OPENERS + 1, len(numbers)))]
+        rooms: list[memoryview | None] = [None] * min(_OPENERS + 1, len(numbers))
         with ThreadPoolExecutor(_OPENERS, thread_name_prefix="open-part") as openers:
 
             def opening(turn: int) -> ConcurrentFuture[memoryview]:
-                return openers.submit(self._open_part, numbers[turn], rooms[turn % len(rooms)])
+                return openers.submit(self._open_part, numbers[turn], rooms, turn % len(rooms), most)
 
             coming = deque(map(opening, range(min(_OPENERS, len(numbers)))))
             for turn, number in enumerate(numbers):
@@ -105,8 +105,11 @@ class CheckpointReader(StorageReader):
         future.set_result(None)
         return future
 
-    def _open_part(self, number: int, room: memoryview) -> memoryview:
+    def _open_part(self, number: int, rooms: list[memoryview | None], slot: int, most: int) -> memoryview:
         part = self._commit.parts[number]
+        room = rooms[slot]
+        if room is None:  # made here, so that one thread reads while the other gets its memory
+            room = rooms[slot] = _room(most)
         return self._objects.read_part(part, self._commit.version, number_of(part.key), room)
 
     def _take(

@@ -27,11 +27,11 @@ from stoker.train.commit_record import Part
 from stoker.train.run_objects import RunObjects
 from stoker.train.tensor_file import tensor_file
 
-PART_BYTES: Final = 64 << 20
+PART_BYTES: Final = 32 << 20
 """A rank's pieces go into as many parts as keep each under this: one request's worth for an object store,
 and what a reader has to hold at once. One piece is never divided here."""
-_WRITERS: Final = 2
-"""Threads that write a rank's parts: one seals while the disk finishes the other's."""
+_WRITERS: Final = 3
+"""Threads that write a rank's parts: one seals while the disk finishes the others'."""
 
 
 _NOT_FINITE: Final = "Lower train.learning_rate or lengthen train.warmup_steps; the last checkpoint is kept."
