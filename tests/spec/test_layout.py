@@ -130,7 +130,12 @@ def test_rules_that_need_the_dataset_look_at_vocabulary_and_sequence() -> None:
             "tp is 4 and text.heads 2; tp must divide it. tp is 4 and image.ffn_width 130; tp must "
             "divide it.",
         ),
-        (LayoutSpec(ep=2, pp=2, micro_batches=2), SpeechSpec(), "pp is 2; the model is no decoder"),
+        (LayoutSpec(ep=2, pp=2, micro_batches=2), SpeechSpec(), "ep is 2; the model is no decoder"),
+        (
+            LayoutSpec(pp=2, micro_batches=2),
+            VisionSpec(objective=VisionObjective.MASKED),
+            "pp is 2; the model has more than one way through its blocks, so it must be 1.",
+        ),
     ],
 )
 def test_encoders_have_fewer_axes_and_every_stack_is_looked_at(

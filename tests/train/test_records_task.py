@@ -177,7 +177,10 @@ def test_one_rank_trains_as_two_do(whole: Place, tmp_path: Path) -> None:
     assert figures(alone) == pytest.approx(figures(whole.told), rel=1e-3)
 
 
-@pytest.mark.parametrize("layout", [LayoutSpec(tp=2), LayoutSpec(dp_replicate=2, micro_batches=2)])
+@pytest.mark.parametrize(
+    "layout",
+    [LayoutSpec(tp=2), LayoutSpec(dp_replicate=2, micro_batches=2), LayoutSpec(pp=2, micro_batches=2)],
+)
 def test_a_run_on_pictures_on_another_layout_is_the_same(
     layout: LayoutSpec, whole: Place, tmp_path: Path
 ) -> None:

@@ -213,7 +213,7 @@ class LayoutSpec:
         if self.pp == 1:
             return
         stages = self.stages
-        if isinstance(model, ModelSpec) and model.layers < stages:
+        if isinstance(model, ModelSpec | VisionSpec | SpeechSpec) and model.layers < stages:
             yield (
                 f"layers is {model.layers}, pp {self.pp} and a rank has {stages // self.pp} stages under "
                 f"schedule '{self.schedule}'; each of the {stages} stages needs a block."
@@ -249,9 +249,12 @@ class LayoutSpec:
             )
 
     def _encoder_problems(self, model: object) -> Iterator[str]:
-        for name in ("pp", "cp", "ep"):
+        for name in ("cp", "ep"):
             if getattr(self, name) > 1:
                 yield f"{name} is {getattr(self, name)}; the model is no decoder, so it must be 1."
+        one_way = isinstance(model, SpeechSpec) or (isinstance(model, VisionSpec) and not model.masked)
+        if self.pp > 1 and not one_way:
+            yield f"pp is {self.pp}; the model has more than one way through its blocks, so it must be 1."
         for place, stack in stacks_of(model):
             for name in ("heads", "ffn_width"):
                 if getattr(stack, name) % self.tp:

@@ -32,6 +32,7 @@ from stoker.train.objectives.gather import gather_rows
 from stoker.train.objectives.objective import Batch, UnfitBatch
 from stoker.train.optimizer import build_optimizer
 from stoker.train.parallel.mesh import Meshes
+from stoker.train.parallel.passes import AskedEncoder
 from stoker.train.parallelize import spread
 from stoker.train.rank_place import DEVICE, RankPlace
 from stoker.train.task import Built
@@ -111,8 +112,9 @@ class RecordsTask:
         laid = spread(self._family.build(self._spec, self._sizes), meshes, spec)
         model = materialise(laid.model, spec.train.seed, DEVICE)
         optimizer = build_optimizer(model, spec.train)
-        # Every rank of tp has whole logits, so the model can be asked as it is.
-        return Built(model, optimizer, None if spec.layout.plain else laid, model)
+        # Every rank of tp has whole logits, so without a pipeline the model can be asked as it is.
+        asked = model if laid.encoder_pipeline is None else AskedEncoder(laid)
+        return Built(model, optimizer, None if spec.layout.plain else laid, asked)
 
     @property
     def shape(self) -> JsonValue:
@@ -122,7 +124,8 @@ class RecordsTask:
     @property
     def parameters(self) -> int:
         """Of the whole model."""
-        return sum(parameter.numel() for parameter in self.built.model.parameters())
+        whole = self._family.build(self._spec, self._sizes)  # on the meta device; a rank may have a part
+        return sum(parameter.numel() for parameter in whole.parameters())
 
     @property
     def meter(self) -> Meter:

@@ -12,8 +12,10 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as distributed
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import PipelineScheduleSingle
 
@@ -135,6 +137,44 @@ class EncoderPipeline:
             return torch.zeros((), device=first.device)
         return torch.stack([loss.detach() for loss in losses]).mean()
 
+    def outputs(self, inputs: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        """What the last stage returns of `inputs`, on every rank of the pipeline, without a gradient.
+
+        One pass, stage after stage, for evaluation.
+        """
+        hidden, left = self._shapes(inputs)
+        first, *rest = inputs
+        named = {f"input_{index}": each for index, each in enumerate(rest, start=1)}
+        group, own, last = self._mesh.get_group(), self._mesh.get_local_rank(), self._layout.stages - 1
+        stream = first
+        for index in range(last + 1):
+            holder, following = self._holder(index), self._holder(min(index + 1, last))
+            if holder == own:
+                stream = self._stages[self._indices.index(index)](stream, **named).contiguous()
+            if holder != following:
+                if own == holder:
+                    distributed.send(stream, group=group, group_dst=following)
+                elif own == following:
+                    stream = torch.empty(hidden.shape, dtype=dtype, device=first.device)
+                    distributed.recv(stream, group=group, group_src=holder)
+        if own != self._holder(last):
+            stream = torch.empty(left.shape, dtype=dtype, device=first.device)
+        distributed.broadcast(stream, group=group, group_src=self._holder(last))
+        for module in (module for stage in self._stages for module in stage.modules()):
+            if isinstance(module, FSDPModule):
+                module.reshard()  # kept for a backward pass, which does not come
+        return stream
+
+    def _holder(self, index: int) -> int:
+        """Which rank of axis pp has a stage."""
+        return next(rank for rank in range(self._layout.pp) if index in stages_of(self._layout, rank))
+
+    def _shapes(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The stream and the output of these inputs, on the meta device."""
+        entered = self._whole.enter(*(torch.empty_like(each, device="meta") for each in inputs))
+        hidden = entered if isinstance(entered, Tensor) else entered[0]
+        return hidden, self._whole.leave(hidden)
+
     def _given(self, batch: Batch) -> tuple[Tensor, ...]:
         assert self._loss_of is not None
         try:
@@ -165,9 +205,7 @@ class EncoderPipeline:
         """torch's stages with their shapes said, which the model on the meta device tells."""
         rows = first.shape[0] // self._layout.micro_batches
         inputs = [torch.empty_like(each[:rows], device="meta") for each in (first, *rest)]
-        entered = self._whole.enter(*inputs)
-        hidden = entered if isinstance(entered, Tensor) else entered[0]
-        left = self._whole.leave(hidden)
+        hidden, left = self._shapes(inputs)
 
         def like(tensor: Tensor) -> Tensor:
             return torch.empty(tensor.shape, dtype=dtype, device="meta", requires_grad=True)

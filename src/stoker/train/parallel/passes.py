@@ -120,6 +120,22 @@ class Asked(nn.Module):
         return logits(self._spread, tokens)
 
 
+class AskedEncoder(nn.Module):
+    """An encoder over a pipeline as its objective's evaluation sees it: the output of whole inputs."""
+
+    def __init__(self, spread: Spread) -> None:
+        super().__init__()
+        self.inner = spread.model
+        self._spread = spread
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """What the model returns, the same on every rank of a data share; no gradient."""
+        pipeline = self._spread.encoder_pipeline
+        assert pipeline is not None
+        with torch.no_grad():
+            return pipeline.outputs(inputs, stream_dtype(self._spread))
+
+
 def logits(spread: Spread, tokens: Tensor) -> Tensor:
     """`[rows, length, vocabulary]` of int64 `[rows, length]`, the same on every rank of a data share.
 
