@@ -69,7 +69,7 @@ def cut_encoder(model: nn.Module, layout: LayoutSpec, rank: int) -> tuple[nn.Mod
         stage._parameters = model._parameters if index == 0 else dict(model._parameters)
         stage.blocks = nn.ModuleList(blocks[layer] for layer in layers[index])
         _leave_out(stage, index == 0, index == last)
-        stage.forward = partial(_run, stage, index == 0, index == last)  # type: ignore[method-assign]
+        stage.forward = partial(_run, stage, index == 0, index == last)
         stages.append(stage)
     held = {layer for index in own for layer in layers[index]}
     for layer in range(len(blocks)):

@@ -49,7 +49,7 @@ def recompute_blocks(blocks: Sequence[nn.Module], layout: LayoutSpec) -> None:
         named["context_fn"] = partial(create_selective_checkpoint_contexts, list(KEPT))
     selective = layout.recompute is Recompute.SELECTIVE
     for region in [region for block in blocks for region in _regions(block, selective and layout.ep > 1)]:
-        region.forward = partial(checkpoint, region.forward, **named)  # type: ignore[method-assign]
+        region.forward = partial(checkpoint, region.forward, **named)
 
 
 def _regions(block: nn.Module, apart: bool) -> list[nn.Module]:
@@ -69,6 +69,6 @@ def compile_parts(model: nn.Module, blocks: Sequence[nn.Module], unit: CompileUn
     """Compile each block, or the model with its loss."""
     if unit is CompileUnit.BLOCK:
         for block in blocks:
-            block.forward = torch.compile(block.forward, backend=BACKEND)  # type: ignore[method-assign]
+            block.forward = torch.compile(block.forward, backend=BACKEND)
     elif unit is CompileUnit.WHOLE:
-        model.forward = torch.compile(model.forward, backend=BACKEND)  # type: ignore[method-assign]
+        model.forward = torch.compile(model.forward, backend=BACKEND)

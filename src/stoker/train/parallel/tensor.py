@@ -190,7 +190,7 @@ def see_local(module: nn.Module, *, summed: bool, scale: float = 1.0) -> None:
         finally:
             module._parameters.update(held)
 
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
 
 
 def _local_of(parameter: DTensor, summed: bool, scale: float) -> Tensor:
