@@ -32,7 +32,7 @@ RUN: Final = "r-0123456789abcdef0123"
 KEK: Final = KekRef(f"run/{RUN}", 1)
 LAYERS: Final = 8
 BLOCK: Final = 8 << 20
-SETTLE_S: Final = 0.5
+SETTLE_S: Final = 2.0
 """Before each case the disk is left alone: many do better after a rest than after much was written."""
 METHOD: Final = (
     "So many ranks on gloo, one thread each, hold a model of eight equal matrices sharded by FSDP2 and its "
@@ -42,7 +42,7 @@ METHOD: Final = (
     "caller; whole: until it is committed, the caller idle. raw_read: those files, read into memory that is "
     "there already; load: the whole checkpoint, verified, into model and optimizer; before both, the files "
     "are put out of the page cache. dcp: torch.distributed.checkpoint on the same state, its files synced, "
-    "not encrypted; its load unpickles. Before each case the disk has half a second of rest. Everything "
+    "not encrypted; its load unpickles. Before each case the disk has two seconds of rest. Everything "
     "takes turns in rotating order; medians and quartiles; ratios are taken in each round."
 )
 
@@ -268,10 +268,10 @@ def one_rank(ranks: int, megabytes: int, rounds: int, folder: Path, keys: _OneKe
     bench.dcp_stall()
     probes: dict[str, Probe] = {
         "raw_write": bench.raw_write,
-        "save": bench.save,
-        "dcp_save": bench.dcp_save,
         "raw_read": bench.raw_read,
+        "save": bench.save,
         "load": bench.load,
+        "dcp_save": bench.dcp_save,
         "dcp_load": bench.dcp_load,
         "stall": bench.stall,
         "whole": lambda: bench.whole_s,
