@@ -130,5 +130,6 @@ def test_moderation_learns_from_pseudonymised_mails_and_is_judged_beside_its_bas
     )
     assert done.returncode == 0, done.stderr[-2000:]
     head, row = done.stdout.splitlines()
-    assert head.split() == ["label", "rows", "precision", "recall", "F1", "AUROC", "ECE"]
-    assert float(row.split()[4]) > 0.9
+    figures_of = dict(zip(head.split(), row.split(), strict=True))
+    assert {"precision", "recall", "F1", "AUROC", "ECE"} < set(figures_of)
+    assert float(figures_of["F1"]) > 0.9

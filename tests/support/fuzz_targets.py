@@ -157,7 +157,7 @@ def _metadatas() -> tuple[bytes, ...]:
 
 def _records() -> tuple[bytes, ...]:
     fence = Fence("r-1", 1, "0" * 64, 1, "7" * 32, None)
-    part = Part("runs/r-1/a", "1" * 64, "2" * 64, 100, 60)
+    part = Part("runs/r-1/a", "1" * 64, 100, 60)
     commit = Commit(
         "r-1", 2, "0" * 64, 1, "7" * 32, 10, "runs/r-1/c", "3" * 32, (part,), (Kept(1, 5, "p"),), {}, {}
     )

@@ -83,10 +83,11 @@ class Curves:
             self._writer.flush()
 
     def close(self) -> None:
-        """The file is whole; nothing when there was no figure."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        """The file is whole; nothing when there was no figure. Raises DiskFull."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with naming_full_disk(self._folder):
+                writer.close()
 
     def _open(self, now_s: float) -> None:
         if self._writer is not None:

@@ -120,6 +120,8 @@ def recipe_digest(recipe: RecipeSpec, lender_root: str = "") -> str:
         del table["quality"]  # as before there were quality steps
     if recipe.records == RecordsSpec():
         del table["records"]  # as before there were recipes of records
+    if not recipe.heldout_paths:
+        del table["heldout_paths"]  # as before there were any
     table["tokenizer_of"] = lender_root
     if not lender_root:
         del table["tokenizer_of"]  # as before tokenizers were lent
