@@ -45,11 +45,6 @@ ADDRESSED: Final = (
     + _LINK
     + rb"|[A-Z\xc3-\xd4])"
 )
-ADDRESSED_TRIGGER: Final = (
-    rb"(?:M(?:[rsx]|rs|me|lle|evr|evrouw|evr|UDr)?|Dr|Dra|D|Prof|Rev|Frau|Herrn?|[aeu]rr?|rau|mgr|Sra?|Srta"
-    rb"|[ao]ra|Sig|Sir|ssa|[id]na|Ing|[a-z]n[ai]?|[a-z]r|dhr|mevr|Avv|Mag|Arch|Ir|Drs|med|in\xc5\xbc"
-    rb"|[dn]\xc3\xad|D\xc3\xb1a|or|rina|rita|Lady|ord|Dame)\.? (?:[vdablezt][a-z]{1,4} |[A-Z\xc3-\xd4])"
-)
 _SURELY: Final = re.compile(rb"(?:" + _SURE + rb")\.?\Z")
 
 _CLOSINGS: Final = (

@@ -16,9 +16,6 @@ _BORN: Final = re.compile(
     rb"|\bn\xc3\xa9e? le|\bfecha de nacimiento|\bnat[oa] il|\bf\xc3\xb6dd"
     rb"|\bf\xc3\xb8dt)[\"']?[\s:=,\"'(]{0,4}\Z"
 )
-_POSTCODE: Final = re.compile(
-    rb"(?i)\b(?:zip|postal|post)[ -]?codes?\b|\bzip\b|\bplz\b|\bcode postal\b|\bpostnummer\b|\bcap\b"
-)
 _TOP: Final = frozenset(
     [
         "com",

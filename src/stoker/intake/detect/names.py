@@ -59,10 +59,6 @@ _FIRM_AFTER: Final = re.compile(
     rb"(?:'s)? (?:office|website|employees|shares|stock|invested|announced|acquired|headquarters"
     rb"|is an? [A-Za-z ]{0,40}(?:company|bank|firm|corporation|non-profit|organi[sz]ation))\b"
 )
-_PERSON_BEFORE: Final = re.compile(
-    rb"(?i)\b(?:name is|named|called|dear|hi|hello|thanks|by|with|call(?:s|ed)? me|i am|i'm|user:|says|said"
-    rb"|asked|why is|kid|son|daughter|husband|wife|partner|friend|brother|sister|colleague|boss|up with)\s\Z"
-)
 
 
 def find_names(data: bytes, lexicon: Lexicon, words: TextWords) -> Iterator[Found]:

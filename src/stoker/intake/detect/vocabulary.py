@@ -91,13 +91,6 @@ STREET_STEMS: Final = _words(
 )
 """Endings of one-word street names, `Koskikatu`, `Hauptstraße`."""
 
-STREET_BEFORE: Final = _words(
-    "rue avenue boulevard place chemin impasse allée quai route cours passage calle avenida avda carrera "
-    "paseo plaza camino carretera ronda travesía rambla rua travessa largo praça alameda estrada rodovia via "
-    "viale piazza corso vicolo strada piazzale contrada ul ulica al aleja pl plac os osiedle calea "
-    "bulevardul ulitsa odos"
-)
-"""Words that a street's name follows."""
 
 UNIT_WORDS: Final = _words(
     "apt apartment suite ste unit flat room rm floor fl box psc building bldg appt app wohnung top etage "
@@ -145,13 +138,9 @@ NATIONALITIES: Final = _words(
     "swede dane finn norwegian pole turk spaniard scot briton englishman frenchman irishman welshman "
     "dutchman afrikaner maori inuit roma tibetan uyghur hausa yoruba zulu xhosa"
 )
-PARTICLES: Final = _words(
-    "van von der den de del della di da dos das do du la le les el al bin ibn ben ter ten zu zur y e af av"
-)
 CONTINENTS: Final = _words(
     "africa asia europe antarctica oceania america australia scandinavia balkans caribbean"
 )
-COUNTRY_CODES: Final = frozenset({"USA", "UK", "UAE", "US", "EU", "U.S.", "U.K.", "U.S.A.", "USSR", "GDR"})
 
 MORE_GIVEN_NAMES: Final = _words(
     "jožef matej gregor luka nejc žiga blaž rok jure tilen anže aljaž urban uroš tadej primož sašo boštjan "

@@ -25,7 +25,6 @@ from stoker.train.exchange.sources import SealedSource
 from stoker.train.families import FAMILIES, Sizes, family_of
 from stoker.train.models.initialise import materialise
 
-OWN_FORM: Final = "stoker"
 MODEL: Final = "model.json"
 OWN_FORMAT: Final = "stoker model 1"
 
