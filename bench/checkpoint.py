@@ -173,9 +173,7 @@ class Rank:
     def _load(self, reference: Any) -> None:
         from stoker.train.checkpoint import load_checkpoint
 
-        load_checkpoint(
-            self.model, self.optimizer, self._objects, reference, rank=self.rank, world_size=self.ranks
-        )
+        load_checkpoint(self.model, self.optimizer, self._objects, reference)
 
     def _state(self) -> dict[str, Any]:
         from torch.distributed.checkpoint.state_dict import get_state_dict

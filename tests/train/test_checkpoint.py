@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as distributed
 from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.planner import SavePlan, WriteItem, WriteItemType
 
@@ -96,7 +95,7 @@ def test_a_checkpoint_loads_exactly_on_another_world_size(
     def resume(rank: int) -> tuple[dict[str, torch.Tensor], list[float], object]:
         with open_objects(tmp_path, keys) as objects:
             model, optimizer = small_model(seed=99)
-            record = load_checkpoint(model, optimizer, objects, reference, rank=rank, world_size=second)
+            record = load_checkpoint(model, optimizer, objects, reference)
             loaded = whole_state(tensors_of(model, optimizer))
             return loaded, take_steps(model, optimizer, 4, 6), record.extra["note"]
 
@@ -166,7 +165,7 @@ def test_settings_of_the_optimizer_come_back(runs: SavedRuns, tmp_path: Path) ->
     def resume(rank: int) -> tuple[object, object]:
         with open_objects(tmp_path, keys) as objects:
             model, optimizer = small_model()
-            record = load_checkpoint(model, optimizer, objects, reference, rank=rank, world_size=1)
+            record = load_checkpoint(model, optimizer, objects, reference)
             return record.extra["optimizer_groups"], scalars_of(model, optimizer)
 
     ((saved, loaded),) = run_ranks(1, resume)
@@ -215,9 +214,7 @@ def loader(folder: Path, keys: MemoryKeys, reference: CommitRef) -> Callable[[in
     def run(rank: int) -> None:
         with open_objects(folder, keys) as objects:
             model, optimizer = small_model()
-            load_checkpoint(
-                model, optimizer, objects, reference, rank=rank, world_size=distributed.get_world_size()
-            )
+            load_checkpoint(model, optimizer, objects, reference)
 
     return raised_by(run)
 
@@ -229,7 +226,7 @@ def test_another_model_is_refused_and_the_tensor_named(runs: SavedRuns, tmp_path
     def run(rank: int) -> None:
         with open_objects(tmp_path, keys) as objects:
             model, optimizer = small_model(wider(SPEC))
-            load_checkpoint(model, optimizer, objects, reference, rank=rank, world_size=1)
+            load_checkpoint(model, optimizer, objects, reference)
 
     ((name, message),) = run_ranks(1, raised_by(run))
     assert name == CheckpointUnfit.__name__

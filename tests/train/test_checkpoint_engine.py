@@ -129,8 +129,6 @@ def resumed(trained: Trained, saved: str, case: Case, rank: int, world_size: int
             laid.optimizer,
             objects,
             trained.references[saved],
-            rank=rank,
-            world_size=world_size,
         )
     return laid.steps(SAVED_AFTER + 1, 5)
 

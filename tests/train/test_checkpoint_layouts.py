@@ -366,7 +366,7 @@ def test_stages_of_a_pipeline_are_saved_together_and_loaded_apart(
                 tensor.zero_()
         optimizer.param_groups[0]["lr"] = 7.0
         with open_objects(tmp_path, keys) as objects:
-            load_checkpoint(model, optimizer, objects, reference, rank=rank, world_size=loading)
+            load_checkpoint(model, optimizer, objects, reference)
         assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]
         found = tensors_of(model, optimizer)
         assert found.keys() == expected.keys() and len(found) == 8 * len(stages)
@@ -386,7 +386,7 @@ def test_a_stage_that_nobody_loads_is_named(tmp_path: Path) -> None:
             )
             assert done is not None
             try:
-                load_checkpoint(*staged([0]), objects, done.reference, rank=0, world_size=1)
+                load_checkpoint(*staged([0]), objects, done.reference)
             except CheckpointUnfit as error:
                 return error.message
         return ""

@@ -70,7 +70,7 @@ def successor(folder: Path, keys: MemoryKeys, reference: CommitRef, link: Any) -
     with alone(), open_objects(folder, keys) as objects:
         log = CommitLog.begin(objects, 2, reference)
         model, optimizer = small_model()
-        load_checkpoint(model, optimizer, objects, reference, rank=0, world_size=1)
+        load_checkpoint(model, optimizer, objects, reference)
         take_steps(model, optimizer, 4, 5)
         link.send(save(log, objects, model, optimizer, 2, 5))
 
@@ -222,6 +222,6 @@ def test_a_full_disk_leaves_the_last_good_checkpoint_and_no_half_written_part(ti
     def load(rank: int) -> int:
         with open_objects(tiny_disk, keys) as objects:
             model, optimizer = small_model()
-            return load_checkpoint(model, optimizer, objects, saved[-1], rank=rank, world_size=2).step
+            return load_checkpoint(model, optimizer, objects, saved[-1]).step
 
     assert run_ranks(2, load) == [saved[-1].step] * 2

@@ -133,8 +133,6 @@ def load_checkpoint(
     objects: RunObjects,
     reference: CommitRef,
     *,
-    rank: int,
-    world_size: int,
     shape: JsonValue = None,
 ) -> Commit:
     """Fill `model` and `optimizer` from the checkpoint that the ledger recorded; all ranks call it.

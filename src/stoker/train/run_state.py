@@ -49,6 +49,7 @@ class RunState:
         self._objects, self._log = objects, log
         self._telemetry, self._clock = telemetry, clock
         self._model, self._optimizer = task.built.model, task.built.optimizer
+        self._data_rank, _ = place.data_share(job.spec.layout)
         self._shape = task.shape
         self._guard = Guard(job.spec.watch)
         self._patience = Patience(job.spec.watch)
@@ -77,22 +78,14 @@ class RunState:
 
     def _load(self, reference: CommitRef) -> Commit:
         forget_gathered(self._model)
-        return load_checkpoint(
-            self._model,
-            self._optimizer,
-            self._objects,
-            reference,
-            rank=self._place.rank,
-            world_size=self._place.world_size,
-            shape=self._shape,
-        )
+        return load_checkpoint(self._model, self._optimizer, self._objects, reference, shape=self._shape)
 
     def step(self, step: int, meter: Meter) -> int:
         """Train on a batch; the step that the weights are at then, which is an earlier one if rolled back."""
-        spec, layout = self._job.spec.train, self._job.spec.layout
+        spec = self._job.spec.train
         begun_s = self._clock.monotonic_s()
         self._telemetry.enter(Section.DATA, step)
-        seed_step(spec.seed, step, self._place.data_share(layout)[0])
+        seed_step(spec.seed, step, self._data_rank)
         batch = self._task.batch(next(self._feed), step)
         times = SectionTimes(self._telemetry.enter, self._clock)
         figures = train_step(
