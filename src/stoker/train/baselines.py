@@ -13,12 +13,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.distributed as distributed
 
 from stoker.core.clock import Clock
 from stoker.core.events import Section
 from stoker.feed.source import SampleSplit
 from stoker.train.evaluate import Evaluation, finish_evaluation, own_chunks, rank_and_world
+from stoker.train.objectives.gather import gather_rows
 from stoker.train.step import no_section
 from stoker.train.token_bytes import TokenBytes
 
@@ -130,21 +130,11 @@ def _merge(pairs: Counts, counts: Counts, more: Counts, more_counts: Counts) -> 
 
 
 def _over_ranks(pairs: Counts, counts: Counts) -> tuple[Counts, Counts]:
-    rank, world_size = rank_and_world()
-    if world_size == 1:
+    if rank_and_world()[1] == 1:
         return pairs, counts
-    sizes = torch.zeros(world_size, dtype=torch.int64)
-    sizes[rank] = len(pairs)
-    distributed.all_reduce(sizes)
-    sending = torch.zeros((2, int(sizes.max())), dtype=torch.int64)
-    sending[0, : len(pairs)] = torch.from_numpy(pairs)
-    sending[1, : len(pairs)] = torch.from_numpy(counts)
-    gathered = [torch.empty_like(sending) for _ in range(world_size)]
-    distributed.all_gather(gathered, sending)
-    pairs, counts = np.empty(0, np.int64), np.empty(0, np.int64)
-    for buffer, size in zip(gathered, sizes.tolist(), strict=True):
-        pairs, counts = _merge(pairs, counts, buffer[0, :size].numpy(), buffer[1, :size].numpy())
-    return pairs, counts
+    everyones = gather_rows(torch.from_numpy(np.stack((pairs, counts), axis=1))).numpy()
+    nothing = np.empty(0, np.int64)
+    return _merge(nothing, nothing, everyones[:, 0], everyones[:, 1])
 
 
 class _Compressor(Protocol):
