@@ -46,7 +46,7 @@ def test_no_token_and_one_token_are_no_sample(tokens: int, padded: bool) -> None
 def split_files(
     files: list[SourceFile], fraction: float, seed: int
 ) -> tuple[list[SourceFile], list[SourceFile]]:
-    heldout = heldout_digests(files, fraction, seed)
+    heldout = heldout_digests([one.sha256 for one in files], fraction, seed)
     train = [one for one in files if one.sha256 not in heldout]
     return train, [one for one in files if one.sha256 in heldout]
 
@@ -112,7 +112,9 @@ def test_paths_hold_out_what_matches_and_what_equals_it() -> None:
     found = heldout_of("s", places(early, late, copy), RecipeSpec(heldout_paths=("late/*", "no/*")))
     assert found == {late.sha256} == {copy.sha256}
     by_content = heldout_of("s", places(early, late, copy), RecipeSpec())
-    assert by_content == heldout_digests([early, late, copy], RecipeSpec().heldout_fraction, 0)
+    assert by_content == heldout_digests(
+        [one.sha256 for one in (early, late, copy)], RecipeSpec().heldout_fraction, 0
+    )
 
 
 @pytest.mark.parametrize(("pattern", "said"), [("Late/*", "matches none"), ("*", "holds out all")])

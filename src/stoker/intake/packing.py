@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -48,23 +48,14 @@ def cut(stream: Tokens, sequence_tokens: int) -> Tokens:
     return np.lib.stride_tricks.sliding_window_view(stream, sequence_tokens + 1)[::sequence_tokens]
 
 
-class Content(Protocol):
-    """Something that is told by a digest of what it holds."""
-
-    @property
-    def sha256(self) -> bytes:
-        """32 bytes; equal for equal contents."""
-        ...
-
-
-def heldout_digests(files: Sequence[Content], heldout_fraction: float, seed: int) -> frozenset[bytes]:
-    """The SHA-256 of every file that is held out.
+def heldout_digests(contents: Iterable[bytes], heldout_fraction: float, seed: int) -> frozenset[bytes]:
+    """Which files are held out; `contents` are the SHA-256 of all of them.
 
     A file's content and the seed decide, so equal files never stand on both sides and a file stays on its
     side when others come or go. When the fraction picks none, the file that comes nearest is held out; when
     it picks all, the farthest trains. Files that are all equal only train.
     """
-    ranks = {file.sha256: _rank(_SPLIT_LABEL, seed, file.sha256) for file in files}
+    ranks = {digest: _rank(_SPLIT_LABEL, seed, digest) for digest in contents}
     limit = int(heldout_fraction * 2**64)
     heldout = {digest for digest, rank in ranks.items() if rank < limit}
     if len(ranks) > 1 and not heldout:
@@ -81,7 +72,7 @@ def heldout_of(source: str, files: Sequence[tuple[str, bytes]], recipe: RecipeSp
     different files. Raises TooLittleText when paths leave nothing on one side.
     """
     if not recipe.heldout_paths:
-        return heldout_digests([_Digest(digest) for _, digest in files], recipe.heldout_fraction, recipe.seed)
+        return heldout_digests((digest for _, digest in files), recipe.heldout_fraction, recipe.seed)
     found = frozenset(
         digest
         for path, digest in files
@@ -94,11 +85,6 @@ def heldout_of(source: str, files: Sequence[tuple[str, bytes]], recipe: RecipeSp
             hint="Paths are those of `source show`, with * and ?; of records without the extension.",
         )
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Digest:
-    sha256: bytes
 
 
 def tokenizer_sample(files: Sequence[SourceFile], sample_bytes: int, seed: int) -> list[SourceFile]:
