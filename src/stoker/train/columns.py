@@ -15,9 +15,10 @@ from torch import Tensor
 from stoker.feed.decode_spec import AudioSpec, DecodeSpec, ImageSpec
 from stoker.spec.moderation import ModerationSpec
 from stoker.spec.reading import ReadingSpec
-from stoker.spec.speech import SpeechSpec, Units
+from stoker.spec.speech import SpeechSpec
 from stoker.spec.vision import VisionSpec
 from stoker.train.objectives.objective import UnfitBatch
+from stoker.train.objectives.transcripts import number_of, pieces_of
 
 Columns: TypeAlias = dict[str, Tensor]
 RecordsSpec: TypeAlias = VisionSpec | SpeechSpec | ModerationSpec
@@ -62,7 +63,8 @@ def columns_for(spec: RecordsSpec, classes: Sequence[str]) -> Callable[[Mapping[
         _check_classes(spec, classes)
         return lambda fields, numbers: _vision(spec, fields, numbers)
     if isinstance(spec, SpeechSpec):
-        symbols = {symbol: number for number, symbol in enumerate(spec.symbols)}
+        exact = {symbol: number for number, symbol in enumerate(spec.symbols)}
+        symbols = {**{symbol.lower(): number for symbol, number in exact.items()}, **exact}
         spoken = _spoken_of(spec, symbols, classes)
         return lambda fields, numbers: _speech(spec, symbols, spoken, fields, numbers)
     table, groups = _table_of(spec, classes)
@@ -111,18 +113,18 @@ def _spoken_of(
     return [_symbols(spec, symbols, name, f"class {name!r}") for name in classes] if classes else None
 
 
-def _symbols(spec: SpeechSpec, symbols: Mapping[str, int], text: str, place: str) -> list[int]:
-    parts = text.split() if spec.units is Units.WORDS else list(" ".join(text.split()))
-    known = {**{symbol.lower(): number for symbol, number in symbols.items()}, **symbols}
-    unknown = sorted({part for part in parts if part not in known and part.lower() not in known})
-    if unknown or not parts:
+def _symbols(spec: SpeechSpec, numbers: Mapping[str, int], text: str, place: str) -> list[int]:
+    pieces = pieces_of(text, spec.units)
+    found = [number_of(piece, numbers) for piece in pieces]
+    unknown = {piece for piece, number in zip(pieces, found, strict=True) if number is None}
+    if unknown or not pieces:
         raise UnfitBatch(
             f"The transcript of {place} has {len(unknown)} symbols that speech.symbols does not have."
             if unknown
             else f"The transcript of {place} is empty.",
             hint="Add them to speech.symbols, or leave such records out in preparation.",
         )
-    return [known[part] if part in known else known[part.lower()] for part in parts]
+    return [number for number in found if number is not None]
 
 
 def _speech(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from stoker.spec.speech import SpeechSpec, Units
@@ -18,10 +18,9 @@ def spell(text: str, spec: SpeechSpec) -> list[int]:
     more of it is told.
     """
     numbers = {symbol: number for number, symbol in enumerate(spec.symbols)}
-    pieces = text.split() if spec.units is Units.WORDS else list(" ".join(text.split()))
     found = []
-    for place, piece in enumerate(pieces):
-        number = numbers.get(piece, numbers.get(piece.lower()))
+    for place, piece in enumerate(pieces_of(text, spec.units)):
+        number = number_of(piece, numbers)
         if number is None:
             kind = "word" if spec.units is Units.WORDS else "character"
             raise UnfitBatch(
@@ -30,6 +29,16 @@ def spell(text: str, spec: SpeechSpec) -> list[int]:
             )
         found.append(number)
     return found
+
+
+def pieces_of(text: str, units: Units) -> list[str]:
+    """The words of a transcript, or its characters; runs of blanks are one."""
+    return text.split() if units is Units.WORDS else list(" ".join(text.split()))
+
+
+def number_of(piece: str, numbers: Mapping[str, int]) -> int | None:
+    """The number of a piece as it is written, or else in small letters; None when it has none."""
+    return numbers.get(piece, numbers.get(piece.lower()))
 
 
 def written(symbols: Sequence[int], spec: SpeechSpec) -> str:
