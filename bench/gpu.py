@@ -11,7 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -26,34 +26,14 @@ from measuring.command import Size, run
 from measuring.figures import Figure, Goal, Measured, at_least, at_most, median_of, not_measured, ratio_of
 from measuring.plain_decoder import PlainDecoder
 from measuring.turns import take_turns
+from stoker.spec.configurations import configuration
 from stoker.spec.model import ModelSpec
+from stoker.train.watch.meter import PEAKS
 
-VOCABULARY: Final = 128_256
-PEAK_FLOPS: Final = 989e12
+VOCABULARY: Final = configuration("llama-3.2-1b").vocabulary
+PEAK_FLOPS: Final = PEAKS["H100 SXM"]
 """Dense bf16 of an H100 SXM, by its data sheet; MFU is against it, in float8 too."""
 
-LLAMA_1B: Final = ModelSpec(
-    layers=16,
-    width=2048,
-    heads=32,
-    kv_heads=8,
-    ffn_width=8192,
-    rope_base=5e5,
-    norm_epsilon=1e-5,
-    tied_embeddings=False,
-    qk_norm=False,
-)
-LLAMA_3B: Final = ModelSpec(
-    layers=28,
-    width=3072,
-    heads=24,
-    kv_heads=8,
-    ffn_width=8192,
-    rope_base=5e5,
-    norm_epsilon=1e-5,
-    tied_embeddings=False,
-    qk_norm=False,
-)
 SMALL: Final = ModelSpec(
     layers=4, width=128, heads=2, kv_heads=1, ffn_width=384, tied_embeddings=False, qk_norm=False
 )
@@ -62,11 +42,18 @@ METHOD: Final = (
     "On a GPU: random tokens; each case alone on the card, four steps that are not counted (compiling among "
     "them), then steps between CUDA events; medians and quartiles. Plain: bf16 parameters, torch.compile of "
     "the whole, AdamW(fused=True), clipping. Ours: bf16 products over fp32 masters (src/stoker/train/fused). "
-    "MFU is (6 x parameters without the embedding + 12 x layers x width x sequence) x tokens/s over 989e12. "
+    "MFU is the model's FLOPs of a token, both passes (docs/design/spec.md), x tokens/s over the peak. "
     "On a CPU: the same small decoder, one thread, processor time: the engine's step (FSDP2 over one rank, "
     "guard, Muon) beside a loop by hand with the same modules, loss and optimizer, in turns."
 )
 Step = Callable[[Tensor], Tensor]
+
+
+def untied(name: str) -> ModelSpec:
+    """A published shape with an output matrix of its own, and positions as they are."""
+    spec = configuration(name).spec
+    assert isinstance(spec, ModelSpec)
+    return replace(spec, tied_embeddings=False, rope_scaling=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +112,8 @@ def fused(*, float8: bool) -> Callable[[ModelSpec], Step]:
     return make
 
 
+LLAMA_1B: Final = untied("llama-3.2-1b")
+LLAMA_3B: Final = untied("llama-3.2-3b")
 CASES: Final = (
     Case("plain_1b", LLAMA_1B, plain),
     Case("ours_1b", LLAMA_1B, fused(float8=False), at_least(66_000), at_least(0.60), at_most(66)),
@@ -164,9 +153,7 @@ def on_gpu(case: Case, rows: int, sequence: int, steps: int) -> dict[str, Figure
         gc.collect()
         torch.cuda.empty_cache()
     rates = [rows * sequence / taken_s for taken_s in times_s]
-    spec = case.spec
-    per_token = 6 * (spec.parameters(VOCABULARY) - VOCABULARY * spec.width)
-    per_token += 12 * spec.layers * spec.width * sequence
+    per_token = case.spec.training_flops_per_token(VOCABULARY, sequence)
     return {
         f"{case.name}_tokens_per_s": median_of(rates, units["tokens_per_s"], case.tokens_per_s),
         f"{case.name}_mfu": median_of(

@@ -12,7 +12,8 @@ import pytest
 from stoker.core.config import Layer, Loaded, from_plain, load
 from stoker.core.errors import ConfigError
 from stoker.core.result import plain
-from stoker.spec.configurations import CONFIGURATIONS, UnknownConfiguration, configuration, under_layers
+from stoker.spec.configurations import CONFIGURATIONS, UnknownConfiguration, configuration
+from stoker.spec.configured import under_layers
 from stoker.spec.layout import LayoutSpec, Schedule
 from stoker.spec.model import ModelSpec
 from stoker.spec.run import RunSpec

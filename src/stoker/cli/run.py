@@ -19,7 +19,7 @@ from stoker.core.ids import RunId
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.summary import RunReport, RunSummary, read_run
 from stoker.ledger.records import RunOutcome
-from stoker.spec.configurations import under_layers
+from stoker.spec.configured import under_layers
 from stoker.spec.run import RunSpec
 
 
