@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from measuring.command import Size, run
 from measuring.figures import Figure, Measured, at_most, median_of, rate_of, ratio_of, versions_of
+from measuring.one_key import OneKey
 from measuring.rank_group import on_ranks
 from measuring.turns import Probe, take_turns, wall_s
 from stoker.core.clock import SystemClock
-from stoker.keys.refs import KekRef, Purpose
-from stoker.keys.secret import SecretKey
+from stoker.keys.refs import KekRef
 from stoker.store.objects import ObjectStore
 
 if TYPE_CHECKING:
@@ -47,23 +47,10 @@ METHOD: Final = (
 )
 
 
-class _OneKey:
-    """Hands out one partition key, unwrapped: this benchmark is about bytes, not about keys."""
-
-    def __init__(self) -> None:
-        self._secret = bytearray(os.urandom(32))
-
-    def new_partition_key(self, kek: KekRef, purpose: Purpose) -> tuple[SecretKey, bytes]:
-        return SecretKey.adopt(bytearray(self._secret)), b"unwrapped"
-
-    def open_partition_key(self, kek: KekRef, wrapped: bytes, purpose: Purpose) -> SecretKey:
-        return SecretKey.adopt(bytearray(self._secret))
-
-
 class Rank:
     """One rank's model, optimizer and files, and the cases."""
 
-    def __init__(self, rank: int, ranks: int, megabytes: int, folder: Path, keys: _OneKey) -> None:
+    def __init__(self, rank: int, ranks: int, megabytes: int, folder: Path, keys: OneKey) -> None:
         import torch
         import torch.distributed as distributed
         from torch.distributed.device_mesh import init_device_mesh
@@ -256,7 +243,7 @@ def forget(paths: Iterable[Path]) -> None:
         os.close(descriptor)
 
 
-def one_rank(ranks: int, megabytes: int, rounds: int, folder: Path, keys: _OneKey, rank: int) -> Any:
+def one_rank(ranks: int, megabytes: int, rounds: int, folder: Path, keys: OneKey, rank: int) -> Any:
     """The samples of every case, by name, and the bytes of a rank."""
     bench = Rank(rank, ranks, megabytes, folder, keys)
     bench.raw_write()
@@ -284,7 +271,7 @@ def one_rank(ranks: int, megabytes: int, rounds: int, folder: Path, keys: _OneKe
 def measure(megabytes: int, ranks: int, rounds: int) -> Measured:
     """Rates, and ratios to the bare write and read."""
     with tempfile.TemporaryDirectory() as folder:
-        size, seconds = on_ranks(ranks, partial(one_rank, ranks, megabytes, rounds, Path(folder), _OneKey()))
+        size, seconds = on_ranks(ranks, partial(one_rank, ranks, megabytes, rounds, Path(folder), OneKey()))
     amount = size * ranks / 1e9
     figures: dict[str, Figure] = {}
     for name in seconds:

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from measuring.command import Size, run
 from measuring.figures import Figure, Measured, at_least, rate_of, ratio_of, versions_of
+from measuring.one_key import OneKey
 from measuring.turns import processor_s, take_turns
 from stoker.keys.refs import KekRef, Purpose
-from stoker.keys.secret import SecretKey
 from stoker.store.header import StreamKind, StreamLabel
 from stoker.store.payload import ChunkGeometry
 from stoker.store.ranges import BytesSource, FileSource, RangeSource
@@ -40,19 +40,6 @@ METHOD: Final = (
     "buffers; digest is SHA-256 alone. Medians and quartiles of the rounds; ratios are of rates, round by "
     "round."
 )
-
-
-class _OneKey:
-    """Hands out one partition key, unwrapped: this benchmark is about bytes, not about keys."""
-
-    def __init__(self) -> None:
-        self._secret = bytearray(os.urandom(32))
-
-    def new_partition_key(self, kek: KekRef, purpose: Purpose) -> tuple[SecretKey, bytes]:
-        return SecretKey.adopt(bytearray(self._secret)), b"unwrapped"
-
-    def open_partition_key(self, kek: KekRef, wrapped: bytes, purpose: Purpose) -> SecretKey:
-        return SecretKey.adopt(bytearray(self._secret))
 
 
 class _NoDigest:
@@ -89,7 +76,7 @@ class Bench:
     def __init__(self, chunks: int) -> None:
         self.bytes = chunks * CHUNK
         self._chunks = chunks
-        self._keys = _OneKey()
+        self._keys = OneKey()
         self._geometry = ChunkGeometry(CHUNK)
         # As much plaintext as fills `chunks` chunks exactly, so that both sides encrypt chunks of one size.
         self._plain = memoryview(bytearray(os.urandom(self._geometry.plain_start(chunks))))
