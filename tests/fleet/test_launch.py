@@ -15,7 +15,6 @@ from stoker.core.errors import Busy
 from stoker.core.events import EventKind, read_events
 from stoker.core.ids import RunId
 from stoker.core.isolation import IsolationState, probe
-from stoker.core.progress import Task
 from stoker.core.result import envelope, plain
 from stoker.fleet.attempt import lock_is_free
 from stoker.fleet.charge import KillRank
@@ -38,6 +37,7 @@ from stoker.store.cache import NodeCache
 from stoker.store.handed import STORE_FD_NAME
 from stoker.store.objects import ObjectStore
 from support.run_house import SPEC, RunHouse, another_version, run_house
+from support.watching import Watching
 
 
 @pytest.fixture
@@ -175,23 +175,11 @@ def test_the_newest_live_version_is_trained_on(house: RunHouse) -> None:
     assert roots == [newer.root, house.dataset.root]
 
 
-class RevokingProgress:
+class RevokingProgress(Watching):
     """Revokes the review as soon as a step is done: the moment at which something else happens."""
 
     def __init__(self, house: RunHouse) -> None:
         self._house: RunHouse | None = house
-
-    def task(self, label: str, total: float | None, unit: str) -> Task:
-        return self
-
-    def __enter__(self) -> RevokingProgress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def advance(self, amount: float = 1) -> None:
-        return None
 
     def describe(self, text: str) -> None:
         if self._house is not None:

@@ -29,6 +29,7 @@ from stoker.spec.run import IsolationMeans, IsolationPolicy, LinksSpec
 from stoker.spec.terms import NO_TERMS, Protection, ReviewTerms
 from support.fake_house import FakeErrands, make_folder, supervise, told, wait_until
 from support.run_house import SPEC, RunHouse, run_house
+from support.watching import Watching
 
 K = EventKind
 QUICK = replace(SPEC, launch=replace(SPEC.launch, lease_s=2.0, isolation=IsolationPolicy.REQUIRED))
@@ -54,23 +55,11 @@ def heeding(until: int) -> list[dict[str, Any]]:
     return deeds
 
 
-class InMidRun:
+class InMidRun(Watching):
     """A progress display that does something once, when a step is done."""
 
     def __init__(self, act: Callable[[], None]) -> None:
         self._act: Callable[[], None] | None = act
-
-    def task(self, *_: object) -> InMidRun:
-        return self
-
-    def __enter__(self) -> InMidRun:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def advance(self, amount: float = 1) -> None:
-        return None
 
     def describe(self, text: str) -> None:
         act, self._act = self._act, None

@@ -28,6 +28,7 @@ from stoker.train.checkpoint_errors import PeerLost
 from support import watched_worker
 from support.fake_house import told
 from support.promise_home import PURPOSE, RECIPE, PromiseHome, failures, open_promise_home, promise
+from support.watching import Watching
 
 K = EventKind
 STEPS = 30
@@ -51,24 +52,12 @@ def home(tmp_path: Path) -> Iterator[PromiseHome]:
         yield found
 
 
-class Revoking:
+class Revoking(Watching):
     """A progress display that revokes the review of the dataset when some steps are done."""
 
     def __init__(self, home: PromiseHome, after_steps: int) -> None:
         self._home, self._left = home, after_steps
         self.done = False
-
-    def task(self, *_: object) -> Revoking:
-        return self
-
-    def __enter__(self) -> Revoking:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def advance(self, amount: float = 1) -> None:
-        return None
 
     def describe(self, text: str) -> None:
         self._left -= 1

@@ -20,6 +20,7 @@ from stoker.spec.run import IsolationPolicy
 from stoker.train.checkpoint_errors import BadJob
 from support.fake_house import told
 from support.run_house import SPEC, RunHouse, run_house
+from support.watching import Watching
 
 ISOLATED = replace(SPEC, launch=replace(SPEC.launch, isolation=IsolationPolicy.REQUIRED))
 
@@ -48,24 +49,12 @@ def test_atk_066_a_program_that_was_handed_a_ranks_socket_gets_no_key(house: Run
         assert [event.number("count") for event in refused] == [1]
 
 
-class Listeners:
+class Listeners(Watching):
     """A progress display that looks, while a run goes on, where its supervisor listens."""
 
     def __init__(self) -> None:
         self.found: list[tuple[str, int]] = []
         self.answers: list[bytes] = []
-
-    def task(self, *_: object) -> Listeners:
-        return self
-
-    def __enter__(self) -> Listeners:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def advance(self, amount: float = 1) -> None:
-        return None
 
     def describe(self, text: str) -> None:
         if self.found:
