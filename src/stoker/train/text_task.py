@@ -22,6 +22,7 @@ from stoker.spec.layout import Recompute
 from stoker.train.ending import end_run, tell_evaluation
 from stoker.train.evaluate import evaluate_model
 from stoker.train.exchange.read import load_first_weights
+from stoker.train.families import Sizes, shape_of
 from stoker.train.loss import RowLosses, next_token_loss
 from stoker.train.models.decoder import Decoder, build_model
 from stoker.train.models.initialise import materialise
@@ -99,7 +100,7 @@ class TextTask:
     @property
     def shape(self) -> JsonValue:
         """The decoder's sizes and its vocabulary."""
-        return {"model": self._job.spec.model.shape(), "vocabulary": self._vocabulary}
+        return shape_of(self._job.spec.model, Sizes(self._vocabulary))
 
     @property
     def parameters(self) -> int:
