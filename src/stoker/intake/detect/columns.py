@@ -47,6 +47,7 @@ _VALUE: Final = re.compile(
     rb"\s*(?:[NnEe]?'((?:[^'\\]|''|\\.)*)'|\"((?:[^\"\\]|\\.)*)\"|([^,()'\"\n]*))\s*([,)])"
 )
 _VALUES: Final = re.compile(rb"(?i)\s*VALUES?\s*(?=\()")
+_COMMA: Final = re.compile(rb"\s*,\s*")
 _COPY: Final = re.compile(rb"(?i)\s*FROM\s+stdin[^\n]*\n")
 MAX_LINE_BYTES: Final = 4096
 MAX_COLUMNS: Final = 256
@@ -124,8 +125,8 @@ def _rows(data: bytes, at: int, separator: bytes, columns: Columns, *, outer: in
 
 
 def _statement(data: bytes, at: int, closing: int) -> Iterator[Found]:
-    """Values of `INSERT INTO t (columns) VALUES (…), (…)` or of the lines behind `COPY t (columns) FROM "
-    "stdin;`."""
+    """Values of `INSERT INTO t (columns) VALUES (…), (…)`, or of the lines behind
+    `COPY t (columns) FROM stdin;`."""
     copied = _COPY.match(data, closing + 1, closing + 1 + 256)
     values = _VALUES.match(data, closing + 1, closing + 1 + 64)
     if copied is None and values is None:
@@ -151,7 +152,7 @@ def _statement(data: bytes, at: int, closing: int) -> Iterator[Found]:
         if len(spans) != len(columns):
             return
         yield from _row(data, spans, columns, sure=True)
-        separator = re.compile(rb"\s*,\s*").match(data, position, position + 64)
+        separator = _COMMA.match(data, position, position + 64)
         if separator is None:
             return
         position = separator.end()
