@@ -44,12 +44,12 @@ from stoker.store.objects import ObjectStore
 from stoker.store.superblock import SampleSchema
 from stoker.train.checkpoint_errors import CheckpointUnfit
 from stoker.train.exchange.card import Card
+from stoker.train.exchange.contents import WrittenFile
 from stoker.train.exchange.errors import FormUnknown
 from stoker.train.exchange.hugging_face import form_of
 
 if TYPE_CHECKING:
     from stoker.train.exchange.model_folder import Whole
-    from stoker.train.exchange.write import WrittenFile
     from stoker.train.run_objects import RunObjects
 
 EXPORT_BEGIN_ACT: Final = "run.export.begin"
@@ -76,15 +76,6 @@ class WeightType(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFile:
-    """One file of an exported model, by its name in the folder."""
-
-    name: str
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
 class ModelExport:
     """What left the house. `digest` is SHA-256 over the files, as in the log and in export.json.
 
@@ -107,7 +98,7 @@ class ModelExport:
     reviews: tuple[str, ...]
     exposures: tuple[str, ...]
     released_by: str | None
-    files: tuple[ModelFile, ...]
+    files: tuple[WrittenFile, ...]
     bytes: int
     digest: str
     warning: str
@@ -321,7 +312,6 @@ def _report(
     plan: _Plan, parameters: int, written: Sequence[WrittenFile], digest: str, *, dry_run: bool
 ) -> ModelExport:
     standing = plan.standing
-    files = tuple(ModelFile(each.name, each.bytes, each.sha256) for each in written)
     return ModelExport(
         run=standing.record.id,
         name=standing.record.name,
@@ -338,8 +328,8 @@ def _report(
             f"{dataset.name}: {exposure_sentence(standing, dataset.name)}" for dataset, _ in plan.leave
         ),
         released_by=None if plan.release is None else plan.release.actor,
-        files=files,
-        bytes=sum(each.bytes for each in files),
+        files=tuple(written),
+        bytes=sum(each.bytes for each in written),
         digest=digest,
         warning=PLAINTEXT,
         dry_run=dry_run,

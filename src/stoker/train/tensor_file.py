@@ -80,13 +80,18 @@ def tensor_file(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
             "data_offsets": [position, end],
         }
         position = end
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(_LENGTH_BYTES, "little") + text
+    yield file_header(header)
     for name in order:
         if tensors[name].numel():
             flat = tensors[name].detach().cpu().contiguous().reshape(-1)
             yield flat.view(torch.uint8).numpy().data
+
+
+def file_header(header: Mapping[str, Any]) -> bytes:
+    """A file's first bytes: the length of `header` as JSON, and that JSON, padded to a multiple of 8."""
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(_LENGTH_BYTES, "little") + text
 
 
 def tensor_file_bytes(tensors: Mapping[str, Tensor]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,15 @@ INDEX: Final = "model.safetensors.index.json"
 MAX_JSON_BYTES: Final = 256 * 1024 * 1024
 
 _PICKLED: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenFile:
+    """One file of an exported model, by its name in the folder."""
+
+    name: str
+    bytes: int
+    sha256: str
 
 
 def files_of(path: Path) -> tuple[list[str], Mapping[str, str] | None]:

@@ -22,10 +22,10 @@ from stoker.core.result import plain
 from stoker.spec.model import ModelSpec
 from stoker.train.exchange.card import Card, card_text, manifest
 from stoker.train.exchange.configuration import config_of
-from stoker.train.exchange.contents import CONFIG, TOKENIZER
+from stoker.train.exchange.contents import CONFIG, TOKENIZER, WrittenFile
 from stoker.train.exchange.own_form import MODEL, description, own_tensors
 from stoker.train.exchange.sources import SealedSource
-from stoker.train.exchange.write import FILE_BYTES, WrittenFile, write_tensors, write_weights
+from stoker.train.exchange.write import FILE_BYTES, write_tensors, write_weights
 
 CARD: Final = "README.md"
 MANIFEST: Final = "export.json"

@@ -20,26 +20,17 @@ import torch
 from stoker.core.progress import SILENT, Progress
 from stoker.spec.model import ModelSpec
 from stoker.train.checkpoint_errors import CheckpointUnfit, NonFiniteState
-from stoker.train.exchange.contents import INDEX, ONE_FILE
+from stoker.train.exchange.contents import INDEX, ONE_FILE, WrittenFile
 from stoker.train.exchange.errors import FormUnknown
 from stoker.train.exchange.hugging_face import ForeignTensor, foreign_tensors, unsaid_tensors
 from stoker.train.exchange.sources import TensorSource
-from stoker.train.tensor_file import DTYPE_NAMES
+from stoker.train.tensor_file import DTYPE_NAMES, file_header
 
 FILE_BYTES: Final = 5_000_000_000
 """Bytes of tensors after which a file ends and the next begins, as Hugging Face's hub likes them."""
 
 _METADATA: Final = {"__metadata__": {"format": "pt"}}
 """What `transformers` looks for in each file."""
-
-
-@dataclass(frozen=True, slots=True)
-class WrittenFile:
-    """One file of an exported model, by its name in the folder."""
-
-    name: str
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +159,7 @@ def _header(share: Sequence[_Planned]) -> bytes:
             "data_offsets": [position, position + each.bytes],
         }
         position += each.bytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    return file_header(header)
 
 
 def _bytes(planned: _Planned, source: TensorSource) -> memoryview:
