@@ -116,3 +116,9 @@ PLAIN = [
 def test_technical_prose_and_code_are_left_alone(text: str) -> None:
     default_but_names = ALL_KINDS - {Kind.DATE, Kind.ORGANISATION}
     assert [one for one in find(text.encode()) if one.kind in default_but_names] == []
+
+
+def test_a_row_of_long_groups_is_a_table_whatever_stands_beside_it() -> None:
+    row = " ".join(["12345678"] * 7)
+    assert found(f"hex dump {row} and call 030 2823784 now") == [(Kind.PHONE, "030 2823784")]
+    assert found(f"{row}\n{row}\n") == []

@@ -110,10 +110,15 @@ _FEW_GROUPS: Final = re.compile(rb"\(?\d{1,5}\)?(?:[ .\-/]\(?\d{2,8}\)?){1,5}")
 
 def phone_grouped(data: bytes, start: int, end: int) -> Iterator[Span]:
     """Digits in groups that a numbering plan issues, or that words before them announce."""
-    if end - start > MAX_NUMBER_BYTES:
-        for part in _FEW_GROUPS.finditer(data, start, min(end, start + CONTEXT_BYTES)):
-            yield from phone_grouped(data, *part.span())
+    if end - start <= MAX_NUMBER_BYTES:
+        yield from _phone_of_groups(data, start, end)
         return
+    for part in _FEW_GROUPS.finditer(data, start, min(end, start + CONTEXT_BYTES)):
+        if part.end() - part.start() <= MAX_NUMBER_BYTES:
+            yield from _phone_of_groups(data, *part.span())
+
+
+def _phone_of_groups(data: bytes, start: int, end: int) -> Iterator[Span]:
     text = data[start:end]
     while text and text[-1] not in b"0123456789":
         text = text[:-1]
