@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import phonenumbers
+import re2
 
+from stoker.intake.detect.options import byte_options
 from stoker.intake.detect.recognise import Span, after, before, luhn
 
 _WORD: Final = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_")
@@ -42,22 +44,25 @@ REGIONS: Final = (
 )
 """Where a number without a calling code may be from, when words before it announce a phone number."""
 
-_PHONE_WORDS: Final = re.compile(
+_PHONE_WORDS: Final = re2.compile(
     rb"(?i)\b(?:tele)?(?:phone|fon|fono|foon|foni|lefon)|\btel\b|\btlf\b|\bpuh|\bcellulare"
     rb"|\btelem\xc3\xb3vel|\bmobil\b|\bmobiles?\b|\bcell|\bfax\b|\bcall(?:ing)?\b|\bdesk:|\btext (?:me|to)"
     rb"|\bsms\b|whatsapp|\banswering at|\bmessages? to|\b(?:my|her|his|their|your|our) number\b"
     rb"|\bnumber is\b|\bregistered\b|\breach (?:me|him|her|them|us)|\bcontact|\bdial|\bhandy\b|\bmovil"
-    rb"|\bm\xc3\xb3vil"
+    rb"|\bm\xc3\xb3vil",
+    byte_options(),
 )
-_CARD_WORDS: Final = re.compile(
-    rb"(?i)\bcards?\b|\bcc\b|\bcredit|\bdebit|\bvisa\b|\bmastercard|\bmaestro|\bamex\b|\bpayment"
+_CARD_WORDS: Final = re2.compile(
+    rb"(?i)\bcards?\b|\bcc\b|\bcredit|\bdebit|\bvisa\b|\bmastercard|\bmaestro|\bamex\b|\bpayment",
+    byte_options(),
 )
-_ID_WORDS: Final = re.compile(
+_ID_WORDS: Final = re2.compile(
     rb"(?i)\bssn\b|social security|\bnational (?:id|insurance|identity)|\bpersonal (?:id|code|number"
     rb"|identity)|\bid (?:no|number|card)|\btax (?:id|number)|\bpassport|\bnino\b|\bdni\b|\bnie\b|\bnir\b"
     rb"|\bcodice fiscale|\bpesel\b|\bpersonnummer|\bhenkil|\bcpr\b|\bf\xc3\xb8dselsnummer|\bfodselsnummer"
     rb"|\bbsn\b|\bburgerservice|\bcpf\b|\baadhaar|\bahv\b|\bavs\b|\bsteuer-?id|\bidnr\b|\bnhs\b"
-    rb"|\bsozialversicherung|\brijksregister|\bregistre national|\brodn|\bcurp\b|\bkennitala"
+    rb"|\bsozialversicherung|\brijksregister|\bregistre national|\brodn|\bcurp\b|\bkennitala",
+    byte_options(),
 )
 _LICENCE_WORDS: Final = re.compile(
     rb"(?i)(?:driver'?s?|driving)['s]* (?:licen[cs]e|permit)[^.\n\d]{0,24}\Z"
@@ -65,7 +70,7 @@ _LICENCE_WORDS: Final = re.compile(
 )
 
 
-def _near(words: re.Pattern[bytes], data: bytes, start: int) -> bool:
+def _near(words: Any, data: bytes, start: int) -> bool:
     return words.search(data, max(0, start - CONTEXT_BYTES), start) is not None
 
 

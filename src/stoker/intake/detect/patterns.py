@@ -31,7 +31,7 @@ _SHAPES: Final[tuple[Pattern, ...]] = (
         Kind.EMAIL,
         rb"[A-Za-z0-9._%+\-\x80-\xff]+@[A-Za-z0-9\-\x80-\xff]+(?:\.[A-Za-z0-9\-\x80-\xff]+)*\.[A-Za-z]{2,}",
         recognise.email,
-        trigger=rb"@[A-Za-z0-9\-\x80-\xff]",
+        trigger=rb"[A-Za-z0-9._%+\-\x80-\xff]@[A-Za-z0-9\-\x80-\xff]",
     ),
     Pattern(
         "international phone number",
@@ -68,7 +68,7 @@ _SHAPES: Final[tuple[Pattern, ...]] = (
         Kind.CARD,
         rb"\d(?:[ \-]?\d){12,}",
         recognise.card,
-        trigger=rb"\d[ \-]?\d[ \-]?\d[ \-]?\d[ \-]?\d[ \-]?\d[ \-]?\d",
+        trigger=rb"\d(?:[ \-]?\d){12}",
     ),
     Pattern(
         "IBAN",
@@ -141,14 +141,14 @@ _SHAPES: Final[tuple[Pattern, ...]] = (
         Kind.CARD,
         rb"\d{12,}",
         identity.announced_card,
-        trigger=rb"\d{7}",
+        trigger=rb"\d{12}",
     ),
     Pattern(
         "phone number in groups",
         Kind.PHONE,
         rb"\(?\d{1,5}\)?(?:[ .\-/]\(?\d{2,8}\)?)+(?: ?x\d{1,5})?",
         identity.phone_grouped,
-        trigger=rb"\d[)]?[ .\-/]\(?\d\d",
+        trigger=rb"\d[)]?[ .\-/]\(?\d\d(?:\d\d|\d?[)]?[ .\-/]\(?\d\d)|\d{4}[)]?[ .\-/]\(?\d\d",
     ),
     Pattern(
         "phone number in one piece",
@@ -307,7 +307,7 @@ _SHAPES: Final[tuple[Pattern, ...]] = (
         Kind.DOMAIN,
         rb"(?i)[a-z0-9][a-z0-9\-]*(?:\.[a-z0-9\-]+)*\.(?:com|org|net|edu|gov)(?:\.[a-z]{2})?",
         moments.domain,
-        trigger=rb"(?i)\.(?:com|org|net|edu|gov)",
+        trigger=rb"(?i)\.(?:com|org|net|edu|gov)[^A-Za-z0-9_(@\-]",
     ),
 )
 
