@@ -30,7 +30,8 @@ from stoker.fleet.agent_plan import (
     encode_order,
     encode_plan,
 )
-from stoker.fleet.attempt import ENVIRONMENT_KEPT, lock_is_free, rank_environment
+from stoker.fleet.attempt import ENVIRONMENT_KEPT, rank_environment
+from stoker.fleet.attempt_lock import held_lock
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.run_state import Phase
 from stoker.spec.run import RankOutput
@@ -54,7 +55,7 @@ def supervised(folder: RunFolder) -> Iterator[subprocess.Popen[bytes]]:
     if process.poll() is None:
         process.kill()
     process.wait()
-    wait_until(lambda: lock_is_free(folder.attempt_lock), "all processes are gone")
+    wait_until(lambda: held_lock(folder) is None, "all processes are gone")
 
 
 def start_supervisor(folder: RunFolder, **settings: Any) -> subprocess.Popen[bytes]:
@@ -154,7 +155,7 @@ def test_ranks_end_when_the_supervisor_is_killed(
 ) -> None:
     pids = [*rank_pids(folder), agent_pid(folder)]
     supervised.kill()
-    wait_until(lambda: lock_is_free(folder.attempt_lock), "the attempt's lock is free")
+    wait_until(lambda: held_lock(folder) is None, "the attempt's lock is free")
     wait_until(lambda: not any(is_alive(pid) for pid in pids), "agent and ranks are gone")
     assert {event.number("signal") for event in told(folder, K.RANK_EXITED)} == {9.0}
 
@@ -182,7 +183,7 @@ def test_ranks_end_when_supervisor_and_agent_are_killed_together(folder: RunFold
     process.wait()
     os.kill(agent, signal.SIGKILL)
     wait_until(lambda: not any(is_alive(pid) for pid in [agent, *pids]), "agent and ranks are gone")
-    assert lock_is_free(folder.attempt_lock)
+    assert held_lock(folder) is None
 
 
 def test_no_attempt_starts_while_a_process_of_the_last_one_lives(folder: RunFolder) -> None:
@@ -202,7 +203,7 @@ def test_no_attempt_starts_while_a_process_of_the_last_one_lives(folder: RunFold
     wait_until(lambda: len(told(folder, K.ATTEMPT_STARTED)) == 2, "the next attempt starts")
     process.kill()
     process.wait()
-    wait_until(lambda: lock_is_free(folder.attempt_lock), "all processes are gone")
+    wait_until(lambda: held_lock(folder) is None, "all processes are gone")
 
 
 def test_the_agent_takes_its_ranks_along_when_it_is_told_to_end(
@@ -220,7 +221,7 @@ def test_a_signal_to_the_supervisor_cancels_the_run(
 ) -> None:
     supervised.send_signal(number)
     assert supervised.wait() == 3
-    assert lock_is_free(folder.attempt_lock)
+    assert held_lock(folder) is None
     assert len(told(folder, K.CANCEL_REQUESTED)) == 1
     (ended,) = told(folder, K.RUN_ENDED)
     assert ended.text("outcome") == "cancelled"

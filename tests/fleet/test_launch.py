@@ -16,7 +16,7 @@ from stoker.core.events import EventKind, read_events
 from stoker.core.ids import RunId
 from stoker.core.isolation import IsolationState, probe
 from stoker.core.result import envelope, plain
-from stoker.fleet.attempt import lock_is_free
+from stoker.fleet.attempt_lock import held_lock
 from stoker.fleet.charge import KillRank
 from stoker.fleet.errors import BadRunFolder, DatasetGone, NotResumable
 from stoker.fleet.run_folder import RunFolder
@@ -292,6 +292,6 @@ def test_ranks_are_told_a_stores_password_only_where_they_reach_it_themselves(
 def test_nothing_of_a_run_lives_on(house: RunHouse) -> None:
     summary = house.start(faults=[KillRank(0, 2)], deeds=waiting_at(3))
     folder = RunFolder.of(house.home.runs_dir, summary.run)
-    assert lock_is_free(folder.attempt_lock)
+    assert held_lock(folder) is None
     kinds = [event.kind for event in read_events(folder.events).events]
     assert kinds[-1] is EventKind.RUN_ENDED

@@ -15,7 +15,7 @@ import pytest
 
 from stoker.core.atomic import exclusive
 from stoker.core.ids import RunId, new_version_id
-from stoker.fleet.attempt import lock_is_free
+from stoker.fleet.attempt_lock import lock_is_free
 from stoker.fleet.liveness import HomeWatch
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.summary import supervisor_lock
@@ -53,7 +53,10 @@ def test_a_run_is_live_while_a_lock_of_it_is_held_whatever_the_ledger_says(house
     running = replace(run, outcome=RunOutcome.RUNNING)
     assert standing(house, run) is RunStanding.ENDED
     assert standing(house, running) is RunStanding.ABANDONED
-    for lock in (supervisor_lock(house.home, run.id), RunFolder.of(house.home.runs_dir, run.id).attempt_lock):
+    for lock in (
+        supervisor_lock(house.home, run.id),
+        RunFolder.of(house.home.runs_dir, run.id).attempt_lock(1),
+    ):
         with exclusive(lock, "the test"):
             assert standing(house, run) is RunStanding.LIVE
             assert standing(house, running) is RunStanding.LIVE

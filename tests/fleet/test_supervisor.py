@@ -14,7 +14,7 @@ import pytest
 
 from stoker.core.errors import BadName, DiskFull
 from stoker.core.events import EventKind
-from stoker.fleet.attempt import lock_is_free
+from stoker.fleet.attempt_lock import held_lock
 from stoker.fleet.charge import KillRank
 from stoker.fleet.goodput import account
 from stoker.fleet.run_state import Phase
@@ -38,7 +38,7 @@ def steps_done(errands: FakeErrands) -> list[tuple[int, int]]:
 
 
 def nothing_is_left(errands: FakeErrands) -> bool:
-    return lock_is_free(errands.folder.attempt_lock)
+    return held_lock(errands.folder) is None
 
 
 def test_a_run_without_failure_finishes(errands: FakeErrands) -> None:

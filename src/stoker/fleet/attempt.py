@@ -6,7 +6,6 @@ See docs/design/fleet.md, "The agent". The supervisor decides; this module only 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
 import subprocess
@@ -19,7 +18,6 @@ from typing import Final
 
 from stoker.core.atomic import naming_full_disk
 from stoker.core.clock import Clock
-from stoker.core.errors import Busy
 from stoker.core.events import MAX_LINE_BYTES, Event, decode_event
 from stoker.core.isolation import Outside
 from stoker.fleet.agent_plan import (
@@ -31,6 +29,7 @@ from stoker.fleet.agent_plan import (
     encode_order,
     encode_plan,
 )
+from stoker.fleet.attempt_lock import lock_is_free, take_lock
 from stoker.fleet.errors import AgentFailed
 from stoker.fleet.rank_process import kill_group
 from stoker.fleet.run_folder import RunFolder
@@ -133,7 +132,7 @@ class Attempt:
         """
         attempt_folder = order.folder.attempt(order.attempt)
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
-            lock_fd = _take_lock(order.folder.attempt_lock)
+            lock_fd = take_lock(order.folder, order.attempt, beside_others=False)
             theirs.callback(os.close, lock_fd)
             control, agent_control = socket.socketpair()
             ours.callback(control.close)
@@ -251,7 +250,7 @@ class Attempt:
         """Whether no process of this attempt exists any more; ranks that outlived their agent are killed."""
         if self._agent.poll() is None:
             return False
-        if lock_is_free(self._folder.attempt_lock):
+        if lock_is_free(self._folder.attempt_lock(self.number)):
             self._close()
             return True
         for group in self._groups:
@@ -272,7 +271,8 @@ class Attempt:
             if clock.monotonic_s() > deadline_s + _PATIENCE_S:
                 raise AgentFailed(
                     f"Processes of attempt {self.number} do not end even when they are killed.",
-                    hint=f"See which hold {self._folder.attempt_lock} open; a broken device may block them.",
+                    hint=f"See which hold {self._folder.attempt_lock(self.number)} open; a broken device may "
+                    "block them.",
                 )
             clock.sleep(0.01)
 
@@ -307,32 +307,6 @@ def _with_own_temporary(order: AttemptOrder, attempt_folder: Path) -> Mapping[st
     with naming_full_disk(own):
         own.mkdir(mode=0o700, exist_ok=True)
     return {**order.environment, "TMPDIR": str(own)}
-
-
-def lock_is_free(path: Path) -> bool:
-    """Whether no process of any attempt of the run exists."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
-
-
-def _take_lock(path: Path) -> int:
-    with naming_full_disk(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise Busy(
-            f"Processes of an earlier attempt of this run still exist: {path} is locked.",
-            hint="They end within seconds once their supervisor is gone. Run it again then.",
-        ) from error
-    return descriptor
 
 
 def _spawn_agent(

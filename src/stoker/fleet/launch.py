@@ -9,7 +9,6 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 from stoker.core.atomic import exclusive
@@ -19,7 +18,8 @@ from stoker.core.errors import Busy, StokerError
 from stoker.core.home import Home
 from stoker.core.ids import RunId, new_run_id
 from stoker.core.progress import Progress
-from stoker.fleet.attempt import lock_is_free, rank_environment
+from stoker.fleet.attempt import rank_environment
+from stoker.fleet.attempt_lock import held_lock
 from stoker.fleet.charge import Charge, KillRank
 from stoker.fleet.confinement import Confinement, confinement_of, hand_of
 from stoker.fleet.errands import WORKER, HouseErrands, require_leave, require_live
@@ -248,7 +248,7 @@ def _supervise(
         rank_output=spec.launch.rank_output,
     )
     with _saying_how_to_go_on(run):
-        _wait_for_earlier_attempt(folder.attempt_lock, house.clock)
+        _wait_for_earlier_attempt(folder, house.clock)
         if resumed:
             reopen_run(house, record)
         with recording(house, record) as verdicts, second_level(house, job) as second:
@@ -274,9 +274,9 @@ def _saying_how_to_go_on(run: RunId) -> Iterator[None]:
         raise
 
 
-def _wait_for_earlier_attempt(lock: Path, clock: Clock) -> None:
+def _wait_for_earlier_attempt(folder: RunFolder, clock: Clock) -> None:
     deadline_s = clock.monotonic_s() + EARLIER_ATTEMPT_S
-    while not lock_is_free(lock):
+    while (lock := held_lock(folder)) is not None:
         if clock.monotonic_s() > deadline_s:
             raise Busy(
                 f"Processes of an earlier attempt still hold {lock}.",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stoker.core.home import Home
-from stoker.fleet.attempt import lock_is_free
+from stoker.fleet.attempt_lock import held_lock, lock_is_free
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.summary import supervisor_lock
 from stoker.intake.life import RunStanding
@@ -31,7 +31,7 @@ class HomeWatch:
         folder = RunFolder.of(self.home.runs_dir, run.id)
         if not folder.run_file.exists():
             return RunStanding.ELSEWHERE if running else RunStanding.ENDED
-        if not (lock_is_free(supervisor_lock(self.home, run.id)) and lock_is_free(folder.attempt_lock)):
+        if not (lock_is_free(supervisor_lock(self.home, run.id)) and held_lock(folder) is None):
             return RunStanding.LIVE
         return RunStanding.ABANDONED if running else RunStanding.ENDED
 

@@ -41,10 +41,13 @@ class RunFolder:
         """TensorBoard's event files, one for each supervisor that the run had."""
         return self.path / "curves"
 
-    @property
-    def attempt_lock(self) -> Path:
+    def attempt_lock(self, attempt: int) -> Path:
         """Locked by every process of the attempt that is alive, so that it is free only when all are gone."""
-        return self.path / "attempt.lock"
+        return self.path / f"attempt-{attempt}.lock"
+
+    def attempt_locks(self) -> list[Path]:
+        """The locks of all attempts that there were."""
+        return sorted(self.path.glob("attempt-*.lock"))
 
     def attempt(self, attempt: int) -> Path:
         return self.path / f"attempt-{attempt}"

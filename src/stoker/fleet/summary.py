@@ -13,7 +13,7 @@ from stoker.core.events import Event, EventFile, EventKind, read_events
 from stoker.core.home import Home
 from stoker.core.ids import RunId
 from stoker.core.isolation import Isolation, IsolationState
-from stoker.fleet.attempt import lock_is_free
+from stoker.fleet.attempt_lock import lock_is_free
 from stoker.fleet.errors import BadRunFolder
 from stoker.fleet.exposures import ExposureFigure, exposures_of
 from stoker.fleet.feed_waits import FeedWaits, feed_waits

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -15,7 +14,7 @@ from stoker.feed.dataset import Dataset
 from stoker.feed.feed import DEFAULT_WINDOW_CHUNKS, Feed
 from stoker.feed.order import Order
 from stoker.feed.record_batch import RecordBatch
-from stoker.fleet.attempt import lock_is_free
+from stoker.fleet.attempt_lock import held_lock, lock_is_free
 from stoker.fleet.run_folder import RunFolder
 from stoker.ledger.records import DatasetRecord, RunOutcome
 from stoker.promises.house import OpenHouse
@@ -125,17 +124,13 @@ def _abandoned(house: OpenHouse, runs: tuple[ToldRun, ...]) -> Check:
         str(run.id)
         for run in runs
         if run.record.outcome is RunOutcome.RUNNING
-        and _free(RunFolder.of(house.home.runs_dir, run.id).attempt_lock)
-        and _free(house.home.locks_dir / f"run-{run.id}.lock")
+        and held_lock(RunFolder.of(house.home.runs_dir, run.id)) is None
+        and lock_is_free(house.home.locks_dir / f"run-{run.id}.lock")
     ]
     seen = "none is abandoned"
     if abandoned:
         seen = f"abandoned: {', '.join(abandoned)}; go on with: stoker run resume"
     return Check("runs that say they are running", not abandoned, seen)
-
-
-def _free(lock: Path) -> bool:
-    return not lock.exists() or lock_is_free(lock)
 
 
 def _order(house: OpenHouse, record: DatasetRecord) -> list[Check]:
