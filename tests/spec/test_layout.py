@@ -117,7 +117,16 @@ def test_rules_that_need_the_dataset_look_at_vocabulary_and_sequence() -> None:
 @pytest.mark.parametrize(
     ("layout", "model", "sentence"),
     [
-        (LayoutSpec(cp=2), VisionSpec(), "cp is 2; the model is no decoder, so it must be 1."),
+        (
+            LayoutSpec(cp=2),
+            VisionSpec(objective=VisionObjective.MASKED),
+            "cp is 2; the model has more than one way through its blocks, so it must be 1.",
+        ),
+        (
+            LayoutSpec(cp=4, tp=2, context=ContextParallelism.ULYSSES),
+            VisionSpec(),
+            "cp is 4, tp 2, context 'ulysses' and heads 4; tp · cp = 8 must divide it.",
+        ),
         (LayoutSpec(tp=8), VisionSpec(), "tp is 8 and heads 4; tp must divide it."),
         (
             LayoutSpec(tp=4),
@@ -130,7 +139,11 @@ def test_rules_that_need_the_dataset_look_at_vocabulary_and_sequence() -> None:
             "tp is 4 and text.heads 2; tp must divide it. tp is 4 and image.ffn_width 130; tp must "
             "divide it.",
         ),
-        (LayoutSpec(ep=2, pp=2, micro_batches=2), SpeechSpec(), "ep is 2; the model is no decoder"),
+        (
+            LayoutSpec(ep=2, pp=2, micro_batches=2),
+            SpeechSpec(),
+            "ep is 2 and the model has no experts; ep must be 1.",
+        ),
         (
             LayoutSpec(pp=2, micro_batches=2),
             VisionSpec(objective=VisionObjective.MASKED),
@@ -145,6 +158,11 @@ def test_encoders_have_fewer_axes_and_every_stack_is_looked_at(
     found = nearest(layout, model, None, None, 16, 8)
     assert found is not None
     assert list(found.problems(model, None, None, 16, 8)) == []
+
+
+def test_positions_of_pictures_and_clips_need_not_divide() -> None:
+    for model in (VisionSpec(), SpeechSpec()):
+        assert list(LayoutSpec(cp=8).problems(model, None, None, 16, 8)) == []
 
 
 def test_a_pipeline_refuses_tied_embeddings() -> None:

@@ -66,10 +66,12 @@ class FakeErrands:
         }
         path = self.folder.job(attempt)
         path.write_text(json.dumps(job))
-        return tuple(
-            (sys.executable, FAKE_RANK, "--job", str(path), "--rank", str(rank))
-            for rank in range(self.world_size)
-        )
+        return self.commands(attempt)
+
+    def commands(self, attempt: int) -> tuple[tuple[str, ...], ...]:
+        path = str(self.folder.job(attempt))
+        ranks = range(self.world_size)
+        return tuple((sys.executable, FAKE_RANK, "--job", path, "--rank", str(rank)) for rank in ranks)
 
     def lease(self, attempt: int) -> KeyAgent | None:
         return self.keys(attempt)
@@ -149,8 +151,9 @@ def main() -> int:
     folder = make_folder(Path(sys.argv[1]))
     settings = json.loads(sys.argv[2])
     isolation = IsolationPolicy(settings.pop("isolation", "off"))
+    standby_after_s = settings.pop("standby_after_s", None)
     errands = FakeErrands(folder, **settings)
-    verdict = supervise(errands, isolation=isolation)
+    verdict = supervise(errands, isolation=isolation, standby_after_s=standby_after_s)
     if verdict.error is not None:
         print(verdict.error.error_id)
     return {"finished": 0, "cancelled": 3}.get(verdict.outcome.value, 1)

@@ -22,8 +22,8 @@ SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
 
 
 class Rank:
-    def __init__(self, job: dict[str, Any], rank: int) -> None:
-        self.job, self.rank = job, rank
+    def __init__(self, job: dict[str, Any], rank: int, waited: bool = False) -> None:
+        self.job, self.rank, self.waited = job, rank, waited
         self.fd = int(os.environ["STOKER_EVENT_FD"])
         self.section, self.step = "start_up", job["resume"]
         self.lease: Any = None
@@ -40,7 +40,7 @@ class Rank:
     def run(self) -> int:
         job = self.job
         signal.signal(signal.SIGTERM, self.end_politely)
-        self.tell("rank_started", pid=os.getpid())
+        self.tell("rank_started", pid=os.getpid(), waited=self.waited)
         self.beat("start_up")
         self.misbehave("start")
         self.tell("rank_ready", resume_step=job["resume"], parameters=7)
@@ -150,6 +150,20 @@ class Rank:
         self.tell("rank_error", error_id="non-finite-loss", exit_code=121, **fields)
         sys.exit(121)
 
+    def do_kill_waiting(self, deed: dict[str, Any]) -> None:
+        """Kill the same rank of the next attempt, once it is there and waits at its gate."""
+        sought = f"attempt-{self.job['attempt'] + 1}/job.json\0--rank\0{self.rank}".encode()
+        while True:
+            for entry in Path("/proc").glob("[0-9]*"):
+                try:
+                    found = sought in (entry / "cmdline").read_bytes()
+                except OSError:
+                    continue
+                if found:
+                    os.kill(int(entry.name), signal.SIGKILL)
+                    return
+            time.sleep(0.01)
+
     def do_stop(self, deed: dict[str, Any]) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
 
@@ -231,16 +245,28 @@ class Rank:
         print((done.stdout or done.stderr).decode(), flush=True)
 
 
+def wait_at_gate() -> bool:
+    """As a real rank that was started ahead does."""
+    if "STOKER_GATE_FD" not in os.environ:
+        return False
+    gate = socket.socket(fileno=int(os.environ["STOKER_GATE_FD"]))
+    gate.sendall(b"l")
+    if gate.recv(1) != b"g":
+        sys.exit(0)
+    return True
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--job", type=Path, required=True)
     parser.add_argument("--rank", type=int, required=True)
     parser.add_argument("--deeds", type=Path)
     given = parser.parse_args()
+    waited = wait_at_gate()
     job = json.loads(given.job.read_text())
     if given.deeds is not None:
         job = from_real(job, json.loads(given.deeds.read_text()))
-    return Rank(job, given.rank).run()
+    return Rank(job, given.rank, waited).run()
 
 
 def from_real(job: dict[str, Any], deeds: list[dict[str, Any]]) -> dict[str, Any]:

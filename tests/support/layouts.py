@@ -238,7 +238,7 @@ def differences(courses: Sequence[Course], alone: Course, tolerance: float) -> l
         ):
             found.append(f"the buffer {name} is {buffers.get(name)}, alone {alone.buffers.get(name)}")
     # What is zero in theory, as of a key's bias, is noise: it is measured by the whole gradient.
-    least = 1e-4 * sum(float(each.norm()) ** 2 for each in alone.gradients.values()) ** 0.5
+    least = tolerance * sum(float(each.norm()) ** 2 for each in alone.gradients.values()) ** 0.5
     for name in sorted(set(gradients) & set(alone.gradients)):
         expected, gradient = alone.gradients[name], gradients[name]
         if gradient.shape != expected.shape:

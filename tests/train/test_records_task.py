@@ -178,13 +178,18 @@ def test_one_rank_trains_as_two_do(whole: Place, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "layout",
-    [LayoutSpec(tp=2), LayoutSpec(dp_replicate=2, micro_batches=2), LayoutSpec(pp=2, micro_batches=2)],
+    ("layout", "ranks"),
+    [
+        (LayoutSpec(tp=2), 2),
+        (LayoutSpec(dp_replicate=2, micro_batches=2), 2),
+        (LayoutSpec(pp=2, micro_batches=2), 2),
+        (LayoutSpec(pp=2, cp=2, micro_batches=2), 4),
+    ],
 )
 def test_a_run_on_pictures_on_another_layout_is_the_same(
-    layout: LayoutSpec, whole: Place, tmp_path: Path
+    layout: LayoutSpec, ranks: int, whole: Place, tmp_path: Path
 ) -> None:
-    found = make_place(tmp_path).attempt(spec=replace(SPEC, layout=layout))
+    found = make_place(tmp_path).attempt(spec=replace(SPEC, layout=layout), world_size=ranks)
     assert losses(found) == pytest.approx(losses(whole.told), rel=1e-4)
     assert figures(found) == pytest.approx(figures(whole.told), rel=1e-3)
 

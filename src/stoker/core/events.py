@@ -32,6 +32,8 @@ class EventKind(enum.StrEnum):
     ISOLATION_PROBED = "isolation_probed"
     CALLER_REFUSED = "caller_refused"
     LEASE_ENDED = "lease_ended"
+    STANDBY_LOADED = "standby_loaded"
+    STANDBY_LOST = "standby_lost"
     RANK_SPAWNED = "rank_spawned"
     RANK_STARTED = "rank_started"
     RANK_READY = "rank_ready"
@@ -75,6 +77,8 @@ REQUIRED_FIELDS: Final[Mapping[EventKind, Mapping[str, type | tuple[type, ...]]]
     EventKind.ISOLATION_PROBED: {"state": str, "reason": str},
     EventKind.CALLER_REFUSED: {"count": int},
     EventKind.LEASE_ENDED: {"reason": str},
+    EventKind.STANDBY_LOADED: {},
+    EventKind.STANDBY_LOST: {"reason": str},
     EventKind.RANK_SPAWNED: {"pid": int},
     EventKind.RANK_STARTED: {"pid": int},
     EventKind.RANK_READY: {"resume_step": int, "parameters": int},

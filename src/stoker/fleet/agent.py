@@ -32,11 +32,14 @@ from stoker.fleet.agent_plan import (
     Order,
     Spawn,
     Stop,
+    Wake,
+    Warm,
     decode_order,
     decode_plan,
 )
 from stoker.fleet.container import contained, read_plan
 from stoker.fleet.errors import AgentFailed
+from stoker.fleet.gate import Gate, Gates
 from stoker.fleet.rank_ears import EventEar
 from stoker.fleet.rank_output import OutputSieve
 from stoker.fleet.rank_process import (
@@ -80,14 +83,17 @@ class Agent:
         self._ranks: dict[int, RankProcess] = {}
         self._ears: dict[int, EventEar] = {}
         self._sieves: dict[int, OutputSieve] = {}
+        self._ahead = plan.ahead
         self._unsent = bytearray()
         self._orders = bytearray()
-        self._selector = selectors.DefaultSelector()
+        self._selector: selectors.BaseSelector = selectors.DefaultSelector()
+        self._gates = Gates(self._selector)
         self._stopping = False
         self._spawned = False
         self._kill_at_s: float | None = None
         self._supervised = True
         self._isolated = False
+        self._found = Isolation(IsolationState.OPEN, plan.open_because)
         self._probe_at_s: float | None = None
         self._contained = contained
 
@@ -157,8 +163,16 @@ class Agent:
             self._obey(decode_order(line))
 
     def _obey(self, order: Order) -> None:
-        if isinstance(order, Spawn):
+        if isinstance(order, Warm):
             self._spawn_all()
+        elif isinstance(order, Spawn):
+            self._open_gates() if self._gates.shut else self._spawn_all()
+        elif isinstance(order, Wake):
+            self._ahead = False
+            if self._isolated:
+                self._probe_again()
+            else:
+                self._tell_isolation()
         elif isinstance(order, Kill):
             if order.rank in self._ranks:
                 self._ranks[order.rank].kill()
@@ -220,12 +234,17 @@ class Agent:
         # Until a rank is started its key socket is ours, and no other process may take it out of our hands.
         # Not before the namespace: a process that cannot be looked into may not write its own maps of users.
         harden_process()
-        self._tell(EventKind.ISOLATION_PROBED, state=found.state.value, reason=found.reason)
+        self._found = found
+        self._tell_isolation()
+
+    def _tell_isolation(self) -> None:
+        self._tell(EventKind.ISOLATION_PROBED, state=self._found.state.value, reason=self._found.reason)
 
     def _probe_again(self) -> None:
         """Where ranks were isolated it is tried again and again whether they still are."""
         found = probe(self._plan.outside, processes=[each.pid for each in self._ranks.values()])
-        self._tell(EventKind.ISOLATION_PROBED, state=found.state.value, reason=found.reason)
+        self._found = found
+        self._tell_isolation()
         closed = found.state is IsolationState.ISOLATED
         self._probe_at_s = self._clock.monotonic_s() + self._plan.probe_every_s if closed else None
 
@@ -252,7 +271,7 @@ class Agent:
             )
             for source in (ear, sieve):
                 self._selector.register(source.descriptor, selectors.EVENT_READ, (rank, source))
-            own = {EVENT_FD_NAME: writer}
+            own = {EVENT_FD_NAME: writer, **(self._gates.one_for(rank) if self._ahead else {})}
             if plan.key_fds:
                 own |= {KEY_FD_NAME: plan.key_fds[rank], SECRET_FD_NAME: plan.secret_fds[rank]}
             if plan.store_fds:
@@ -270,9 +289,15 @@ class Agent:
             for descriptor in (*own.values(), printing):
                 os.close(descriptor)
             self._ranks[rank], self._ears[rank], self._sieves[rank] = process, ear, sieve
-            self._tell(EventKind.RANK_SPAWNED, rank=rank, pid=process.pid)
+            if not self._ahead:
+                self._tell(EventKind.RANK_SPAWNED, rank=rank, pid=process.pid)
 
-    def _hear(self, rank: int, source: EventEar | OutputSieve) -> None:
+    def _open_gates(self) -> None:
+        for rank, process in self._ranks.items():
+            self._tell(EventKind.RANK_SPAWNED, rank=rank, pid=process.pid)
+        self._gates.open()
+
+    def _hear(self, rank: int, source: EventEar | OutputSieve | Gate) -> None:
         try:
             data = os.read(source.descriptor, _READ_BYTES)
         except BlockingIOError:
@@ -283,6 +308,8 @@ class Agent:
             self._tell_of(rank, source, data)
         else:
             source.take(data)
+            if isinstance(source, Gate) and self._gates.all_loaded:
+                self._tell(EventKind.STANDBY_LOADED)
 
     def _tell_of(self, rank: int, ear: EventEar, data: bytes) -> None:
         plan, now_s = self._plan, self._clock.monotonic_s()
@@ -301,6 +328,7 @@ class Agent:
         for rank, status in ended_ranks(self._ranks):
             del self._ranks[rank]
             ear, sieve = self._ears.pop(rank), self._sieves.pop(rank)
+            self._gates.drop(rank)
             for source in (ear, sieve):
                 self._drain(rank, source)
             ear.close()
@@ -335,7 +363,7 @@ class Agent:
         self._record(Event(now_s, mono_s, RunId(plan.run), plan.attempt, rank, plan.node, kind, fields))
 
     def _record(self, event: Event, *, keep: bool = True) -> None:
-        if keep:
+        if keep and not self._ahead:
             self._log.append(event)
         crowded = len(self._unsent) > _MAX_UNSENT_BYTES
         if self._supervised and not (crowded and event.kind is EventKind.HEARTBEAT):

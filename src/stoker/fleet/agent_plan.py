@@ -25,6 +25,7 @@ class AgentPlan:
     need no keys; `lease_fd` is -1 where there is no page of the lease. `store_fds` are several a rank, or
     none where ranks reach their store themselves.
 
+    `ahead`: it is not begun yet; what it tells is not in the run's events until it is woken.
     `outside` is where the supervisor listens: the isolation probe, repeated every `probe_every_s`, must not
     reach it. Ranks write only in `writable` where the kernel can see to it; None: nobody sees to it.
     """
@@ -48,11 +49,22 @@ class AgentPlan:
     writable: tuple[str, ...] | None
     rank_output: RankOutput
     open_because: str
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
     """Start every rank. Comes after the isolation was probed and the lease was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Warm:
+    """Start every rank of an attempt that is not begun yet, to wait at its gate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """The attempt begins: probe the isolation and tell it. `Spawn` follows, and lets the ranks through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +85,7 @@ class Stop:
     quiet: bool = False
 
 
-Order: TypeAlias = Spawn | Kill | Stop
+Order: TypeAlias = Spawn | Warm | Wake | Kill | Stop
 
 
 def encode_plan(plan: AgentPlan) -> bytes:
@@ -98,6 +110,10 @@ def decode_order(line: bytes) -> Order:
     name = body["order"]
     if name == "spawn":
         return Spawn()
+    if name == "warm":
+        return Warm()
+    if name == "wake":
+        return Wake()
     if name == "kill":
         return Kill(int(body["rank"]))
     if name == "stop":

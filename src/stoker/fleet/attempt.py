@@ -26,6 +26,8 @@ from stoker.fleet.agent_plan import (
     Order,
     Spawn,
     Stop,
+    Wake,
+    Warm,
     encode_order,
     encode_plan,
 )
@@ -94,6 +96,8 @@ class AttemptOrder:
     writable: tuple[str, ...] | None = None
     rank_output: RankOutput = RankOutput.SIEVED
     open_because: str = ""
+    ahead: bool = False
+    """It is started beside the attempt before it, and does not begin yet."""
 
 
 class Attempt:
@@ -132,7 +136,7 @@ class Attempt:
         """
         attempt_folder = order.folder.attempt(order.attempt)
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
-            lock_fd = take_lock(order.folder, order.attempt, beside_others=False)
+            lock_fd = take_lock(order.folder, order.attempt, beside_others=order.ahead)
             theirs.callback(os.close, lock_fd)
             control, agent_control = socket.socketpair()
             ours.callback(control.close)
@@ -176,6 +180,7 @@ class Attempt:
                 writable=order.writable,
                 rank_output=order.rank_output,
                 open_because=order.open_because,
+                ahead=order.ahead,
             )
             log_path = order.folder.agent_log(order.attempt)
             inherited = [lock_fd, *plan.key_fds, *plan.secret_fds, *([] if page is None else [lease_fd])]
@@ -203,6 +208,14 @@ class Attempt:
             thread.start()
             self._key_threads.append(thread)
         self._key_ends.clear()
+
+    def warm(self) -> None:
+        """Of an attempt that was started ahead: its ranks may load what they need, and wait."""
+        self._order(Warm())
+
+    def wake(self) -> None:
+        """Of an attempt that was started ahead: it begins, as one whose agent was just started."""
+        self._order(Wake())
 
     def spawn(self) -> None:
         self._order(Spawn())

@@ -23,6 +23,8 @@ class KillRank:
 
     rank: int
     at_step: int
+    when_loaded: bool = False
+    """Not before the next attempt's processes wait with everything loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Charge:
     rank_output: RankOutput = RankOutput.SIEVED
     open_because: str = "isolation was not asked for"
     """What the probe says where `isolation` is off."""
+    standby_after_s: float | None = None
+    """When an attempt has trained for so long, the next one's processes are started ahead; None: never."""
     hand: StoreHand | None = None
     """Where ranks cannot reach their store themselves: who asks it for them."""
 
@@ -54,6 +58,10 @@ class Errands(Protocol):
 
     def resume_step(self) -> int:
         """The step of the last recorded checkpoint; 0 when there is none."""
+        ...
+
+    def commands(self, attempt: int) -> tuple[tuple[str, ...], ...]:
+        """The command of each rank, whether its job file is there or not."""
         ...
 
     def prepare(self, attempt: int) -> tuple[tuple[str, ...], ...]:

@@ -107,9 +107,12 @@ class HouseErrands:
         )
         path = self.folder.job(attempt)
         write_atomic(path, json.dumps(plain(job), indent=1).encode())
-        return tuple(
-            (*self.rank_command, "--job", str(path), "--rank", str(rank)) for rank in range(job.world_size)
-        )
+        return self.commands(attempt)
+
+    def commands(self, attempt: int) -> tuple[tuple[str, ...], ...]:
+        path = str(self.folder.job(attempt))
+        ranks = range(self.job.world_size)
+        return tuple((*self.rank_command, "--job", path, "--rank", str(rank)) for rank in ranks)
 
     def lease(self, attempt: int) -> KeyAgent:
         """Opens the datasets and the run's own checkpoints, seals only these; recorded in the ledger."""

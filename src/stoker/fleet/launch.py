@@ -246,6 +246,7 @@ def _supervise(
         writable=held.writable,
         open_because=held.open_because,
         rank_output=spec.launch.rank_output,
+        standby_after_s=spec.launch.standby_after_s if spec.launch.standby else None,
     )
     with _saying_how_to_go_on(run):
         _wait_for_earlier_attempt(folder, house.clock)

@@ -10,6 +10,8 @@ import math
 import os
 import selectors
 import signal
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from stoker.core.canonical import JsonValue
@@ -48,6 +50,7 @@ from stoker.fleet.run_state import (
     begin_state,
 )
 from stoker.fleet.signals import signals_as_bytes
+from stoker.fleet.standby import StandbyKeeper
 from stoker.fleet.verdict import RunError, Verdict, explain
 from stoker.keys.agent import KeyAgent
 from stoker.keys.lease_page import LeaseEnd
@@ -86,6 +89,7 @@ class Supervisor:
         self._log = EventLog(charge.folder.events)
         self._curves = Curves(charge.folder.curves)
         self._outside = Outside(0, "")
+        self._standby = StandbyKeeper(charge, self._selector, self._tell, clock)
         self._task: Task | None = None
         self._shown_step = self._state.committed_step
 
@@ -125,13 +129,16 @@ class Supervisor:
                 for _ in (number for number in os.read(wake_fd, 64) if number in _CANCELLING):
                     self._tell(EventKind.CANCEL_REQUESTED)
                     self._feed(Cancel(self._now_s()))
-            else:
+            elif key.fileobj is self._attempt:
                 self._listen()
+            else:
+                self._standby.listen()
         self._renew_lease()
         self._tell_strangers()
         attempt = self._attempt
         if attempt is not None and self._ended_socket and attempt.gone():
             self._attempt_gone()
+        self._standby.tend(self._state, self._ahead)
         self._feed(Tick(self._now_s()))
 
     def _listen(self) -> None:
@@ -189,7 +196,8 @@ class Supervisor:
             self._shown_step = max(step, self._shown_step)
             again = "" if step == self._shown_step else ", again"
             self._task.describe(f"loss {event.number('loss'):.3f}, attempt {event.attempt}{again}")
-        for fault in [each for each in self._faults if step >= each.at_step]:
+        loaded = self._standby.loaded
+        for fault in [f for f in self._faults if step >= f.at_step and (loaded or not f.when_loaded)]:
             self._faults.remove(fault)
             self._tell(EventKind.FAULT_INJECTED, fault="kill_rank", step=step, target=fault.rank)
             if self._attempt is not None:
@@ -315,26 +323,36 @@ class Supervisor:
                 resume_step=self._errands.resume_step(),
                 links=[plain(link) for link in charge.links],
             )
-            order = AttemptOrder(
-                folder=charge.folder,
-                run=charge.run,
-                attempt=number,
-                node=charge.node,
-                commands=commands,
-                environment=charge.environment,
-                isolation=charge.isolation,
-                outside=self._outside,
-                isolate_by=charge.isolate_by,
-                probe_every_s=charge.probe_every_s,
-                writable=self._writable(number),
-                rank_output=charge.rank_output,
-                open_because=charge.open_because,
+            order = self._order(number, commands)
+            self._attempt = self._standby.take(order) or Attempt.start(
+                order, with_keys=True, hand=charge.hand
             )
-            self._attempt = Attempt.start(order, with_keys=True, hand=charge.hand)
         except StokerError as error:
             self._refuse(error)
             return
-        self._selector.register(self._attempt, selectors.EVENT_READ, "attempt")
+        self._selector.register(self._attempt, selectors.EVENT_READ)
+
+    def _ahead(self, number: int) -> AttemptOrder:
+        """What the next attempt is made of, while this one trains."""
+        return replace(self._order(number, self._errands.commands(number)), ahead=True)
+
+    def _order(self, number: int, commands: Sequence[Sequence[str]]) -> AttemptOrder:
+        charge = self._charge
+        return AttemptOrder(
+            folder=charge.folder,
+            run=charge.run,
+            attempt=number,
+            node=charge.node,
+            commands=tuple(map(tuple, commands)),
+            environment=charge.environment,
+            isolation=charge.isolation,
+            outside=self._outside,
+            isolate_by=charge.isolate_by,
+            probe_every_s=charge.probe_every_s,
+            writable=self._writable(number),
+            rank_output=charge.rank_output,
+            open_because=charge.open_because,
+        )
 
     def _writable(self, number: int) -> tuple[str, ...] | None:
         if self._charge.writable is None:
@@ -359,6 +377,7 @@ class Supervisor:
         try:
             if self._attempt is not None:
                 self._attempt.end_now(self._clock)
+            self._standby.end()
         finally:
             if self._keys is not None:
                 self._keys.close()

@@ -249,13 +249,25 @@ class LayoutSpec:
             )
 
     def _encoder_problems(self, model: object) -> Iterator[str]:
-        for name in ("cp", "ep"):
-            if getattr(self, name) > 1:
-                yield f"{name} is {getattr(self, name)}; the model is no decoder, so it must be 1."
+        if self.ep > 1:
+            yield f"ep is {self.ep} and the model has no experts; ep must be 1."
         one_way = isinstance(model, SpeechSpec) or (isinstance(model, VisionSpec) and not model.masked)
-        if self.pp > 1 and not one_way:
-            yield f"pp is {self.pp}; the model has more than one way through its blocks, so it must be 1."
+        for name in ("pp", "cp"):
+            if getattr(self, name) > 1 and not one_way:
+                yield (
+                    f"{name} is {getattr(self, name)}; the model has more than one way through its blocks, "
+                    "so it must be 1."
+                )
         for place, stack in stacks_of(model):
+            if (
+                self.cp > 1
+                and self.context is ContextParallelism.ULYSSES
+                and stack.heads % (self.tp * self.cp)
+            ):
+                yield (
+                    f"cp is {self.cp}, tp {self.tp}, context 'ulysses' and {place}heads {stack.heads}; "
+                    f"tp · cp = {self.tp * self.cp} must divide it."
+                )
             for name in ("heads", "ffn_width"):
                 if getattr(stack, name) % self.tp:
                     yield f"tp is {self.tp} and {place}{name} {getattr(stack, name)}; tp must divide it."

@@ -159,6 +159,8 @@ class LinksSpec:
 class LaunchSpec:
     """Where and how the ranks run. `isolation` required: no key is leased to ranks that reach a network.
 
+    `standby`: once an attempt has trained for `standby_after_s`, the next one's processes are started ahead,
+    so that a restart waits for no import; they take the memory of an interpreter with torch for each rank.
     Without its supervisor a lease lasts `lease_s`; a way out of the network is looked for every
     `isolation_probe_every_s`, and one that is found ends the lease at once.
     """
@@ -166,6 +168,8 @@ class LaunchSpec:
     ranks: int = 2
     threads_per_rank: int = 1
     restarts: int = 5
+    standby: bool = True
+    standby_after_s: float = 10.0
     hang_after_s: float = 60.0
     start_within_s: float = 180.0
     isolation: IsolationPolicy = IsolationPolicy.WHEN_POSSIBLE
@@ -185,6 +189,8 @@ class LaunchSpec:
         for name in ("hang_after_s", "start_within_s"):
             if not 1.0 <= getattr(self, name) <= 86_400.0:
                 yield f"{name} is {getattr(self, name)}; it must be 1 to 86400 seconds."
+        if not 0.0 <= self.standby_after_s <= 86_400.0:
+            yield f"standby_after_s is {self.standby_after_s}; it must be 0 to 86400 seconds."
         if not 0.1 <= self.isolation_probe_every_s <= 3_600.0:
             yield (
                 f"isolation_probe_every_s is {self.isolation_probe_every_s}; it must be 0.1 to 3600 seconds."

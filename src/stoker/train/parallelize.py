@@ -28,7 +28,8 @@ from stoker.train.float8 import use_eight_bits
 from stoker.train.models.decoder import Attention, Decoder
 from stoker.train.models.moe import GroupedExperts
 from stoker.train.parallel.context import attention_across, positions
-from stoker.train.parallel.encoder_pipeline import EncoderPipeline, cut_encoder
+from stoker.train.parallel.encoder_context import share_positions
+from stoker.train.parallel.encoder_pipeline import EncoderPipeline, cut_encoder, run_stage
 from stoker.train.parallel.expert import spread_experts
 from stoker.train.parallel.mesh import Meshes
 from stoker.train.parallel.pipeline import Pipeline, cut
@@ -88,11 +89,15 @@ def spread(model: nn.Module, meshes: Meshes, spec: RunSpec) -> Spread:
             spread_experts(model, meshes)
         plug_in(model, stages, meshes)
     else:
+        shared, whole = None, copy.deepcopy(model) if meshes.pp is not None else model
+        if meshes.context is not None:
+            shared = share_positions(model, layout.context, meshes.context["cp"])
         if meshes.pp is not None:
-            whole = copy.deepcopy(model)
-            model, parts = cut_encoder(model, layout, meshes.pp.get_local_rank())
+            model, parts = cut_encoder(model, layout, meshes.pp.get_local_rank(), shared)
             stages = list(parts)
-            encoder_pipeline = EncoderPipeline(whole, parts, layout, meshes.pp)
+            encoder_pipeline = EncoderPipeline(whole, parts, layout, meshes.pp, shared)
+        elif shared is not None:
+            model.forward = partial(run_stage, model, True, True, shared)
         if meshes.tp is not None:
             shard_encoders(model, meshes.tp)
     blocks = [block for stage in stages for block in blocks_of(stage)]

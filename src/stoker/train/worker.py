@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     from stoker.core.errors import EXIT_DONE, EXIT_FINDING, StokerError
+    from stoker.core.gates import GATE_FD_NAME
+    from stoker.train.ahead import wait_at_gate
 
     parser = argparse.ArgumentParser(prog="python -m stoker.train.worker", description=__doc__)
     parser.add_argument("--job", type=Path, required=True, help="the attempt's job file")
@@ -50,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = parser.parse_args(arguments)
     telemetry: Telemetry | None = None
     try:
+        if GATE_FD_NAME in os.environ and not wait_at_gate(inherited(GATE_FD_NAME, os.environ)):
+            return EXIT_DONE
         job = read_job(words.job, words.rank)
         telemetry = _telemetry(job, words.rank, os.environ)
         _work(job, words.rank, telemetry, os.environ)

@@ -7,15 +7,23 @@ its parts are the decoder's, so that a layout which splits one splits the other.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from stoker.train.models.norm import rotate
 
+AttendAll: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""Query, key and value `[batch, length, heads, head_width]`, and which keys are there, bool `[batch,
+length]` or None where all are, to what they attend to, of the query's shape."""
+
 
 class EncoderAttention(nn.Module):
-    """Self-attention over all positions that are there."""
+    """Self-attention over all positions that are there.
+
+    `attend` is an attribute, so that a rank with a part of the positions can put another function there.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -24,6 +32,7 @@ class EncoderAttention(nn.Module):
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
         self.output = nn.Linear(width, width)
+        self.attend: AttendAll = attend_all
 
     def forward(
         self, hidden: Tensor, mask: Tensor | None = None, turns: tuple[Tensor, Tensor] | None = None
@@ -37,14 +46,19 @@ class EncoderAttention(nn.Module):
         )
         if turns is not None:
             query, key = rotate(query, *turns), rotate(key, *turns)
-        mixed = functional.scaled_dot_product_attention(
-            query.transpose(1, 2),
-            key.transpose(1, 2),
-            value.transpose(1, 2),
-            attn_mask=None if mask is None else mask[:, None, None, :],
-        )
-        joined: Tensor = self.output(mixed.transpose(1, 2).reshape(batch, length, -1))
+        joined: Tensor = self.output(self.attend(query, key, value, mask).reshape(batch, length, -1))
         return joined
+
+
+def attend_all(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention in both directions, of one process; an `AttendAll`."""
+    mixed = functional.scaled_dot_product_attention(
+        query.transpose(1, 2),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
+        attn_mask=None if mask is None else mask[:, None, None, :],
+    )
+    return mixed.transpose(1, 2)
 
 
 class EncoderFeedForward(nn.Module):

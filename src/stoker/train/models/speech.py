@@ -6,6 +6,9 @@ within the convolution. What is behind a clip's end changes nothing of it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
@@ -13,6 +16,9 @@ from torch import Tensor, nn
 from stoker.spec.speech import SpeechSpec
 from stoker.train.models.encoder import EncoderAttention, EncoderFeedForward
 from stoker.train.models.norm import rotation
+
+Surround: TypeAlias = Callable[[Tensor, int], Tensor]
+"""`[rows, positions, width]` with so many neighbours more on either side, zero where there is none."""
 
 
 def build_speech(spec: SpeechSpec) -> Conformer:
@@ -32,8 +38,8 @@ class Subsampling(nn.Module):
         bands = (spec.mel_bins + 3) // 4
         self.output = nn.Linear(spec.width * bands, spec.width)
 
-    def forward(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Positions `[rows, positions, width]`, and which of them are there, bool `[rows, positions]`."""
+    def forward(self, features: Tensor, frames: Tensor) -> Tensor:
+        """Positions `[rows, positions, width]`; those behind a clip's end are zero before the last matrix."""
         hidden = features.unsqueeze(1)
         for kernel in (self.first, self.second):
             hidden = functional.relu(kernel(hidden))
@@ -42,23 +48,33 @@ class Subsampling(nn.Module):
             there = torch.arange(hidden.shape[2], device=frames.device) < frames.unsqueeze(1)
             hidden = hidden * there[:, None, :, None].to(hidden.dtype)
         positions: Tensor = self.output(hidden.transpose(1, 2).flatten(2))
-        return positions, there
+        return positions
+
+
+def surround(hidden: Tensor, reach: int) -> Tensor:
+    """Zeros on either side, in one process; a `Surround`."""
+    return functional.pad(hidden, (0, 0, reach, reach))
 
 
 class Convolution(nn.Module):
-    """Each channel over its neighbours in time, between two matrices; a gate after the first."""
+    """Each channel over its neighbours in time, between two matrices; a gate after the first.
+
+    `surround` is an attribute, so that a rank with a part of the positions can bring neighbours of others.
+    """
 
     def __init__(self, width: int, kernel: int) -> None:
         super().__init__()
+        self.reach = kernel // 2
+        self.surround: Surround = surround
         self.expand = nn.Linear(width, 2 * width)
-        self.depthwise = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.depthwise = nn.Conv1d(width, width, kernel, groups=width)
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, width)
 
     def forward(self, hidden: Tensor, there: Tensor) -> Tensor:
         hidden = functional.glu(self.expand(hidden), dim=-1)
         hidden = hidden * there.unsqueeze(-1).to(hidden.dtype)
-        hidden = self.depthwise(hidden.transpose(1, 2)).transpose(1, 2)
+        hidden = self.depthwise(self.surround(hidden, self.reach).transpose(1, 2)).transpose(1, 2)
         projected: Tensor = self.project(functional.silu(self.norm(hidden)))
         return projected
 
@@ -110,23 +126,32 @@ class Conformer(nn.Module):
 
     def forward(self, features: Tensor, frames: Tensor) -> Tensor:
         """`features` `[rows, frames, mel_bins]`, of which `frames` int64 `[rows]` are there."""
-        hidden, *beside = self.enter(features, frames)
+        hidden = self.enter(features, frames)
+        beside = self.beside(hidden, frames)
         for block in self.blocks:
             hidden = block(hidden, *beside)
         return self.leave(hidden)
 
-    def enter(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The stream `[rows, positions, width]` before the first block; what is there; cosine and sine."""
-        hidden = self.subsampling(features, frames)[0]
-        return hidden, *self.beside(hidden, frames)
+    def enter(self, features: Tensor, frames: Tensor) -> Tensor:
+        """The stream `[rows, positions, width]` before the first block."""
+        hidden: Tensor = self.subsampling(features, frames)
+        return hidden
 
-    def beside(self, hidden: Tensor, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What blocks take beside the stream: which positions are there; cosine and sine of all."""
+    def beside(
+        self, hidden: Tensor, frames: Tensor, *, places: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What blocks take beside the stream: which positions are there; cosine and sine of all.
+
+        `places` int64 `[positions]` are where they stand in the clip: 0, 1, 2 … unless given.
+        """
         for _ in range(2):  # the subsampling's strides
             frames = (frames + 1) // 2
-        there = torch.arange(hidden.shape[1], device=frames.device) < frames.unsqueeze(1)
+        length = hidden.shape[1]
+        if places is None:
+            places = torch.arange(length, device=frames.device)
+        there = places < frames.unsqueeze(1)
         head_width = self.spec.width // self.spec.heads
-        cosine, sine = rotation(hidden.shape[1], head_width, self.spec.rope_base, hidden.device)
+        cosine, sine = rotation(length, head_width, self.spec.rope_base, hidden.device, positions=places)
         return there, cosine.to(hidden.dtype), sine.to(hidden.dtype)
 
     def leave(self, hidden: Tensor) -> Tensor:

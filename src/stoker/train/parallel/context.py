@@ -69,12 +69,14 @@ class Ulysses:
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Query, key and value `[batch, length, heads, head_width]` of this rank's tokens."""
-        mixed = attend(*(self._exchange(each, Shard(1), Shard(2)) for each in (query, key, value)))
-        return self._exchange(mixed, Shard(2), Shard(1))
+        mixed = attend(*(exchange(each, self._mesh, Shard(1), Shard(2)) for each in (query, key, value)))
+        return exchange(mixed, self._mesh, Shard(2), Shard(1))
 
-    def _exchange(self, share: Tensor, having: Placement, wanting: Placement) -> Tensor:
-        spread = DTensor.from_local(share.contiguous(), self._mesh, [having], run_check=False)
-        return spread.redistribute(placements=[wanting]).to_local()
+
+def exchange(share: Tensor, mesh: DeviceMesh, having: Placement, wanting: Placement) -> Tensor:
+    """A rank's share of a tensor that lies over `mesh` as `having`, to its share as `wanting`."""
+    spread = DTensor.from_local(share.contiguous(), mesh, [having], run_check=False)
+    return spread.redistribute(placements=[wanting]).to_local()
 
 
 def _attend_last(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

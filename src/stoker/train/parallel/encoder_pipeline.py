@@ -21,6 +21,7 @@ from torch.distributed.pipelining.schedules import PipelineScheduleSingle
 
 from stoker.spec.layout import LayoutSpec
 from stoker.train.objectives.objective import Batch
+from stoker.train.parallel.encoder_context import SharedPositions
 from stoker.train.parallel.pipeline import SCHEDULES, Elsewhere, split_layers, stages_of
 
 
@@ -52,10 +53,13 @@ class Answering(nn.Module):
         return self._output
 
 
-def cut_encoder(model: nn.Module, layout: LayoutSpec, rank: int) -> tuple[nn.Module, list[nn.Module]]:
+def cut_encoder(
+    model: nn.Module, layout: LayoutSpec, rank: int, positions: SharedPositions | None
+) -> tuple[nn.Module, list[nn.Module]]:
     """What rank `rank` of axis pp holds of an encoder on the meta device, and its stages.
 
-    The model names in `entry` and `exit` what the first and the last stage have beside blocks.
+    The model names in `entry` and `exit` what the first and the last stage have beside blocks. `positions`:
+    this rank's, where they lie over cp.
     """
     blocks = model.blocks
     assert isinstance(blocks, nn.ModuleList)
@@ -69,7 +73,7 @@ def cut_encoder(model: nn.Module, layout: LayoutSpec, rank: int) -> tuple[nn.Mod
         stage._parameters = model._parameters if index == 0 else dict(model._parameters)
         stage.blocks = nn.ModuleList(blocks[layer] for layer in layers[index])
         _leave_out(stage, index == 0, index == last)
-        stage.forward = partial(_run, stage, index == 0, index == last)
+        stage.forward = partial(run_stage, stage, index == 0, index == last, positions)
         stages.append(stage)
     held = {layer for index in own for layer in layers[index]}
     for layer in range(len(blocks)):
@@ -85,33 +89,51 @@ def _leave_out(model: Any, has_first: bool, has_last: bool) -> None:
         setattr(model, name, None)
 
 
-def _run(stage: Any, first: bool, last: bool, entering: Tensor, **rest: Tensor) -> Tensor:
-    """A stage of an encoder; `rest` are the objective's inputs after the first, of these rows."""
-    inputs = tuple(rest.values())
-    beside: tuple[Tensor, ...]
-    if first:
-        entered = stage.enter(entering, *inputs)
-        hidden, beside = (entered, ()) if isinstance(entered, Tensor) else (entered[0], entered[1:])
-    else:
-        hidden = entering
-        beside = stage.beside(hidden, *inputs) if hasattr(stage, "beside") else ()
+def run_stage(
+    stage: Any,
+    first: bool,
+    last: bool,
+    positions: SharedPositions | None,
+    entering: Tensor,
+    *rest: Tensor,
+    **named: Tensor,
+) -> Tensor:
+    """A stage of an encoder, or all of it; `rest` or `named` are the objective's inputs after the first, of
+    these rows."""
+    inputs = (*rest, *named.values())
+    hidden = stage.enter(entering, *inputs) if first else entering
+    where: dict[str, Tensor] = {}
+    if positions is not None:
+        hidden = positions.enter(hidden) if first else hidden
+        where = {"places": positions.places(hidden.device)}
+    beside = stage.beside(hidden, *inputs, **where) if hasattr(stage, "beside") else ()
     for block in stage.blocks:
         hidden = block(hidden, *beside)
+    if last and positions is not None:
+        hidden = positions.whole(hidden)
     result: Tensor = stage.leave(hidden) if last else hidden
     return result
 
 
 class EncoderPipeline:
-    """The stages of an encoder on this rank. `whole` is the model on the meta device, for its shapes."""
+    """The stages of an encoder on this rank. `whole` is the model on the meta device, for its shapes.
+
+    `positions`: this rank's, where they lie over cp.
+    """
 
     def __init__(
-        self, whole: nn.Module, stages: Sequence[nn.Module], layout: LayoutSpec, mesh: DeviceMesh
+        self,
+        whole: nn.Module,
+        stages: Sequence[nn.Module],
+        layout: LayoutSpec,
+        mesh: DeviceMesh,
+        positions: SharedPositions | None,
     ) -> None:
         self._whole: Any = whole
         self._stages = list(stages)
-        self._layout, self._mesh = layout, mesh
+        self._layout, self._mesh, self._positions = layout, mesh, positions
         self._indices = stages_of(layout, mesh.get_local_rank())
-        self._schedules: dict[Any, Any] = {}
+        self._schedules: dict[Any, tuple[Any, int]] = {}
         self._pieces: list[Any] = []
         self._loss_of: Callable[[nn.Module, Any], Tensor] | None = None
 
@@ -143,6 +165,7 @@ class EncoderPipeline:
         One pass, stage after stage, for evaluation.
         """
         hidden, left = self._shapes(inputs)
+        hidden = self._piece(hidden)
         first, *rest = inputs
         named = {f"input_{index}": each for index, each in enumerate(rest, start=1)}
         group, own, last = self._mesh.get_group(), self._mesh.get_local_rank(), self._layout.stages - 1
@@ -170,10 +193,13 @@ class EncoderPipeline:
         return next(rank for rank in range(self._layout.pp) if index in stages_of(self._layout, rank))
 
     def _shapes(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """The stream and the output of these inputs, on the meta device."""
-        entered = self._whole.enter(*(torch.empty_like(each, device="meta") for each in inputs))
-        hidden = entered if isinstance(entered, Tensor) else entered[0]
+        """The whole stream and the output of these inputs, on the meta device."""
+        hidden = self._whole.enter(*(torch.empty_like(each, device="meta") for each in inputs))
         return hidden, self._whole.leave(hidden)
+
+    def _piece(self, hidden: Tensor) -> Tensor:
+        """What a stage hands on of a whole stream, which not every rank has seen."""
+        return hidden if self._positions is None else self._positions.enter(hidden)
 
     def _given(self, batch: Batch) -> tuple[Tensor, ...]:
         assert self._loss_of is not None
@@ -191,21 +217,24 @@ class EncoderPipeline:
     def _schedule(self, first: Tensor, rest: Sequence[Tensor], dtype: torch.dtype) -> Any:
         key = (first.shape, tuple(each.shape for each in rest), dtype)
         if key not in self._schedules:
-            stages = self._pipeline_stages(first, rest, dtype)
+            hidden, left = self._shapes(
+                [each[: len(each) // self._layout.micro_batches] for each in (first, *rest)]
+            )
+            stages = self._pipeline_stages(first, self._piece(hidden), left, dtype)
             made = SCHEDULES[self._layout.schedule]
             single = issubclass(made, PipelineScheduleSingle)
-            self._schedules[key] = made(
-                stages[0] if single else stages, self._layout.micro_batches, loss_fn=self._loss
-            )
-        return self._schedules[key]
+            schedule = made(stages[0] if single else stages, self._layout.micro_batches, loss_fn=self._loss)
+            self._schedules[key] = (schedule, hidden.shape[1])
+        schedule, length = self._schedules[key]
+        if self._positions is not None:
+            self._positions.length = length
+        return schedule
 
     def _pipeline_stages(
-        self, first: Tensor, rest: Sequence[Tensor], dtype: torch.dtype
+        self, first: Tensor, hidden: Tensor, left: Tensor, dtype: torch.dtype
     ) -> list[PipelineStage]:
-        """torch's stages with their shapes said, which the model on the meta device tells."""
-        rows = first.shape[0] // self._layout.micro_batches
-        inputs = [torch.empty_like(each[:rows], device="meta") for each in (first, *rest)]
-        hidden, left = self._shapes(inputs)
+        """torch's stages with their shapes said: `hidden` between them and `left` at the end."""
+        entering = torch.empty_like(first[: len(hidden)], device="meta")
 
         def like(tensor: Tensor) -> Tensor:
             return torch.empty(tensor.shape, dtype=dtype, device="meta", requires_grad=True)
@@ -217,7 +246,7 @@ class EncoderPipeline:
                 index,
                 self._layout.stages,
                 first.device,
-                input_args=(inputs[0] if index == 0 else like(hidden),),
+                input_args=(entering if index == 0 else like(hidden),),
                 output_args=(like(left if index == last else hidden),),
                 group=self._mesh.get_group(),
             )

@@ -1,0 +1,15 @@
+"""What an agent and a rank that was started ahead say to each other at its gate. See docs/design/fleet.md."""
+
+from __future__ import annotations
+
+from typing import Final
+
+GATE_FD_NAME: Final = "STOKER_GATE_FD"
+"""The variable that tells a rank the number of the socket it waits at; absent where it need not wait."""
+
+LOADED: Final = b"l"
+"""From the rank: what it needs is in memory, and it waits."""
+
+GO: Final = b"g"
+"""To the rank: its attempt has begun, and its job file is there. The end of the socket says that it never
+will."""

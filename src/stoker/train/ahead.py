@@ -1,0 +1,34 @@
+"""A rank that was started ahead: it loads what any attempt needs, and waits at its gate.
+
+It has no job, no key and no data by then. See docs/design/fleet.md, "Started ahead".
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from stoker.core.gates import GO, LOADED
+
+
+def wait_at_gate(descriptor: int) -> bool:
+    """Load all, say so, and wait. False when no attempt begins. Raises OSError on what is no socket."""
+    with socket.socket(fileno=descriptor) as gate:
+        load()
+        gate.sendall(LOADED)
+        return gate.recv(1) == GO
+
+
+def load() -> None:
+    """Import what an attempt imports, and let torch start its threads, without autograd or process group."""
+    import torch
+    import torch.distributed.fsdp
+    import torch.distributed.tensor
+
+    import stoker.feed.dataset
+    import stoker.store.handed
+    import stoker.train.attempt
+    import stoker.train.records_task  # noqa: F401
+
+    torch.ones(64, 64) @ torch.ones(64, 64)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
