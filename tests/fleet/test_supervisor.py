@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ import pytest
 from stoker.core.errors import BadName, DiskFull
 from stoker.core.events import EventKind
 from stoker.fleet.attempt_lock import held_lock
+from stoker.fleet.attribution import Witness
 from stoker.fleet.charge import KillRank
 from stoker.fleet.goodput import account
 from stoker.fleet.run_state import Phase
+from stoker.fleet.taxonomy import Source
 from support.fake_house import FakeErrands, a_policy, make_folder, supervise, told
 
 K = EventKind
@@ -73,6 +76,23 @@ def test_a_killed_rank_is_told_and_the_run_goes_on_from_the_last_checkpoint(erra
     assert second == list(range(5, 9))
     (restart,) = told(errands.folder, K.RESTART_SCHEDULED)
     assert (restart.number("delay_s"), restart.text("reason")) == (0.0, "rank 1 was ended by signal 9")
+
+
+def test_the_end_of_a_failed_attempt_says_what_it_died_of(errands: FakeErrands) -> None:
+    seen = [Witness(time.time(), "local", Source.KERNEL, "NVRM: Xid (PCI:0000:4e:00): 79, fell off the bus")]
+    errands.deeds = [deed("signal", signal=signal.SIGKILL), deed("exit", code=59, at_step="start", attempt=2)]
+    verdict = supervise(errands, witnesses=lambda attempt: seen if attempt == 2 else ())
+    first, second = told(errands.folder, EventKind.ATTEMPT_ENDED)
+    assert [first.fields[name] for name in ("failure_kind", "component", "culprit_rank", "culprit_node")] == [
+        "system_software",
+        "process",
+        1,
+        "local",
+    ]
+    assert (second.fields["failure_kind"], second.fields["component"]) == ("hardware", "pcie")
+    assert verdict.outcome is Phase.FAILED
+    (other,) = [each for each in told(errands.folder, EventKind.RANK_EXITED) if each.fields["ordered"]][:1]
+    assert (other.rank, other.number("signal")) == (0, signal.SIGKILL)
 
 
 def test_a_signal_that_something_else_handles_cancels_nothing(errands: FakeErrands) -> None:

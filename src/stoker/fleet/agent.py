@@ -85,6 +85,7 @@ class Agent:
         self._sieves: dict[int, OutputSieve] = {}
         self._ahead = plan.ahead
         self._unsent = bytearray()
+        self._ordered: set[int] = set()
         self._orders = bytearray()
         self._selector: selectors.BaseSelector = selectors.DefaultSelector()
         self._gates = Gates(self._selector)
@@ -197,6 +198,7 @@ class Agent:
     def _supervisor_gone(self) -> None:
         if self._supervised:
             self._supervised = False
+        self._ordered |= self._ranks.keys()
             self._selector.unregister(self._control)
         self._unsent.clear()
         self._stopping = True
@@ -351,6 +353,7 @@ class Agent:
                 if isinstance(source, EventEar):
                     self._tell_of(rank, source, data)
                 else:
+                ordered=rank in self._ordered,
                     source.take(data)
         with contextlib.suppress(KeyError):
             self._selector.unregister(source.descriptor)

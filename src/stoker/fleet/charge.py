@@ -12,6 +12,7 @@ from stoker.core.ids import RunId
 from stoker.fleet.links import Link
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.run_state import Policy
+from stoker.fleet.witnesses import Witnesses, nobody
 from stoker.keys.agent import KeyAgent
 from stoker.spec.run import IsolationMeans, IsolationPolicy, RankOutput
 from stoker.store.handed import StoreHand
@@ -51,6 +52,8 @@ class Charge:
     """When an attempt has trained for so long, the next one's processes are started ahead; None: never."""
     hand: StoreHand | None = None
     """Where ranks cannot reach their store themselves: who asks it for them."""
+    witnesses: Witnesses = nobody
+    """Who else may say what an attempt died of."""
 
 
 class Errands(Protocol):

@@ -32,9 +32,10 @@ from stoker.fleet.run_state import Policy
 from stoker.fleet.second_level import second_level
 from stoker.fleet.summary import RunSummary, read_run, summarise, supervisor_lock
 from stoker.fleet.supervisor import Supervisor
+from stoker.fleet.taxonomy import RETRIED
+from stoker.fleet.witnesses import witnesses_here
 from stoker.intake.review_request import review_digest
 from stoker.keys.backend import KeyBackend
-from stoker.keys.errors import AgentLost, LeaseExpired
 from stoker.keys.memory import harden_process
 from stoker.keys.refs import KekRef
 from stoker.keys.rotation import sealing_kek
@@ -42,18 +43,11 @@ from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import DatasetRecord, DatasetState, RunOutcome, RunRecord
 from stoker.spec.job import Job, JobPart
 from stoker.spec.run import RunSpec
-from stoker.store.errors import StoreUnreachable
-from stoker.train.checkpoint_errors import RETRYABLE
 
 EARLIER_ATTEMPT_S: Final = 15.0
 """How long a run that goes on waits for processes of its killed supervisor to end."""
 
-RETRY_CODES: Final = RETRYABLE | {
-    Busy.exit_code,
-    AgentLost.exit_code,
-    LeaseExpired.exit_code,
-    StoreUnreachable.exit_code,
-}
+RETRY_CODES: Final = RETRIED
 """Known errors after which another attempt may go well; every other known error ends the run."""
 
 
@@ -246,6 +240,7 @@ def _supervise(
         writable=held.writable,
         open_because=held.open_because,
         rank_output=spec.launch.rank_output,
+        witnesses=witnesses_here(folder, "local", house.clock),
         standby_after_s=spec.launch.standby_after_s if spec.launch.standby else None,
     )
     with _saying_how_to_go_on(run):

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from stoker.core.events import Event, EventKind
+from stoker.fleet.attribution import Attribution
 from stoker.train.checkpoint_errors import PeerLost
 
 
@@ -23,6 +24,7 @@ class Recovery:
 
     `step` is the last step that was done before it, `resume_step` the checkpoint that the next attempt
     loaded; `next_step_s` is when the next step was done, so `next_step_s - failed_s` is the whole pause.
+    `attribution` is what the failure was put down to; None in runs of before that was told.
     """
 
     attempt: int
@@ -35,11 +37,14 @@ class Recovery:
     resume_step: int | None = None
     ready_s: float | None = None
     next_step_s: float | None = None
+    attribution: Attribution | None = None
 
     def sentence(self) -> str:
         """What failed, how soon it was noticed, and what it took to go on."""
         who = "" if self.rank < 0 else f"rank {self.rank} "
         parts = [f"after step {self.step}: {who}{self.what}{', on purpose' if self.injected else ''}"]
+        if self.attribution is not None:
+            parts.append(self.attribution.sentence())
         parts.append(f"noticed after {self.detected_s - self.failed_s:.2f} s")
         if self.resume_step is not None:
             parts.append(f"went on from the checkpoint of step {self.resume_step}")
@@ -61,6 +66,8 @@ def find_recoveries(events: Iterable[Placed]) -> tuple[Recovery, ...]:
             failing, cancelled, injected_s = False, False, None
         if kind is EventKind.CANCEL_REQUESTED:
             cancelled = True
+        elif kind is EventKind.ATTEMPT_ENDED and failing:
+            _last(found, attribution=Attribution.told_in(event))
         elif kind is EventKind.FAULT_INJECTED:
             injected_s = placed.at_s
         elif kind is EventKind.STEP and event.rank == 0 and not failing:
@@ -96,7 +103,7 @@ def _explains(event: Event, failure: Recovery) -> bool:
     )
 
 
-def _last(found: list[Recovery], **news: float | int) -> None:
+def _last(found: list[Recovery], **news: float | int | Attribution | None) -> None:
     """Fill in what is not known yet of the last failure."""
     if found:
         unknown = {name: value for name, value in news.items() if getattr(found[-1], name) is None}

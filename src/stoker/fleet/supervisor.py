@@ -22,6 +22,8 @@ from stoker.core.isolation import Isolation, IsolationState, Outside, listening_
 from stoker.core.progress import Progress, Task
 from stoker.core.result import plain
 from stoker.fleet.attempt import Attempt, AttemptOrder
+from stoker.fleet.attempt_story import AttemptStory
+from stoker.fleet.attribution import Attribution
 from stoker.fleet.charge import Charge, Errands
 from stoker.fleet.curves import Curves
 from stoker.fleet.errors import IsolationLost, IsolationRefused
@@ -82,6 +84,8 @@ class Supervisor:
         self._errors: dict[int, RunError] = {}
         self._refusal: StokerError | None = None
         self._isolation = Isolation(IsolationState.OPEN, "no attempt was started")
+        self._stacks: dict[int, tuple[str, ...]] = {}
+        self._story = AttemptStory(charge.witnesses)
         self._probed_at_s = 0.0
         self._strangers = 0
         self._end: EndRun | None = None
@@ -165,6 +169,7 @@ class Supervisor:
         self._curves.take(event)
         if event.kind is EventKind.ISOLATION_PROBED:
             self._probed(Isolation(IsolationState(event.text("state")), event.text("reason")))
+        self._story.note(event)
         elif event.kind is EventKind.RANK_SPAWNED and self._attempt is not None:
             self._attempt.note_rank(rank, int(event.number("pid")))
         elif event.kind is EventKind.HEARTBEAT:
@@ -296,7 +301,7 @@ class Supervisor:
                 section=instruction.section.value,
             )
         elif isinstance(instruction, AttemptOver):
-            self._tell(EventKind.ATTEMPT_ENDED, outcome=instruction.outcome)
+            self._tell(EventKind.ATTEMPT_ENDED, why=self._why(instruction), outcome=instruction.outcome)
         elif isinstance(instruction, RestartPlanned):
             self._tell(EventKind.RESTART_SCHEDULED, delay_s=instruction.delay_s, reason=instruction.reason)
         else:
@@ -385,12 +390,23 @@ class Supervisor:
     def _error(self, end: EndRun) -> RunError | None:
         return explain(end, self._errors, self._refusal, self._charge, self._state.attempt)
 
-    def _tell(self, kind: EventKind, *, rank: int = -1, **fields: JsonValue) -> None:
+    def _why(self, over: AttemptOver) -> Attribution | None:
+        """What a failed attempt died of, to be told with its end."""
+        if over.outcome != Phase.FAILED:
+            return None
+        refused = "" if self._refusal is None else self._refusal.id
+        return self._story.attribution(over.attempt, refused, self._clock.now_s())
+
+    def _tell(
+        self, kind: EventKind, *, rank: int = -1, why: Attribution | None = None, **fields: JsonValue
+    ) -> None:
         charge = self._charge
         now_s, mono_s = self._clock.now_s(), self._clock.monotonic_s()
-        self._log.append(
-            Event(now_s, mono_s, charge.run, self._state.attempt, rank, charge.node, kind, fields)
-        )
+        if why is not None:
+            fields.update(why.fields())
+        event = Event(now_s, mono_s, charge.run, self._state.attempt, rank, charge.node, kind, fields)
+        self._story.note(event)
+        self._log.append(event)
 
     def _now_s(self) -> float:
         return self._clock.monotonic_s()
