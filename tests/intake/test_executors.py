@@ -19,11 +19,12 @@ import pytest
 
 from stoker.core.clock import SystemClock
 from stoker.core.isolation import IsolationState
+from stoker.core.slurm import PASSED_ON
 from stoker.intake.executors import Executor
 from stoker.intake.executors.local import LocalExecutor
 from stoker.intake.executors.ray import RayExecutor, do_block
 from stoker.intake.executors.remote import ATTEMPTS, Site, elements_of, message_of
-from stoker.intake.executors.slurm import PASSED_ON, SlurmExecutor, batch_script, job_name
+from stoker.intake.executors.slurm import SlurmExecutor, batch_script, job_name
 from stoker.intake.task_errors import TaskFailed, UnusableExecutor
 from stoker.intake.task_room import rooms_told
 from stoker.intake.tasks import Phase, TaskJob
@@ -38,7 +39,7 @@ from support.letters import (
     prepare_letters,
     write_letters,
 )
-from support.slurm_testbed import Slurm, slurm_testbed
+from support.slurm_testbed import Slurm
 
 _NAMED = "vocabulary tokenizer_sample_bytes sequence_tokens heldout_fraction chunk_log2 samples_per_shard"
 TABLE = {field: getattr(LETTERS, field) for field in _NAMED.split()}
@@ -46,18 +47,6 @@ TABLE = {field: getattr(LETTERS, field) for field in _NAMED.split()}
 
 WORD = f"w{secrets.token_hex(8)}"
 """A word of the letters that is nowhere else on this machine."""
-
-
-@pytest.fixture(scope="session")
-def testbed() -> Iterator[Slurm]:
-    with slurm_testbed() as slurm:
-        yield slurm
-
-
-@pytest.fixture
-def slurm(testbed: Slurm, monkeypatch: pytest.MonkeyPatch) -> Slurm:
-    monkeypatch.setenv("SLURM_CONF", str(testbed.conf))
-    return testbed
 
 
 @pytest.fixture(scope="module")

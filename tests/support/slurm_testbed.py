@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -30,14 +32,57 @@ class Slurm:
 
     def queue(self) -> list[str]:
         """The names of all jobs that wait or run."""
-        listed = subprocess.run(
-            ["squeue", "--noheader", "--format=%j"],
-            check=True,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "SLURM_CONF": str(self.conf)},
-        )
-        return listed.stdout.split()
+        return self.say("squeue", "--noheader", "--format=%j").split()
+
+    def say(self, *words: str) -> str:
+        """What one of Slurm's commands answers."""
+        environment = {**os.environ, "SLURM_CONF": str(self.conf)}
+        return subprocess.run(words, check=True, capture_output=True, text=True, env=environment).stdout
+
+    def lose_node(self, node: str) -> None:
+        """SIGKILL to a node's daemon and to all that runs there, as when its power fails."""
+        daemon = int((self.root / f"pids/slurmd-{node}.pid").read_text())
+        os.kill(daemon, signal.SIGKILL)
+        for pid in _processes_on(node, self.conf):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def kill_daemon(self, node: str) -> None:
+        """SIGKILL to a node's daemon alone: what runs there lives on."""
+        os.kill(int((self.root / f"pids/slurmd-{node}.pid").read_text()), signal.SIGKILL)
+
+    def tidy(self) -> None:
+        """End every job, and bring every node back that a test has lost or drained."""
+        self.say("scancel", "--user=root", "--quiet")
+        for line in self.say("sinfo", "--noheader", "--Node", "--format=%N %T").splitlines():
+            node, state = line.split()
+            pid = self.root / f"pids/slurmd-{node}.pid"
+            if not (pid.exists() and Path(f"/proc/{pid.read_text().strip()}").exists()):
+                self.say("slurmd", "-N", node)
+            if state.startswith(("down", "drain")):
+                self.say("scontrol", "update", f"nodename={node}", "state=resume")
+        deadline = time.monotonic() + 60
+        while (
+            self.queue() or self.say("sinfo", "--noheader", "--Node", "--format=%T").split() != ["idle"] * 4
+        ):
+            assert time.monotonic() < deadline, self.say("sinfo", "--Node", "--long")
+            time.sleep(0.1)
+
+
+def _processes_on(node: str, conf: Path) -> list[int]:
+    """Every process that Slurm started on a node: it and its children know the node by a variable."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal():
+            try:
+                environment = (process / "environ").read_bytes().split(b"\0")
+                arguments = (process / "cmdline").read_bytes()
+            except OSError:
+                continue
+            here = f"SLURMD_NODENAME={node}".encode() in environment
+            if here and f"SLURM_CONF={conf}".encode() in environment and b"pytest" not in arguments:
+                found.append(int(process.name))
+    return found
 
 
 @contextmanager

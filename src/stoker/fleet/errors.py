@@ -57,3 +57,33 @@ class LinkTooWeak(StokerError):
     """A link of the run is protected less than a review of its data asks for, or than was declared."""
 
     exit_code = 148
+
+
+class LauncherRefused(StokerError):
+    """A launcher did not do what it was asked: no right to, no such partition, no such state."""
+
+    exit_code = 137
+
+
+class LauncherSilent(StokerError):
+    """A launcher's commands are absent, or its controller does not answer."""
+
+    exit_code = 138
+
+
+class BadAnswer(StokerError):
+    """A launcher's answer cannot be read, so nothing was taken from it."""
+
+    exit_code = 139
+
+
+class UnknownJob(StokerError):
+    """A launcher knows no job of this number, or does not any more."""
+
+    exit_code = 140
+
+
+class UnknownNode(StokerError):
+    """A launcher knows no node of this name."""
+
+    exit_code = 141

@@ -6,10 +6,8 @@ Whether a task is done is told by the store alone; Slurm is only asked whether t
 from __future__ import annotations
 
 import os
-import pwd
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,16 +16,13 @@ from typing import Final
 
 from stoker.core.atomic import write_atomic
 from stoker.core.clock import Clock
+from stoker.core.slurm import PASSED_ON, exported, missing_commands, slurm_command, submitted, user_name
 from stoker.intake.executors.remote import Site, elements_of, run_attempts
 from stoker.intake.task_errors import TaskFailed, UnusableExecutor
 from stoker.intake.task_room import TaskRoom, in_order, rooms_told
 from stoker.intake.tasks import Phase, TaskJob
 from stoker.intake.workplace import Workplace
 
-PASSED_ON: Final = ("PATH", "HOME", "LANG", "PYTHONPATH", "STOKER_HOME")
-"""The variables that go along. Slurm keeps a job's environment on its disk, so no others do."""
-
-_COMMAND_PATIENCE_S: Final = 60.0
 _SILENCE_PATIENCE_S: Final = 900.0
 """For how long the controller may fail to answer before a preparation gives up."""
 
@@ -59,7 +54,7 @@ class SlurmExecutor:
         require_slurm()
         self.site.require_open_keys(self.name)
         name = job_name(work.plan.version)
-        _command("scancel", f"--name={name}", f"--user={_user()}")  # what a killed command left
+        slurm_command("scancel", f"--name={name}", f"--user={user_name()}")  # what a killed command left
         folder = self.site.home / "tasks" / work.plan.version
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
@@ -87,7 +82,7 @@ class SlurmExecutor:
         heard_s = self.clock.monotonic_s()
         try:
             while True:
-                asked = _command("squeue", "--noheader", f"--jobs={job}", "--format=%T")
+                asked = slurm_command("squeue", "--noheader", f"--jobs={job}", "--format=%T")
                 if asked.returncode == 0 or "Invalid job id" in asked.stderr:
                     if not asked.stdout.strip():
                         return
@@ -100,7 +95,7 @@ class SlurmExecutor:
                 look()
                 self.clock.sleep(self.poll_s)
         except BaseException:
-            _command("scancel", job)
+            slurm_command("scancel", job)
             raise
 
 
@@ -112,7 +107,7 @@ def job_name(version: str) -> str:
 def batch_script(job: Path, job_called: str, elements: int, step: int, tasks: int) -> str:
     """The batch script: element i does the places i·step up to (i + 1)·step of the job's list."""
     log = str(job.with_suffix("")).replace("%", "%%")
-    passed = ",".join(name for name in PASSED_ON if name in os.environ or name == "STOKER_HOME")
+    passed = exported(PASSED_ON)
     return f"""#!/bin/bash
 #SBATCH --job-name={job_called}
 #SBATCH --array=0-{elements - 1}
@@ -128,7 +123,7 @@ exec {shlex.quote(sys.executable)} -m stoker.intake.task_worker {shlex.quote(str
 
 def require_slurm() -> None:
     """Raise UnusableExecutor unless Slurm's commands are there."""
-    missing = [command for command in ("sbatch", "squeue", "scancel") if shutil.which(command) is None]
+    missing = missing_commands(("sbatch", "squeue", "scancel"))
     if missing:
         raise UnusableExecutor(
             f"Slurm's commands are not on this machine's PATH: {', '.join(missing)}.",
@@ -138,16 +133,13 @@ def require_slurm() -> None:
 
 def _submit(script: str, home: Path) -> str:
     """Submit a batch script; the job's number. Raises UnusableExecutor with what sbatch said."""
-    environment = {**os.environ, "STOKER_HOME": str(home)}
-    submitted = _command("sbatch", "--parsable", "--chdir=/", script=script, environment=environment)
-    job = submitted.stdout.strip().partition(";")[0]
-    if submitted.returncode != 0 or not job.isdecimal():
-        said = (submitted.stderr.strip() or submitted.stdout.strip())[:300]
+    answer = submitted(script, "/", {**os.environ, "STOKER_HOME": str(home)})
+    if not answer.job:
         raise UnusableExecutor(
-            f"Slurm does not take the job: {said!a}.",
+            f"Slurm does not take the job: {answer.said!a}.",
             hint="Mend what it names, such as SBATCH_PARTITION or SBATCH_ACCOUNT, then run it again.",
         )
-    return job
+    return answer.job
 
 
 def _logs(folder: Path, phase: str, elements: int) -> str:
@@ -158,27 +150,3 @@ def _logs(folder: Path, phase: str, elements: int) -> str:
         if log.exists():
             found.append(log.read_text(errors="replace"))
     return "".join(found)
-
-
-def _command(
-    *arguments: str, script: str | None = None, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run one of Slurm's commands. It does not hear Ctrl-C: it must end what it was told to end."""
-    try:
-        return subprocess.run(
-            arguments,
-            input=script,
-            stdin=subprocess.DEVNULL if script is None else None,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_COMMAND_PATIENCE_S,
-            env=environment,
-            start_new_session=True,
-        )
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(arguments, 1, "", "no answer")
-
-
-def _user() -> str:
-    return pwd.getpwuid(os.getuid()).pw_name

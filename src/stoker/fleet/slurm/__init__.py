@@ -1,0 +1,1 @@
+"""Slurm as a launcher of runs. See docs/design/slurm.md."""
