@@ -79,6 +79,7 @@ def machine() -> dict[str, JsonValue]:
         "system": platform.system(),
         "machine": platform.machine(),
         "processor": _processor(),
+        "scheduling": _scheduling(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "load_before": _load(),
     }
@@ -131,6 +132,14 @@ def _installed(package: str) -> str | None:
 def _load() -> float:
     """How many processes wanted a core, on average over the last minute."""
     return round(os.getloadavg()[0], 2)
+
+
+def _scheduling() -> str | None:
+    """How this process gets its turns: in real time (`chrt -r 5 python …`) no other runs while it works."""
+    if not hasattr(os, "sched_getscheduler"):
+        return None
+    names = {os.SCHED_OTHER: "ordinary", os.SCHED_RR: "real time", os.SCHED_FIFO: "real time"}
+    return names.get(os.sched_getscheduler(0), "other")
 
 
 def _commit() -> str | None:

@@ -6,7 +6,9 @@ import gc
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
+
+T = TypeVar("T")
 
 Probe: TypeAlias = Callable[[], float]
 """Does its piece of work once and returns one sample: seconds, or a rate."""
@@ -46,6 +48,32 @@ def take_turns(probes: Mapping[str, Probe], rounds: int) -> dict[str, list[float
                 samples[name].append(probes[name]())
     finally:
         gc.enable()
+    return samples
+
+
+def take_pairs(
+    pairs: Mapping[str, tuple[Callable[[], T], Callable[[], T]]], rounds: int
+) -> dict[str, list[tuple[T, T]]]:
+    """In each round each case right beside its reference, which goes first in every other round.
+
+    For what lasts so long that the machine is another by the time that all have had their turn: a ratio of
+    two samples that were taken one after the other says more. A turn of each pair goes before and does not
+    count.
+    """
+    samples: dict[str, list[tuple[T, T]]] = {name: [] for name in pairs}
+    names = list(pairs)
+    for turn in range(-1, rounds):
+        show_round(max(turn, 0), rounds)
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            case, reference = pairs[name]
+            gc.collect()
+            if turn % 2:
+                before, took = reference(), case()
+            else:
+                took, before = case(), reference()
+            if turn >= 0:
+                samples[name].append((took, before))
     return samples
 
 

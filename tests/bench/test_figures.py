@@ -19,7 +19,7 @@ from measuring.figures import (
     ratio_of,
     rounded,
 )
-from measuring.turns import take_turns
+from measuring.turns import take_pairs, take_turns
 
 
 def test_the_value_is_the_median_and_its_spread_the_quartiles() -> None:
@@ -135,3 +135,16 @@ def test_a_probe_that_fails_leaves_garbage_collection_on() -> None:
     with pytest.raises(OSError, match="gone"):
         take_turns({"a": fail}, 1)
     assert gc.isenabled()
+
+
+def test_a_case_stands_beside_its_reference_and_they_change_places() -> None:
+    order: list[str] = []
+
+    def probe(name: str) -> int:
+        order.append(name)
+        return len(order)
+
+    pairs = {"a": (lambda: probe("a"), lambda: probe("r")), "b": (lambda: probe("b"), lambda: probe("s"))}
+    samples = take_pairs(pairs, 2)
+    assert "".join(order) == "sbra" + "arbs" + "sbra"
+    assert samples == {"a": [(5, 6), (12, 11)], "b": [(7, 8), (10, 9)]}
