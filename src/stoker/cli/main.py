@@ -77,6 +77,7 @@ COMMANDS: Final[dict[str, Lazy]] = {
     "train": Lazy("stoker.cli.run:train", "Train a model on a dataset and keep the run alive."),
     "run": Lazy("stoker.cli.run:run", "Runs: list, show, report, resume."),
     "export": Lazy("stoker.cli.export:export", "Take a run's model out of the house, in plain."),
+    "node": Lazy("stoker.cli.node:node", "Nodes: check, drain, resume, exclude, find lemons."),
     "audit": Lazy("stoker.cli.audit:audit", "The log of every act: show, prove, verify."),
     "verify": Lazy("stoker.cli.verify:verify", "Check every promise now."),
     "serve": Lazy("stoker.cli.serve:serve", "The page: reviews, keys, the log, the promises."),

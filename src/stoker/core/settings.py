@@ -19,6 +19,7 @@ from stoker.core.config import Layer, Loaded, load, read_layer
 from stoker.core.errors import ConfigError
 from stoker.core.home import Home
 from stoker.core.isolation import Closing
+from stoker.core.node_settings import NodeSettings
 
 SITE_FILE: Final = Path("/etc/stoker/stoker.toml")
 """What the owner of the machine sets for everybody on it; may hold `locked = ["access.tokens"]`."""
@@ -87,6 +88,7 @@ class Settings:
     cache: CacheSettings = field(default_factory=CacheSettings)
     access: AccessSettings = field(default_factory=AccessSettings)
     preparing: PreparingSettings = field(default_factory=PreparingSettings)
+    nodes: NodeSettings = field(default_factory=NodeSettings)
 
     def problems(self) -> Iterator[str]:
         """A password in a URL would lie in a file that is no key file; it is named, never shown."""

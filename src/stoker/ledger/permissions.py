@@ -56,6 +56,13 @@ class Deed(enum.StrEnum):
     RUN_RELEASE = "run.release"
     """Letting a model go out that is not to be released, and taking that back."""
 
+    NODE_RECORD = "node.record"
+    """Letting the checks of a node decide about it, in the ledger; for the service that runs on nodes."""
+
+    NODE_DRAIN = "node.drain"
+    NODE_RESUME = "node.resume"
+    NODE_EXCLUDE = "node.exclude"
+
     KEY_ROTATE = "key.rotate"
     KEY_REWRAP = "key.rewrap"
     KEY_SUSPEND = "key.suspend"
@@ -122,6 +129,10 @@ RULES: Final[Mapping[Deed, Rule]] = {
     Deed.RUN_RESUME: Rule(_MAKERS | _KEEPERS),
     Deed.RUN_EXPORT: Rule(_MAKERS, room_looks_at="reviews in force; free to be released, or released"),
     Deed.RUN_RELEASE: Rule(_DECIDERS, room_looks_at="never whoever started the run"),
+    Deed.NODE_RECORD: Rule(_KEEPERS),
+    Deed.NODE_DRAIN: Rule(_KEEPERS),
+    Deed.NODE_RESUME: Rule(_KEEPERS),
+    Deed.NODE_EXCLUDE: Rule(_KEEPERS),
     Deed.KEY_ROTATE: Rule(_KEEPERS),
     Deed.KEY_REWRAP: Rule(_KEEPERS),
     Deed.KEY_SUSPEND: Rule(_GUARDS),
