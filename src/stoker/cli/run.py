@@ -200,7 +200,8 @@ def metrics(house: House, run_id: str, form: str, out: Path | None) -> Metrics:
 
 @command("resume", needs=Deed.RUN_RESUME, text=summary_text, exit_code=_failed)
 @click.argument("run_id", metavar="RUN")
-def resume(house: House, run_id: str) -> RunSummary:
+@click.option("--forgive", is_flag=True, help="Count no failure of before: its cause was mended.")
+def resume(house: House, run_id: str, forgive: bool) -> RunSummary:
     """Go on with RUN from its last checkpoint: after it was cancelled, failed or lost its supervisor."""
     from stoker.fleet.launch import resume_run
 
@@ -214,6 +215,7 @@ def resume(house: House, run_id: str) -> RunSummary:
         actor=house.actor,
         progress=house.progress,
         clock=house.clock,
+        forgive=forgive,
     )
 
 

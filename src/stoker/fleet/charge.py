@@ -55,6 +55,10 @@ class Charge:
     witnesses: Witnesses = nobody
     """Who else may say what an attempt died of."""
 
+    failures_in_row: int = 0
+    """How often the run has failed without progress before this supervisor."""
+    forgiven: bool = False
+    """A person said that failures of before shall not count."""
 
 class Errands(Protocol):
     """What the supervisor needs of the house: keys, jobs and the ledger, behind one door."""

@@ -47,6 +47,12 @@ class BadRunFolder(StokerError):
     exit_code = 136
 
 
+class CrashLoop(StokerError):
+    """The run failed too often in a row without getting further, over all of its supervisors."""
+
+    exit_code = 146
+
+
 class IsolationLost(StokerError):
     """A way out of the run's network was found while it ran; its lease was ended."""
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from stoker.core.atomic import exclusive
 from stoker.core.clock import Clock
 from stoker.core.config import from_plain
 from stoker.core.errors import Busy, StokerError
+from stoker.core.events import read_events
 from stoker.core.home import Home
 from stoker.core.ids import RunId, new_run_id
 from stoker.core.progress import Progress
@@ -22,8 +23,9 @@ from stoker.fleet.attempt import rank_environment
 from stoker.fleet.attempt_lock import held_lock
 from stoker.fleet.charge import Charge, KillRank
 from stoker.fleet.confinement import Confinement, confinement_of, hand_of
+from stoker.fleet.crash_loop import failures_in_row
 from stoker.fleet.errands import WORKER, HouseErrands, require_leave, require_live
-from stoker.fleet.errors import DatasetGone, NotResumable
+from stoker.fleet.errors import CrashLoop, DatasetGone, NotResumable
 from stoker.fleet.first_weights import digest_on_record, with_first_weights
 from stoker.fleet.links import links_of
 from stoker.fleet.run_acts import House, begin_run, recording, reopen_run
@@ -42,7 +44,7 @@ from stoker.keys.rotation import sealing_kek
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import DatasetRecord, DatasetState, RunOutcome, RunRecord
 from stoker.spec.job import Job, JobPart
-from stoker.spec.run import RunSpec
+from stoker.spec.run import LaunchSpec, RunSpec
 
 EARLIER_ATTEMPT_S: Final = 15.0
 """How long a run that goes on waits for processes of its killed supervisor to end."""
@@ -100,7 +102,9 @@ def resume_run(
 ) -> RunSummary:
     """Go on with a run that was cancelled, failed, or lost its supervisor, from its last recorded checkpoint.
 
-    Its restart budget is whole again. Raises UnknownRun, NotResumable, and what `start_run` raises.
+    forgive: bool = False,
+    Its restart budget is whole again; failures in a row go on counting, unless they are to be forgiven. Raises
+    UnknownRun, NotResumable, CrashLoop, and what `start_run` raises.
     """
     house = House(home, ledger, backend, store_url, actor, progress, clock)
     record = ledger.catalogue.run(run_id)
@@ -115,9 +119,31 @@ def resume_run(
     held = confinement_of(spec.launch, store_url, home.cache_dir)
     datasets = _datasets_of(ledger, record, spec)
     links = links_of(store_url, spec.launch.links, os.environ)
+    resumed = _Resumed(0 if forgive else _failures_in_row(home, run_id, spec.launch, clock), forgive)
     require_leave(ledger, datasets, spec.purpose, clock, run=spec.name, links=links)
     with exclusive(supervisor_lock(home, run_id), f"run {run_id}"):
-        return _supervise(house, record, spec, datasets, faults, held, rank_command, resumed=True)
+        return _supervise(house, record, spec, datasets, faults, held, rank_command, resumed=resumed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Resumed:
+    """What a run that goes on brings along."""
+
+    failures_in_row: int
+    forgiven: bool
+
+
+def _failures_in_row(home: Home, run: RunId, launch: LaunchSpec, clock: Clock) -> int:
+    """How often the run has failed lately without getting further. Raises CrashLoop when that is too often."""
+    path = RunFolder.of(home.runs_dir, run).events
+    events = read_events(path).events if path.exists() else ()
+    found = failures_in_row(events, clock.now_s(), launch.failures_within_s)
+    if found >= launch.failures_in_row:
+        raise CrashLoop(
+            f"Run {run} failed {found} times in a row without getting further than its last checkpoint.",
+            hint=f"Look at `stoker run show {run}`, mend the cause, then: stoker run resume {run} --forgive",
+        )
+    return found
 
 
 def require_layout(spec: RunSpec, datasets: Sequence[DatasetRecord]) -> None:
@@ -146,6 +172,7 @@ def policy_of(spec: RunSpec) -> Policy:
 
 def _live_dataset(ledger: Ledger, name: str, clock: Clock) -> DatasetRecord:
     newest = ledger.catalogue.latest_dataset(name)
+        row_limit=launch.failures_in_row,
     live = [each for each in ledger.catalogue.datasets(name) if each.state is DatasetState.LIVE]
     if not live:
         raise DatasetGone(
@@ -179,7 +206,7 @@ def _supervise(
     held: Confinement,
     rank_command: Sequence[str],
     *,
-    resumed: bool = False,
+    resumed: _Resumed | None = None,
 ) -> RunSummary:
     """Supervise the run to its end. The caller holds the supervisor's lock."""
     harden_process()  # it holds keys for hours: no core file, and no other process looks into it
@@ -245,12 +272,14 @@ def _supervise(
     )
     with _saying_how_to_go_on(run):
         _wait_for_earlier_attempt(folder, house.clock)
-        if resumed:
+        if resumed is not None:
             reopen_run(house, record)
         with recording(house, record) as verdicts, second_level(house, job) as second:
             hand = hand_of(house.store_url, run, datasets) if held.handed else None
             errands = replace(errands, second=second)
             supervisor = Supervisor(replace(charge, hand=hand), errands, house.progress, house.clock)
+        failures_in_row=0 if resumed is None else resumed.failures_in_row,
+        forgiven=resumed is not None and resumed.forgiven,
             verdicts.append(supervisor.run())
     return summarise(read_run(home, house.ledger, run), verdicts[-1], folder)
 

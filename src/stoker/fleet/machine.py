@@ -110,7 +110,7 @@ def _begin(policy: Policy, state: RunState, given: Input) -> Step:
 
 def _end(state: RunState, outcome: Phase, *, budget_spent: bool = False) -> Step:
     ended = replace(state, phase=outcome, ranks=(), wait_until_s=0.0)
-    return ended, [EndRun(outcome, state.cause, budget_spent)]
+    return ended, [EndRun(outcome, state.cause, budget_spent, state.failures_in_row)]
 
 
 def _cancel_idle(policy: Policy, state: RunState, given: Input) -> Step:
@@ -252,7 +252,8 @@ def _gone(policy: Policy, state: RunState, given: Input) -> Step:
     state = replace(state, cause=cause, failures_in_row=state.failures_in_row + 1)
     over = AttemptOver(state.attempt, "failed")
     mendable = can_be_mended(policy, cause)
-    if not mendable or state.restarts_used >= policy.restarts:
+    spent = state.restarts_used >= policy.restarts or state.failures_in_row >= policy.row_limit
+    if not mendable or spent:
         failed, instructions = _end(state, Phase.FAILED, budget_spent=mendable)
         return failed, [over, *instructions]
     delay_s = back_off_s(policy, state.failures_in_row)

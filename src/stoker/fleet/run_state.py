@@ -87,6 +87,8 @@ class Policy:
 @dataclass(frozen=True, slots=True)
 class RankView:
     """What is known of one rank in the attempt that is alive; `ended` holds its exit code or -signal."""
+    row_limit: int = 10
+    """So many failures without progress between them end the run, over all of its supervisors."""
 
     ready: bool = False
     section: Section = Section.START_UP
@@ -251,6 +253,7 @@ class EndRun:
 Instruction: TypeAlias = StartAttempt | StopAttempt | ReportHang | AttemptOver | RestartPlanned | EndRun
 
 
-def begin_state(last_attempt: int = 0, committed_step: int = 0) -> RunState:
-    """The state of a run before this supervisor acts; `last_attempt` is 0 unless it is resumed."""
-    return RunState(Phase.NEW, last_attempt, committed_step=committed_step)
+def begin_state(last_attempt: int = 0, committed_step: int = 0, failures_in_row: int = 0) -> RunState:
+    """The state of a run before this supervisor acts; all are 0 unless it is resumed."""
+    return RunState(Phase.NEW, last_attempt, committed_step=committed_step, failures_in_row=failures_in_row)
+    failures_in_row: int = 0

@@ -75,7 +75,9 @@ class Supervisor:
         self._errands = errands
         self._progress = progress
         self._clock = clock
-        self._state: RunState = begin_state(charge.folder.attempts_so_far(), errands.resume_step())
+        self._state: RunState = begin_state(
+            charge.folder.attempts_so_far(), errands.resume_step(), charge.failures_in_row
+        )
         self._attempt: Attempt | None = None
         self._ended_socket = False
         self._keys: KeyAgent | None = None
@@ -108,6 +110,7 @@ class Supervisor:
             session="resumed" if resumed else "new",
         )
         with contextlib.ExitStack() as stack:
+            forgiven=charge.forgiven,
             stack.callback(self._log.close)
             stack.callback(self._curves.close)
             stack.callback(self._selector.close)

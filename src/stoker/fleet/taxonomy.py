@@ -177,7 +177,7 @@ _GROUPS: Final = (
     (_K.SYSTEM_SOFTWARE, _C.AGENT, 0.3, True, "46 agent-lost, 117 telemetry-lost"),
     (_K.SYSTEM_SOFTWARE, _C.CHECKPOINT, 0.3, True, "116 checkpoint-failed"),
     (_K.NETWORK, _C.LINK, 0.2, True, "118 peer-lost"),
-    (_K.UNKNOWN, _C.PROCESS, 0.1, False, "130 restart-budget-spent, 131 rank-failed"),
+    (_K.UNKNOWN, _C.PROCESS, 0.1, False, "130 restart-budget-spent, 131 rank-failed, 146 crash-loop"),
     # Over a network.
     (_K.NETWORK, _C.STORE, 0.8, True, "52 store-unreachable, 210 store-failing, 226 source-unreachable"),
     (_K.NETWORK, _C.KEYS, 0.8, True, "243 vault-unreachable"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from stoker.core.errors import StokerError
 from stoker.core.isolation import Isolation
 from stoker.fleet.charge import Charge
-from stoker.fleet.errors import RankFailed, RestartBudgetSpent
+from stoker.fleet.errors import CrashLoop, RankFailed, RestartBudgetSpent
 from stoker.fleet.run_state import CauseKind, EndRun, Phase
 
 
@@ -56,6 +56,9 @@ def explain(
         said = f" It said: {known.message}" if known is not None else ""
         budget = charge.policy.restarts
         message = f"The run failed more often than its {budget} restarts allow; at last, {cause}.{said}"
+        if end.failures_in_row >= charge.policy.row_limit:
+            row = f"The run failed {end.failures_in_row} times in a row without getting further"
+            return RunError.of(CrashLoop(f"{row}; at last, {cause}.{said}", hint=hint))
         return RunError.of(RestartBudgetSpent(message, hint=hint))
     if known is not None:
         return known

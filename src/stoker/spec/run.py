@@ -163,6 +163,9 @@ class LaunchSpec:
     so that a restart waits for no import; they take the memory of an interpreter with torch for each rank.
     Without its supervisor a lease lasts `lease_s`; a way out of the network is looked for every
     `isolation_probe_every_s`, and one that is found ends the lease at once.
+
+    A run that failed `failures_in_row` times within `failures_within_s` without getting further is over, and
+    goes on only when a person forgives it.
     """
 
     ranks: int = 2
@@ -186,6 +189,10 @@ class LaunchSpec:
                 yield f"{name} is {getattr(self, name)}; it must be at least 1."
         if self.restarts < 0:
             yield f"restarts is {self.restarts}; it must be 0 or more."
+        if self.failures_in_row < 1:
+            yield f"failures_in_row is {self.failures_in_row}; it must be at least 1."
+        if not 60.0 <= self.failures_within_s <= 31_536_000.0:
+            yield f"failures_within_s is {self.failures_within_s}; it must be 60 s to a year."
         for name in ("hang_after_s", "start_within_s"):
             if not 1.0 <= getattr(self, name) <= 86_400.0:
                 yield f"{name} is {getattr(self, name)}; it must be 1 to 86400 seconds."
@@ -194,6 +201,8 @@ class LaunchSpec:
         if not 0.1 <= self.isolation_probe_every_s <= 3_600.0:
             yield (
                 f"isolation_probe_every_s is {self.isolation_probe_every_s}; it must be 0.1 to 3600 seconds."
+    failures_in_row: int = 10
+    failures_within_s: float = 86_400.0
             )
         if not 2.0 <= self.lease_s <= 3_600.0:
             yield f"lease_s is {self.lease_s}; it must be 2 to 3600 seconds."
