@@ -29,8 +29,9 @@ def accounts_of(job: str) -> str:
 def test_a_queue_is_read() -> None:
     running, ending, queued, failed = read_queue((ANSWERS / "squeue.txt").read_text())
     assert (running.state, running.restarts, running.node) == (JobState.RUNNING, 2, "node2")
-    assert (ending.state, ending.waits_for_time) == (JobState.ENDING, False)
-    assert (queued.state, queued.node, queued.waits_for_time) == (JobState.WAITING, "", True)
+    assert (ending.state, ending.node) == (JobState.ENDING, "node1")
+    assert (queued.state, queued.node, queued.reason) == (JobState.WAITING, "", "BeginTime")
+    assert queued.eligible_s - queued.queued_s == 121.0
     assert (failed.state, failed.reason) == (JobState.FAILED, "NonZeroExitCode")
 
 
@@ -98,7 +99,15 @@ def test_an_unreadable_line_of_accounting_is_shown_and_nothing_is_taken(line: st
 
 @pytest.mark.parametrize(
     "line",
-    ["1|RUNNING|0|node1|None", "x|RUNNING|0|n|None|", "1|RUNNING|-1|n|None|", "1|UP|0|n|None|", "1|R|"],
+    [
+        "1|RUNNING|0|n|N/A|N/A|None",
+        "x|RUNNING|0|n|N/A|N/A|None|",
+        "1|RUNNING|-1|n|N/A|N/A|None|",
+        "1|UP|0|n|N/A|N/A|None|",
+        "1|RUNNING|0|n|today|N/A|None|",
+        "1|RUNNING|0|a b|N/A|N/A|None|",
+        "1|R|",
+    ],
 )
 def test_an_unreadable_line_of_the_queue_is_shown(line: str) -> None:
     with pytest.raises(BadAnswer, match="squeue answered"):

@@ -93,8 +93,8 @@ class JobOrder:
 class JobView:
     """What is known of a job now. `node` is where its command runs; empty while it runs nowhere.
 
-    `restarts` counts how often it was queued again. `waits_for_time`: it could run, but for the time that the
-    launcher lets pass before a job runs again.
+    `restarts` counts how often it was queued again, which it was last at `queued_s`, seconds since the Unix
+    epoch; before `eligible_s` the launcher does not let it run.
     """
 
     job: JobId
@@ -102,7 +102,8 @@ class JobView:
     restarts: int
     node: str
     reason: str = ""
-    waits_for_time: bool = False
+    queued_s: float = 0.0
+    eligible_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,8 +58,8 @@ class LocalLauncher:
         if last.state in (JobState.RUNNING, JobState.ENDING) and lock_is_free(self._lock(job)):
             # Its keeper was killed: nobody was left to tell of the end.
             return JobView(job, JobState.NODE_LOST, last.restarts, "", "the process that kept it is gone")
-        held_back = last.state is JobState.WAITING and last.restarts > 0
-        return JobView(job, last.state, last.restarts, last.node, last.reason, held_back)
+        queued_s = max(each.at_s for each in events if each.state is JobState.WAITING)
+        return JobView(job, last.state, last.restarts, last.node, last.reason, queued_s)
 
     def cancel(self, job: JobId) -> None:
         state = self.job(job).state

@@ -14,7 +14,7 @@ from typing import Final
 from stoker.fleet.errors import BadAnswer
 from stoker.fleet.launchers import JobEvent, JobId, JobState, JobView, NodeState, NodeView
 
-QUEUE_FIELDS: Final = "JobID:|,State:|,RestartCnt:|,BatchHost:|,Reason:|"
+QUEUE_FIELDS: Final = "JobID:|,State:|,RestartCnt:|,BatchHost:|,SubmitTime:|,EligibleTime:|,Reason:|"
 NODE_FIELDS: Final = "NodeList:|,StateLong:|,NodeAddr:|,Port:|,Reason:|"
 ACCOUNT_FIELDS: Final = "JobID,State,ExitCode,Start,End,NodeList,Reason"
 
@@ -96,14 +96,14 @@ def read_queue(text: str) -> tuple[JobView, ...]:
     """What `squeue --noheader --states=all --Format=QUEUE_FIELDS` answers. Raises BadAnswer."""
     views = []
     for line in _lines(text, "squeue"):
-        job, word, restarts, host, reason = _fields(line, 5, "squeue")
+        job, word, restarts, host, queued, eligible, reason = _fields(line, 7, "squeue")
         if _JOB.fullmatch(job) is None or not restarts.isdecimal():
             raise _unreadable("squeue", line, "a job's number and how often it was queued again")
         state = job_state(word, "squeue")
         node = "" if host in _NOWHERE else _name(host, line, "squeue")
-        held_back = state is JobState.WAITING and reason == "BeginTime"
         reason = "" if reason in _NO_REASON else reason
-        views.append(JobView(JobId(job), state, int(restarts), node, reason, held_back))
+        queued_s, eligible_s = (_time_s(each, line, "squeue") or 0.0 for each in (queued, eligible))
+        views.append(JobView(JobId(job), state, int(restarts), node, reason, queued_s, eligible_s))
     return tuple(views)
 
 
@@ -137,7 +137,7 @@ def read_accounts(text: str, job: JobId) -> tuple[JobEvent, ...]:
             raise _unreadable("sacct", line, f"a life of job {job}")
         exit_code, signal = _exit(code, line)
         state = job_state(word, "sacct")
-        began_s, ended_s = _time_s(begun, line), _time_s(ended, line)
+        began_s, ended_s = _time_s(begun, line, "sacct"), _time_s(ended, line, "sacct")
         node = "" if node in _NOWHERE else node
         reason = "" if reason in _NO_REASON else reason
         if began_s is not None:
@@ -177,13 +177,13 @@ def _exit(text: str, line: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _time_s(text: str, line: str) -> float | None:
-    if text in ("Unknown", "None", ""):
+def _time_s(text: str, line: str, place: str) -> float | None:
+    if text in ("Unknown", "None", "N/A", ""):
         return None
     try:
         return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC).timestamp()
     except ValueError as error:
-        raise _unreadable("sacct", line, "a time such as 2026-01-31T08:00:00") from error
+        raise _unreadable(place, line, "a time such as 2026-01-31T08:00:00") from error
 
 
 def _unreadable(place: str, what: str, expected: str) -> BadAnswer:

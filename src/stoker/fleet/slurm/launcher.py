@@ -23,6 +23,9 @@ from stoker.fleet.slurm.batch_script import batch_script
 
 COMMANDS: Final = ("sbatch", "squeue", "scancel", "scontrol", "sinfo", "sacct")
 
+SAFE_S: Final = 2.0
+"""From the end of a job's life until its next one may be started."""
+
 _NO_ACCOUNTING: Final = "accounting storage is disabled"
 _UNKNOWN_JOB: Final = "Invalid job id"
 _OVER_ALREADY: Final = ("already completed", "already completing", "Invalid job id")
@@ -68,18 +71,24 @@ class SlurmLauncher:
         self._require_done(said, f"queue job {job} again")
 
     def hasten(self, job: JobId) -> bool:
-        """Slurm lets about two minutes pass before it runs a job again; this ends them.
+        """Slurm lets about two minutes pass before it runs a job again; this ends them, once that is safe.
 
-        As long as its old steps are ending the job is COMPLETING: with another start in that time the new
-        life was seen to fail, so it is waited for.
+        As long as old steps are ending the job is COMPLETING. And slurmd refuses to launch what was
+        credentialled in the second in which it was told to end the job, or before, as if it were the old
+        life; credentials know whole seconds only, so SAFE_S must have passed.
         """
         view = self.job(job)
         if view.state is JobState.ENDING:
             return False
-        if view.state is JobState.WAITING and view.restarts and (view.waits_for_time or not view.reason):
+        if view.state is not JobState.WAITING or not view.restarts:
+            return True
+        now_s = self.clock.now_s()
+        if view.eligible_s <= now_s:
+            return True
+        if now_s >= view.queued_s + SAFE_S:
             said = self._ask("scontrol", "update", f"jobid={job}", "starttime=now")
             self._require_done(said, f"let job {job} begin")
-        return True
+        return False  # until the queue says so
 
     def avoid(self, job: JobId, nodes: Sequence[str]) -> None:
         """Keep a waiting job off `nodes` from now on, instead of those that it was to keep off before."""
