@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stoker.spec.layout import CompileUnit, LayoutSpec, Recompute, Schedule
-from stoker.spec.run import RunSpec
+from stoker.spec.model import ModelSpec
+from stoker.spec.run import Precision, RunSpec
 from stoker.train.models import build_model, materialise
 from stoker.train.parallel import recompute, vocabulary
 from stoker.train.parallel.mesh import Meshes
@@ -18,6 +23,9 @@ from stoker.train.parallelize import parallelize
 from support.layouts import DENSE, MIXTURE, VOCABULARY, Case, Course, courses_of, differences, train_alone
 from support.ranks import run_ranks
 
+BF16 = Precision.BF16
+SHALLOW = replace(DENSE, layers=2)
+FEW_EXPERTS = replace(MIXTURE, layers=2)
 CASES = {
     "full": Case(LayoutSpec(recompute=Recompute.FULL)),
     "selective": Case(LayoutSpec(recompute=Recompute.SELECTIVE)),
@@ -27,9 +35,18 @@ CASES = {
     "full, ep": Case(LayoutSpec(recompute=Recompute.FULL, ep=2), model=MIXTURE),
     "full, pp zbv": Case(LayoutSpec(recompute=Recompute.FULL, pp=2, micro_batches=4, schedule=Schedule.ZBV)),
     "in host memory": Case(LayoutSpec(cpu_offload=True)),
+    "full in bf16": Case(LayoutSpec(recompute=Recompute.FULL), precision=BF16),
+    "selective in bf16": Case(LayoutSpec(recompute=Recompute.SELECTIVE), precision=BF16),
+    "selective, ep in bf16": Case(
+        LayoutSpec(recompute=Recompute.SELECTIVE, ep=2), model=MIXTURE, precision=BF16
+    ),
 }
 COMPILED = {
     "by block, tp": Case(LayoutSpec(compile=CompileUnit.BLOCK, tp=2)),
+    "whole, tp, experts": Case(LayoutSpec(compile=CompileUnit.WHOLE, tp=2), model=FEW_EXPERTS),
+    "whole, cp, loss in chunks": Case(
+        LayoutSpec(compile=CompileUnit.WHOLE, cp=2, loss_chunks=2), model=SHALLOW
+    ),
     "by block": Case(LayoutSpec(compile=CompileUnit.BLOCK)),
     "by block within a budget": Case(
         LayoutSpec(compile=CompileUnit.BLOCK, recompute=Recompute.BUDGET, recompute_budget=0.3)
@@ -43,9 +60,9 @@ def courses() -> dict[str, list[Course]]:
 
 
 @pytest.fixture(scope="module")
-def alone() -> dict[bool, Course]:
-    dense, mixture = run_ranks(1, lambda rank: (train_alone(DENSE), train_alone(MIXTURE)))[0]
-    return {False: dense, True: mixture}
+def alone() -> dict[ModelSpec, Course]:
+    models = (DENSE, MIXTURE, SHALLOW, FEW_EXPERTS)
+    return run_ranks(1, lambda rank: {model: train_alone(model) for model in models})[0]
 
 
 @pytest.fixture
@@ -57,36 +74,98 @@ def quick_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_way_to_save_memory_changes_no_loss(
-    name: str, courses: dict[str, list[Course]], alone: dict[bool, Course]
+    name: str, courses: dict[str, list[Course]], alone: dict[ModelSpec, Course]
 ) -> None:
-    assert differences(courses[name], alone[CASES[name].model.moe is not None], 1e-4) == []
+    case = CASES[name]
+    assert isinstance(case.model, ModelSpec)
+    if case.precision is Precision.FP32:
+        assert differences(courses[name], alone[case.model], 1e-4) == []
+        return
+    for course in courses[name]:
+        assert course.losses == pytest.approx(alone[case.model].losses, rel=1e-2)
 
 
-def test_compiled_parts_train_as_they_are(quick_compiler: None, alone: dict[bool, Course]) -> None:
+def test_compiled_parts_train_as_they_are(quick_compiler: None, alone: dict[ModelSpec, Course]) -> None:
     for name, found in courses_of(COMPILED).items():
-        assert differences(found, alone[False], 1e-4) == [], name
+        model = COMPILED[name].model
+        assert isinstance(model, ModelSpec)
+        assert differences(found, alone[model], 1e-4) == [], name
+
+
+def on_one_rank(layout: LayoutSpec, precision: Precision = Precision.FP32) -> torch.nn.Module:
+    """The dense decoder with weights; all ranks of a process group of one call it."""
+    run = RunSpec(dataset="none", model=DENSE, layout=layout)
+    run = replace(run, train=replace(run.train, precision=precision))
+    laid = parallelize(build_model(DENSE, VOCABULARY), Meshes.build(run.layout, "cpu", 1), run)
+    return materialise(laid, 0, torch.device("cpu"))
+
+
+def saved_bytes(layout: LayoutSpec) -> int:
+    """What a forward pass saves for the way back."""
+    held: list[int] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        held.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    model = on_one_rank(layout)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(torch.zeros((2, 16), dtype=torch.int64))
+    return sum(held)
 
 
 def test_full_recompute_keeps_a_fraction_of_what_a_forward_pass_saves() -> None:
+    ways = [LayoutSpec(recompute=way) for way in (Recompute.NONE, Recompute.FULL)]
+    everything, inputs = run_ranks(1, lambda rank: [saved_bytes(way) for way in ways])[0]
+    assert 0 < inputs < everything / 4
+
+
+def test_a_smaller_budget_keeps_less(quick_compiler: None) -> None:
     def saved(rank: int) -> list[int]:
         found = []
-        for way in (Recompute.NONE, Recompute.FULL):
-            run = RunSpec(dataset="none", model=DENSE, layout=LayoutSpec(recompute=way))
-            laid = parallelize(build_model(DENSE, VOCABULARY), Meshes.build(run.layout, "cpu", 1), run)
-            model = materialise(laid, 0, torch.device("cpu"))
-            held: list[int] = []
-
-            def pack(tensor: torch.Tensor, held: list[int] = held) -> torch.Tensor:
-                held.append(tensor.numel() * tensor.element_size())
-                return tensor
-
-            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-                model(torch.zeros((2, 16), dtype=torch.int64))
-            found.append(sum(held))
+        for budget in (0.9, 0.5, 0.1):
+            torch._dynamo.reset()
+            found.append(
+                saved_bytes(
+                    LayoutSpec(recompute=Recompute.BUDGET, recompute_budget=budget, compile=CompileUnit.BLOCK)
+                )
+            )
         return found
 
-    everything, inputs = run_ranks(1, saved)[0]
-    assert 0 < inputs < everything / 4
+    much, some, little = run_ranks(1, saved)[0]
+    assert much > some > little > 0
+
+
+class Counting(TorchDispatchMode):
+    """Counts operators by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found[function.overloadpacket.__name__] += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, BF16])
+def test_selective_recompute_repeats_what_is_cheap_and_no_product(precision: Precision) -> None:
+    products = ("mm", "bmm", "baddbmm", "_scaled_dot_product_flash_attention_for_cpu")
+
+    def counted(rank: int) -> list[tuple[int, int]]:
+        found = []
+        for way in (Recompute.NONE, Recompute.SELECTIVE, Recompute.FULL):
+            model = on_one_rank(LayoutSpec(recompute=way), precision)
+            with Counting() as counting:
+                torch.autograd.backward(model(torch.zeros((2, 16), dtype=torch.int64)).float().sum())
+            found.append((sum(counting.found[name] for name in products), counting.found["silu"]))
+        return found
+
+    none, selective, full = run_ranks(1, counted)[0]
+    assert none[1] == DENSE.layers
+    assert selective == (none[0], 2 * DENSE.layers)
+    assert full[0] > none[0]
+    assert full[1] == 2 * DENSE.layers
 
 
 def expected(hidden: torch.Tensor, matrix: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -176,7 +176,9 @@ def _attend_by_products(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     key = key.permute(0, 2, 3, 1).reshape(batch * kv_heads, width, length)
     value = value.transpose(1, 2).reshape(batch * kv_heads, length, width)
     future = torch.full((length, length), -torch.inf, dtype=query.dtype, device=query.device).triu(1)
-    scores = torch.bmm(query, key).view(batch * kv_heads, group, length, length).add_(future)
+    # Not bmm and an addition in place: recompute may have kept the product as it was.
+    scores = torch.baddbmm(future.repeat(group, 1), query, key)
+    scores = scores.view(batch * kv_heads, group, length, length)
     weights = torch.softmax(scores, dim=-1).view(batch * kv_heads, group * length, length)
     mixed = torch.bmm(weights, value).view(batch, kv_heads, group, length, width)
     return mixed.permute(0, 3, 1, 2, 4).reshape(batch, length, heads, width)

@@ -26,6 +26,7 @@ KEPT: Final[tuple[Any, ...]] = (
     _ATEN.mm.default,
     _ATEN.addmm.default,
     _ATEN.bmm.default,
+    _ATEN.baddbmm.default,
     _ATEN._scaled_mm.default,
     _ATEN._grouped_mm.default,
     _ATEN._scaled_dot_product_flash_attention.default,
@@ -71,4 +72,9 @@ def compile_parts(model: nn.Module, blocks: Sequence[nn.Module], unit: CompileUn
         for block in blocks:
             block.forward = torch.compile(block.forward, backend=BACKEND)
     elif unit is CompileUnit.WHOLE:
+        embedding = getattr(model, "embedding", None)
+        if embedding is not None:
+            # Over tp torch notes which tokens are another rank's, and cannot trace that twice: it stays
+            # outside, with its hooks. The attribute is where nn.Module.compile puts what is called instead.
+            embedding._compiled_call_impl = torch.compiler.disable(embedding._call_impl)
         model.forward = torch.compile(model.forward, backend=BACKEND)
