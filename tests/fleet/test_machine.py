@@ -28,6 +28,7 @@ from stoker.fleet.run_state import (
     Heard,
     Input,
     Instruction,
+    Leave,
     Phase,
     Policy,
     Ready,
@@ -376,6 +377,11 @@ class AnyInterleaving(RuleBasedStateMachine):
     def a_person_cancels(self) -> None:
         self.cancelled = True
         self.feed(Cancel(self.now_s))
+
+    @rule()
+    def the_time_is_nearly_up(self) -> None:
+        self.cancelled = True
+        self.feed(Leave(self.now_s))
 
     @invariant()
     def all_invariants_hold(self) -> None:

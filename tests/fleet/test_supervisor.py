@@ -98,15 +98,15 @@ def test_the_end_of_a_failed_attempt_says_what_it_died_of(errands: FakeErrands) 
 def test_a_signal_that_something_else_handles_cancels_nothing(errands: FakeErrands) -> None:
     errands.deeds = [deed("stand_still"), deed("stand_still", rank=0, at_step=4)]
     heard: list[int] = []
-    earlier = signal.signal(signal.SIGUSR1, lambda number, _: heard.append(number))
-    sender = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGUSR1))
+    earlier = signal.signal(signal.SIGUSR2, lambda number, _: heard.append(number))
+    sender = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGUSR2))
     sender.start()
     try:
         verdict = supervise(errands, policy=a_policy(hang_after_s=2.5))
     finally:
         sender.join()
-        signal.signal(signal.SIGUSR1, earlier)
-    assert heard == [signal.SIGUSR1]
+        signal.signal(signal.SIGUSR2, earlier)
+    assert heard == [signal.SIGUSR2]
     assert verdict.outcome is Phase.FINISHED
 
 

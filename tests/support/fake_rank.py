@@ -27,6 +27,7 @@ class Rank:
         self.fd = int(os.environ["STOKER_EVENT_FD"])
         self.section, self.step = "start_up", job["resume"]
         self.lease: Any = None
+        self.asked = False
 
     def tell(self, kind: str, **fields: Any) -> None:
         head = {"ts": time.time(), "mono_s": time.monotonic(), "run": self.job["run"]}
@@ -40,6 +41,7 @@ class Rank:
     def run(self) -> int:
         job = self.job
         signal.signal(signal.SIGTERM, self.end_politely)
+        signal.signal(signal.SIGUSR1, self.be_asked)
         self.tell("rank_started", pid=os.getpid(), waited=self.waited)
         self.beat("start_up")
         self.misbehave("start")
@@ -53,7 +55,7 @@ class Rank:
             self.misbehave(self.step)
             if self.rank == 0:
                 self.tell_step(10.0 / self.step)
-                if self.step % job["checkpoint_every"] == 0:
+                if self.step % job["checkpoint_every"] == 0 or self.asked:
                     self.commit()
         if self.rank == 0:
             self.beat("evaluate")
@@ -123,6 +125,9 @@ class Rank:
         sequence = len(log.read_text().splitlines())
         figures = {"digest": f"{self.step:064x}", "stall_s": 0.0, "bytes": 10}
         self.tell("checkpoint_committed", step=self.step, sequence=sequence, **figures)
+
+    def be_asked(self, *_: object) -> None:
+        self.asked = True
 
     def end_politely(self, *_: object) -> None:
         if self.rank == 0 and self.job.get("commit_when_asked"):

@@ -30,6 +30,7 @@ from stoker.fleet.agent_plan import (
     AgentPlan,
     Kill,
     Order,
+    Save,
     Spawn,
     Stop,
     Wake,
@@ -177,6 +178,9 @@ class Agent:
         elif isinstance(order, Kill):
             if order.rank in self._ranks:
                 self._ranks[order.rank].kill()
+        elif isinstance(order, Save):
+            if 0 in self._ranks:
+                self._ranks[0].ask_to_save()
         else:
             self._stop(order)
 

@@ -75,6 +75,11 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Save:
+    """Ask the ranks for a checkpoint after the step that they are in."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """End every rank: SIGTERM first when `grace_s` is more than zero, SIGKILL after it; then end.
 
@@ -85,7 +90,7 @@ class Stop:
     quiet: bool = False
 
 
-Order: TypeAlias = Spawn | Warm | Wake | Kill | Stop
+Order: TypeAlias = Spawn | Warm | Wake | Kill | Save | Stop
 
 
 def encode_plan(plan: AgentPlan) -> bytes:
@@ -116,6 +121,8 @@ def decode_order(line: bytes) -> Order:
         return Wake()
     if name == "kill":
         return Kill(int(body["rank"]))
+    if name == "save":
+        return Save()
     if name == "stop":
         return Stop(float(body["grace_s"]), body["quiet"] is True)
     raise ValueError(f"unknown order {name!a}")

@@ -24,6 +24,7 @@ from stoker.fleet.agent_plan import (
     AgentPlan,
     Kill,
     Order,
+    Save,
     Spawn,
     Stop,
     Wake,
@@ -219,6 +220,10 @@ class Attempt:
 
     def spawn(self) -> None:
         self._order(Spawn())
+
+    def save(self) -> None:
+        """Ask for a checkpoint now; that it was committed is told by an event, if at all."""
+        self._order(Save())
 
     def kill_rank(self, rank: int) -> None:
         self._order(Kill(rank))

@@ -26,6 +26,7 @@ from stoker.fleet.run_state import (
     Heard,
     Input,
     Instruction,
+    Leave,
     Phase,
     Policy,
     RankView,
@@ -34,6 +35,7 @@ from stoker.fleet.run_state import (
     ReportHang,
     RestartPlanned,
     RunState,
+    SaveNow,
     StartAttempt,
     StopAttempt,
     Tick,
@@ -182,6 +184,22 @@ def _cancel_alive(policy: Policy, state: RunState, given: Input) -> Step:
     return _stop(replace(state, cancelling=True), None, given.now_s, policy.stop_grace_s)
 
 
+def _leave(policy: Policy, state: RunState, given: Input) -> Step:
+    """The step that is under way is the last one; its checkpoint is waited for, but not for ever."""
+    if state.leave_by_s:
+        return state, []
+    by_s, after_step = given.now_s + policy.leave_within_s, state.ranks[0].step
+    return replace(state, leave_by_s=by_s, leave_after_step=after_step), [SaveNow(state.attempt)]
+
+
+def _committed_in_training(policy: Policy, state: RunState, given: Input) -> Step:
+    assert isinstance(given, Committed)
+    state, _ = _committed(policy, state, given)
+    if state.leave_by_s and given.step >= state.leave_after_step:
+        return _cancel_alive(policy, state, given)
+    return state, []
+
+
 def _cancel_again(policy: Policy, state: RunState, given: Input) -> Step:
     state = replace(state, cancelling=True, phase_since_s=given.now_s)
     return state, [StopAttempt(state.attempt, 0.0)]
@@ -199,6 +217,8 @@ def _tick_training(policy: Policy, state: RunState, given: Input) -> Step:
 
     All ranks of a step wait for the slowest, so the one that is furthest behind is named.
     """
+    if state.leave_by_s and given.now_s > state.leave_by_s:
+        return _cancel_alive(policy, state, given)
     living = [n for n, rank in enumerate(state.ranks) if rank.ended is None]
     silent = [n for n in living if given.now_s - state.ranks[n].heard_s > policy.hang_after_s]
     if not silent and not all(_stands_still(policy, state.ranks[n], given.now_s) for n in living):
@@ -245,8 +265,8 @@ def _gone(policy: Policy, state: RunState, given: Input) -> Step:
     if done:
         finished, instructions = _end(replace(state, cause=None), Phase.FINISHED)
         return finished, [AttemptOver(state.attempt, "finished"), *instructions]
-    if state.cancelling:
-        cancelled, instructions = _end(state, Phase.CANCELLED)
+    if state.cancelling or state.leave_by_s:
+        cancelled, instructions = _end(replace(state, cancelling=True), Phase.CANCELLED)
         return cancelled, [AttemptOver(state.attempt, "cancelled"), *instructions]
     cause = state.cause or Cause(CauseKind.AGENT_LOST, -1)
     state = replace(state, cause=cause, failures_in_row=state.failures_in_row + 1)
@@ -281,6 +301,7 @@ Rule: TypeAlias = Callable[[Policy, RunState, Input], Step]
 TABLE: Final[Mapping[tuple[Phase, type[Input]], Rule]] = {
     (Phase.NEW, Begin): _begin,
     (Phase.NEW, Cancel): _cancel_idle,
+    (Phase.NEW, Leave): _cancel_idle,
     (Phase.STARTING, Heard): _heard,
     (Phase.STARTING, Ready): _ready,
     (Phase.STARTING, Exited): _exited,
@@ -288,13 +309,15 @@ TABLE: Final[Mapping[tuple[Phase, type[Input]], Rule]] = {
     (Phase.STARTING, Committed): _committed,
     (Phase.STARTING, Gone): _gone,
     (Phase.STARTING, Cancel): _cancel_alive,
+    (Phase.STARTING, Leave): _cancel_alive,
     (Phase.STARTING, Tick): _tick_starting,
     (Phase.TRAINING, Heard): _heard,
     (Phase.TRAINING, Exited): _exited,
     (Phase.TRAINING, Refused): _refused,
-    (Phase.TRAINING, Committed): _committed,
+    (Phase.TRAINING, Committed): _committed_in_training,
     (Phase.TRAINING, Gone): _gone,
     (Phase.TRAINING, Cancel): _cancel_alive,
+    (Phase.TRAINING, Leave): _leave,
     (Phase.TRAINING, Tick): _tick_training,
     (Phase.STOPPING, Exited): _exited_while_stopping,
     (Phase.STOPPING, Committed): _committed,
@@ -302,6 +325,7 @@ TABLE: Final[Mapping[tuple[Phase, type[Input]], Rule]] = {
     (Phase.STOPPING, Cancel): _cancel_again,
     (Phase.STOPPING, Tick): _tick_stopping,
     (Phase.WAITING, Cancel): _cancel_idle,
+    (Phase.WAITING, Leave): _cancel_idle,
     (Phase.WAITING, Tick): _tick_waiting,
 }
 """Every pair that changes something; the same table stands in docs/design/fleet.md."""

@@ -46,6 +46,11 @@ class RankProcess:
         """SIGKILL to the rank and everything in its process group."""
         kill_group(self.pid)
 
+    def ask_to_save(self) -> None:
+        """SIGUSR1 to a rank that is ready, which saves a checkpoint after its step."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGUSR1)
+
     def ask_to_end(self) -> None:
         """SIGTERM to the rank alone, which may commit what it has."""
         with contextlib.suppress(ProcessLookupError):

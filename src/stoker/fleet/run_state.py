@@ -79,6 +79,8 @@ class Policy:
     start_within_s: float
     retry_codes: frozenset[int] = frozenset()
     stop_grace_s: float = 15.0
+    leave_within_s: float = 60.0
+    """How long a checkpoint may take that is asked for because the time on a node is nearly up."""
     refused_grace_s: float = 3.0
     backoff_first_s: float = 1.0
     backoff_limit_s: float = 60.0
@@ -87,6 +89,7 @@ class Policy:
 @dataclass(frozen=True, slots=True)
 class RankView:
     """What is known of one rank in the attempt that is alive; `ended` holds its exit code or -signal."""
+
     row_limit: int = 10
     """So many failures without progress between them end the run, over all of its supervisors."""
 
@@ -108,6 +111,10 @@ class RunState:
     failures_in_row: int = 0
     committed_step: int = 0
     cancelling: bool = False
+    leave_by_s: float = 0.0
+    """When the run ends at the latest since its time on this node is nearly up; 0: it was not told so."""
+    leave_after_step: int = 0
+    """It ends with the first checkpoint of this step or a later one."""
     cause: Cause | None = None
     ranks: tuple[RankView, ...] = ()
     phase_since_s: float = 0.0
@@ -187,18 +194,32 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class Leave:
+    """The time on this node is nearly up: save a checkpoint, then end as if cancelled."""
+
+    now_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
     now_s: float
 
 
-Input: TypeAlias = Begin | Heard | Ready | Exited | Refused | Gone | Committed | Cancel | Tick
+Input: TypeAlias = Begin | Heard | Ready | Exited | Refused | Gone | Committed | Cancel | Leave | Tick
 
 
 @dataclass(frozen=True, slots=True)
 class StartAttempt:
     """Choose the resume point, then start an agent and all ranks."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class SaveNow:
+    """Ask the ranks for a checkpoint."""
 
     attempt: int
 
@@ -250,7 +271,9 @@ class EndRun:
     budget_spent: bool = False
 
 
-Instruction: TypeAlias = StartAttempt | StopAttempt | ReportHang | AttemptOver | RestartPlanned | EndRun
+Instruction: TypeAlias = (
+    StartAttempt | SaveNow | StopAttempt | ReportHang | AttemptOver | RestartPlanned | EndRun
+)
 
 
 def begin_state(last_attempt: int = 0, committed_step: int = 0, failures_in_row: int = 0) -> RunState:

@@ -40,12 +40,14 @@ from stoker.fleet.run_state import (
     Heard,
     Input,
     Instruction,
+    Leave,
     Phase,
     Ready,
     Refused,
     ReportHang,
     RestartPlanned,
     RunState,
+    SaveNow,
     StartAttempt,
     StopAttempt,
     Tick,
@@ -65,6 +67,8 @@ _LEAVING_S: Final = 0.005
 """How often the supervisor looks whether the last process of an attempt is gone."""
 
 _CANCELLING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_LEAVING: Final = (signal.SIGUSR1,)
+"""A launcher says so that the time on this node is nearly up."""
 
 
 class Supervisor:
@@ -116,7 +120,7 @@ class Supervisor:
             stack.callback(self._selector.close)
             stack.callback(self._end_whatever_lives)
             self._outside = stack.enter_context(listening_outside())
-            wake_fd = stack.enter_context(signals_as_bytes(_CANCELLING))
+            wake_fd = stack.enter_context(signals_as_bytes((*_CANCELLING, *_LEAVING)))
             self._selector.register(wake_fd, selectors.EVENT_READ, "signals")
             self._task = stack.enter_context(self._progress.task("train", charge.steps, "steps"))
             self._task.advance(self._shown_step)
@@ -132,10 +136,9 @@ class Supervisor:
         patience_s = _LEAVING_S if self._ended_socket else _TICK_S
         for key, _ in self._selector.select(patience_s):
             if key.fd == wake_fd:
-                # Signals that other parts of this process handle are told here too.
-                for _ in (number for number in os.read(wake_fd, 64) if number in _CANCELLING):
-                    self._tell(EventKind.CANCEL_REQUESTED)
-                    self._feed(Cancel(self._now_s()))
+                # Signals that other parts of this process handle are told here too, and passed over.
+                for number in os.read(wake_fd, 64):
+                    self._signalled(number)
             elif key.fileobj is self._attempt:
                 self._listen()
             else:
@@ -147,6 +150,14 @@ class Supervisor:
             self._attempt_gone()
         self._standby.tend(self._state, self._ahead)
         self._feed(Tick(self._now_s()))
+
+    def _signalled(self, number: int) -> None:
+        if number in _LEAVING:
+            self._tell(EventKind.CANCEL_REQUESTED, reason="time-nearly-up")
+            self._feed(Leave(self._now_s()))
+        elif number in _CANCELLING:
+            self._tell(EventKind.CANCEL_REQUESTED)
+            self._feed(Cancel(self._now_s()))
 
     def _listen(self) -> None:
         assert self._attempt is not None
@@ -294,6 +305,9 @@ class Supervisor:
     def _carry_out(self, instruction: Instruction) -> None:
         if isinstance(instruction, StartAttempt):
             self._start_attempt(instruction.attempt)
+        elif isinstance(instruction, SaveNow):
+            if self._attempt is not None:
+                self._attempt.save()
         elif isinstance(instruction, StopAttempt):
             self._stop_attempt(instruction)
         elif isinstance(instruction, ReportHang):

@@ -18,6 +18,7 @@ from stoker.train.rank_place import DEVICE, RankPlace, make_deterministic
 from stoker.train.records_task import Records, RecordsTask
 from stoker.train.run_objects import RunObjects
 from stoker.train.run_state import RunState
+from stoker.train.save_ask import Asked, nobody_asks
 from stoker.train.task import Task
 from stoker.train.telemetry import Telemetry
 from stoker.train.text_task import TextTask, TrainingDataset
@@ -32,13 +33,15 @@ def run_attempt(
     parts: Sequence[MixturePart] = (),
     telemetry: Telemetry,
     clock: Clock,
+    asked: Asked = nobody_asks,
 ) -> None:
     """Take the run from where `job.resume` says to its last step, and evaluate it.
 
     All ranks call it, with a process group in place. `parts` are those of a mixture, in the order of
     `job.parts`, the first over `dataset`; without them the run reads `dataset` alone. A decoder learns from
-    the samples of a dataset, every other family from Records. Raises NonFiniteLoss, Fenced, and what the
-    store, the keys, the feed and the checkpoints raise; checkpoints committed before an error stay.
+    the samples of a dataset, every other family from Records. After each step `asked` is asked on all ranks
+    alike whether a checkpoint is due out of turn. Raises NonFiniteLoss, Fenced, and what the store, the keys,
+    the feed and the checkpoints raise; checkpoints committed before an error stay.
     """
     telemetry.enter(Section.START_UP)
     make_deterministic(job.spec.train.seed, job.spec.launch.threads_per_rank)
@@ -59,7 +62,7 @@ def run_attempt(
             step = state.step(step + 1, meter)
             enough = state.evaluate(step)
             due = step % job.spec.train.checkpoint_every_steps == 0 or step == job.spec.train.steps
-            if due or enough:
+            if asked(DEVICE) or due or enough:
                 state.save(step)
         state.finish()
     task.finish()

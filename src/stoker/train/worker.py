@@ -158,6 +158,7 @@ def _work(job: Job, rank: int, telemetry: Telemetry, environment: Mapping[str, s
         from stoker.train.rank_place import RankPlace, leave_process_group
         from stoker.train.records_task import records_of
         from stoker.train.run_objects import RunObjects
+        from stoker.train.save_ask import SaveAsk
 
         store = handed_store(environment) or ObjectStore.open(job.store_url)
         review_digest = bytes.fromhex(job.review_digest)
@@ -210,6 +211,7 @@ def _work(job: Job, rank: int, telemetry: Telemetry, environment: Mapping[str, s
             parts=parts,
             telemetry=telemetry,
             clock=SystemClock(),
+            asked=SaveAsk(),
         )
         # Nobody leaves while another may still wait for him in a collective.
         distributed.barrier()

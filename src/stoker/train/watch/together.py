@@ -43,3 +43,12 @@ def told_to_all(reference: CommitRef | None, group: distributed.ProcessGroup | N
         distributed.broadcast(told, 0, group=group)
     sequence, step, *digest = told.tolist()
     return CommitRef(sequence=sequence, step=step, digest=bytes(digest).hex())
+
+
+def said_by_first(said: bool, device: torch.device) -> bool:
+    """What rank 0 says, on all ranks; what others say does not count."""
+    if not distributed.is_initialized() or distributed.get_world_size() == 1:
+        return said
+    told = torch.tensor([said], dtype=torch.int32, device=device)
+    distributed.broadcast(told, 0)
+    return bool(told.item())
