@@ -19,7 +19,7 @@ from measuring.house import NAME, PURPOSE, RESEARCHER, BenchHouse
 from measuring.texts import copy_sources
 from measuring.turns import wall_s
 from stoker.core.progress import SILENT
-from stoker.fleet.charge import KillRank
+from stoker.fleet.faults import KillRank
 from stoker.fleet.launch import start_run
 from stoker.fleet.summary import RunReport, read_run
 from stoker.ledger.records import RunOutcome

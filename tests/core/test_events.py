@@ -26,7 +26,7 @@ from stoker.core.ids import RunId
 
 RUN = RunId("r-00000000000000000000")
 
-_SAMPLES = {int: 3, str: "text", (int, float): 1.5}
+_SAMPLES = {int: 3, str: "text", (int, float): 1.5, list: ["file.py:3 function"]}
 
 
 def an_event(kind: EventKind, ts: float = 5.0, **fields: object) -> Event:

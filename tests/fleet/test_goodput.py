@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -108,7 +109,7 @@ def test_a_checkpoint_counts_by_its_stall() -> None:
     }
 
 
-def test_a_hang_is_detection_for_as_long_as_it_was_silent() -> None:
+def test_a_hang_lasts_for_as_long_as_it_was_silent() -> None:
     story = Story().begin().start_attempt(0, ready_after_s=1.0).steps(1, 2, step_s=1.0)
     story.tell(K.RANK_HUNG, after_s=61.0, rank=1, silent_s=60.5, section="data")
     story.tell(K.ATTEMPT_ENDED, after_s=1.0, outcome="failed")
@@ -117,7 +118,7 @@ def test_a_hang_is_detection_for_as_long_as_it_was_silent() -> None:
         "start_up": 1.0,
         "productive": 2.0,
         "lost": 0.5,
-        "detection": 60.5,
+        "hang": 60.5,
         "restart": 1.0,
     }
 
@@ -221,6 +222,66 @@ def test_a_wall_clock_set_back_between_two_supervisors_gives_no_negative_time() 
     assert (goodput.stopped_s, goodput.clock_steps_back, goodput.wall_s) == (0.0, 1, 4.0)
 
 
+def test_time_in_a_queue_is_the_runs_and_after_a_preemption_it_is_told_so() -> None:
+    story = Story(now_s=1_000.0).tell(K.RUN_STARTED, queued_s=40.0)
+    story.start_attempt(0, ready_after_s=1.0).steps(1, 2, step_s=1.0)
+    story.tell(K.CANCEL_REQUESTED, reason="preemption").tell(K.RUN_ENDED, after_s=0.5, outcome="cancelled")
+    story.now_s += 100.0
+    story.tell(K.RUN_STARTED, queued_s=70.0).start_attempt(2, ready_after_s=1.0).steps(3, 3, step_s=1.0)
+    story.tell(K.RUN_STARTED, after_s=20.0, queued_s=7_000.0)
+    goodput = account(story.events)
+    assert spent(goodput) == {"start_up": 2.0, "productive": 3.0, "preemption": 70.5, "queue": 60.0}
+    assert (goodput.stopped_s, goodput.wall_s) == (30.0, 135.5)
+
+
+def test_a_pre_empted_attempt_is_no_failure_and_what_follows_is_its_cost() -> None:
+    story = Story().begin().start_attempt(0, ready_after_s=1.0).steps(1, 1, step_s=1.0)
+    story.tell(K.ATTEMPT_ENDED, outcome="failed", failure_kind="preemption")
+    story.start_attempt(1, ready_after_s=2.0, after_s=5.0).steps(2, 2, step_s=1.0)
+    goodput = account(story.events)
+    assert spent(goodput) == {"start_up": 1.0, "productive": 2.0, "preemption": 7.0}
+    assert (goodput.failures, goodput.preemptions) == (0, 1)
+
+
+def test_what_a_compiler_took_in_a_step_is_told_apart() -> None:
+    story = Story().begin().start_attempt(0, ready_after_s=1.0)
+    story.tell(K.STEP, after_s=10.0, rank=0, step=1, step_s=9.5, data_wait_s=0.5, compile_s=7.0)
+    assert spent(account(story.events)) == {
+        "start_up": 1.0,
+        "data_wait": 0.5,
+        "compilation": 7.0,
+        "productive": 2.0,
+        "other": 0.5,
+    }
+
+
+def test_seconds_count_once_for_every_node_and_spare_nodes_are_idle() -> None:
+    story = Story().begin()
+    story.tell(K.ATTEMPT_STARTED, resume_step=0, world_size=16, nodes=4, spares=1)
+    story.tell(K.RANK_READY, after_s=1.0, rank=0).steps(1, 2, step_s=1.0)
+    story.tell(K.ATTEMPT_ENDED, outcome="failed")
+    story.tell(K.ATTEMPT_STARTED, resume_step=1, world_size=16, nodes=3, spares=2)
+    story.tell(K.RANK_READY, after_s=2.0, rank=0).steps(2, 2, step_s=1.0)
+    goodput = account(story.events)
+    nodes = {kind.value: amount_s for kind, amount_s in goodput.node_seconds.items() if amount_s}
+    # The step that was done again was lost on four nodes.
+    assert nodes == {"start_up": 4.0, "productive": 7.0, "lost": 4.0, "restart": 6.0, "idle_spare": 9.0}
+    assert sum(nodes.values()) == 5 * 3.0 + 5 * 3.0
+
+
+def test_of_an_account_since_a_time_only_what_was_spent_from_then_on_counts() -> None:
+    events = killed_and_recovered().events
+    whole, end_s = account(events), events[-1].ts
+    assert account(events, since_s=0.0) == whole
+    for back_s in (0.5, 3.25, 6.0, 9.0, 14.0):
+        part = account(events, since_s=end_s - back_s)
+        assert part.wall_s == pytest.approx(back_s)
+        adds_up_to(part)
+    last = account(events, since_s=end_s - 2.5)
+    assert spent(last) == {"productive": 2.5}
+    assert (last.steps, last.failures, last.attempts) == (3, 0, 0)
+
+
 def test_no_events_make_an_empty_account() -> None:
     goodput = account([])
     assert (goodput.wall_s, goodput.ettr, goodput.tokens_per_s, goodput.mttf_s) == (0.0, None, None, None)
@@ -235,13 +296,17 @@ def test_a_file_cut_anywhere_still_adds_up(story: Story) -> None:
         adds_up(story.events[:length] + story.events[length + 1 :])
 
 
-def adds_up(events: list[Event]) -> None:
-    goodput = account(events)
+def adds_up(events: list[Event], since_s: float = -math.inf) -> None:
+    adds_up_to(account(events, since_s))
+
+
+def adds_up_to(goodput: Goodput) -> None:
     assert all(amount_s >= 0.0 for amount_s in goodput.seconds.values())
     assert math.isclose(sum(goodput.seconds.values()), goodput.wall_s, rel_tol=1e-9, abs_tol=1e-6)
     assert goodput.ettr is None or -1e-9 <= goodput.ettr <= 1.0 + 1e-9
     assert goodput.stopped_s >= 0.0
     assert goodput.mttf_s is None or goodput.mttf_s <= goodput.wall_s + 1e-6
+    assert all(amount_s >= 0.0 for amount_s in goodput.node_seconds.values())
 
 
 _NUMBERS = st.one_of(
@@ -251,7 +316,7 @@ _TEXTS = st.one_of(
     st.sampled_from([each.value for each in Section]),
     st.sampled_from(["failed", "finished", "cancelled", "?"]),
 )
-_FIELD = {int: st.integers(-3, 50), str: _TEXTS, (int, float): _NUMBERS}
+_FIELD = {int: st.integers(-3, 50), str: _TEXTS, (int, float): _NUMBERS, list: st.just([])}
 
 
 @st.composite
@@ -260,12 +325,37 @@ def any_event(draw: st.DrawFn) -> Event:
     fields = {name: draw(_FIELD[expected]) for name, expected in REQUIRED_FIELDS[kind].items()}
     at_s = draw(st.floats(-100.0, 1_000.0))
     rank, node = draw(st.integers(-1, 2)), draw(st.sampled_from(["local", "local", "far"]))
+    optional = {
+        "queued_s": _NUMBERS,
+        "compile_s": _NUMBERS,
+        "nodes": st.integers(-1, 5),
+        "spares": st.integers(-1, 3),
+        "failure_kind": st.sampled_from(["preemption", "hardware", "?"]),
+        "reason": st.sampled_from(["preemption", "?"]),
+    }
+    fields |= {name: draw(values) for name, values in optional.items() if draw(st.booleans())}
     return an_event(kind, at_s, rank=rank, attempt=draw(st.integers(1, 3)), node=node, **fields)
 
 
 @given(st.lists(any_event(), max_size=40), st.booleans())
 def test_any_events_in_any_order_add_up_to_the_wall_time(events: list[Event], in_order: bool) -> None:
-    adds_up(sorted(events, key=lambda event: event.mono_s) if in_order else events)
+    events = sorted(events, key=lambda event: event.mono_s) if in_order else events
+    adds_up(events)
+    adds_up(events, since_s=400.0)
+
+
+@given(st.lists(any_event(), max_size=40), st.integers(1, 5), st.integers(0, 3))
+def test_seconds_of_nodes_are_those_of_the_run_for_every_node(
+    events: list[Event], nodes: int, spares: int
+) -> None:
+    fixed = [
+        replace(each, fields={**each.fields, "nodes": nodes, "spares": spares, "queued_s": 0.0})
+        for each in events
+    ]
+    story = Story().begin().tell(K.ATTEMPT_STARTED, resume_step=0, world_size=2, nodes=nodes, spares=spares)
+    goodput = account([*story.events, *fixed])
+    total_s = sum(goodput.node_seconds.values())
+    assert math.isclose(total_s, goodput.wall_s * (nodes + spares), rel_tol=1e-6, abs_tol=1e-5)
 
 
 @given(st.lists(any_event(), max_size=30), st.floats(0.0, 1.0))

@@ -10,7 +10,7 @@ import pytest
 from stoker.core.events import EventKind
 from stoker.core.isolation import IsolationState
 from stoker.core.progress import SILENT
-from stoker.fleet.charge import KillRank
+from stoker.fleet.faults import KillRank
 from stoker.fleet.launch import start_run
 from stoker.fleet.run_folder import RunFolder
 from stoker.ledger.records import RunOutcome

@@ -17,8 +17,8 @@ from stoker.core.ids import RunId
 from stoker.core.isolation import IsolationState, probe
 from stoker.core.result import envelope, plain
 from stoker.fleet.attempt_lock import held_lock
-from stoker.fleet.charge import KillRank
 from stoker.fleet.errors import BadRunFolder, DatasetGone, NotResumable
+from stoker.fleet.faults import KillRank
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.store_hands import HANDS
 from stoker.fleet.summary import read_run

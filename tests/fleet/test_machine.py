@@ -29,6 +29,7 @@ from stoker.fleet.run_state import (
     Input,
     Instruction,
     Leave,
+    Named,
     Phase,
     Policy,
     Ready,
@@ -182,7 +183,7 @@ def test_a_rank_that_says_nothing_hangs() -> None:
     state, nothing = drive(state, inputs)
     assert nothing == []
     state, instructions = drive(state, [Heard(61.5, 1, 0, Section.DATA, 61), Tick(61.5)])
-    assert instructions == [ReportHang(1, 1, 60.5, Section.START_UP), StopAttempt(1, 0.0)]
+    assert instructions == [ReportHang(1, 1, 60.5, Section.START_UP), StopAttempt(1, 1.0, stacks=True)]
 
 
 def test_ranks_that_speak_but_get_nowhere_hang_and_the_one_behind_is_named() -> None:
@@ -192,6 +193,33 @@ def test_ranks_that_speak_but_get_nowhere_hang_and_the_one_behind_is_named() -> 
     assert nothing == []
     state, instructions = drive(state, beats(1, 63.0, 63.0, stuck))
     assert instructions[0] == ReportHang(1, 1, 61.0, Section.DATA)
+
+
+def test_a_hang_is_found_by_what_steps_usually_take() -> None:
+    """Steps of a second: after ten of them the limit is ten seconds, and no more the sixty of the policy."""
+    state, _ = drive(begin_state(), [Begin(0.0), *trained_until(1.0), *beats(1, 2.0, 30.0, {})])
+    stuck = {0: (Section.COMPUTE, 30), 1: (Section.COMPUTE, 30)}
+    state, nothing = drive(state, beats(1, 31.0, 40.0, stuck))
+    assert nothing == []
+    state, instructions = drive(state, beats(1, 41.0, 41.0, stuck))
+    assert instructions == [ReportHang(1, 0, 11.0, Section.COMPUTE), StopAttempt(1, 1.0, stacks=True)]
+
+
+def test_another_attempt_learns_anew() -> None:
+    state, _ = drive(begin_state(), [Begin(0.0), *trained_until(1.0), *beats(1, 2.0, 30.0, {})])
+    state, _ = drive(state, [Exited(31.0, 1, 1, 0, KILL), Gone(31.0, 1), *trained_until(32.0, attempt=2)])
+    stuck = {0: (Section.COMPUTE, 30), 1: (Section.COMPUTE, 30)}
+    state, nothing = drive(state, beats(2, 33.0, 90.0, stuck))
+    assert nothing == []
+
+
+def test_the_stacks_are_believed_rather_than_the_guess() -> None:
+    state, _ = drive(begin_state(), [Begin(0.0), *trained_until(1.0)])
+    state, guessed = drive(state, beats(1, 2.0, 63.0, dict.fromkeys((0, 1), (Section.COMPUTE, 8))))
+    assert isinstance(guessed[0], ReportHang) and guessed[0].rank == 0
+    state, _ = drive(state, [Named(63.5, 1, 1), Exited(63.5, 1, 0, 0, KILL), Exited(63.5, 1, 1, 0, KILL)])
+    state, restart = drive(state, [Gone(63.6, 1)])
+    assert restart[1] == RestartPlanned(0.0, "rank 1 hung")
 
 
 def test_a_rank_that_waits_for_one_that_makes_steps_does_not_hang() -> None:
@@ -339,6 +367,10 @@ class AnyInterleaving(RuleBasedStateMachine):
     @rule(rank=st.integers(-1, 3))
     def a_rank_is_ready(self, rank: int) -> None:
         self.feed(Ready(self.now_s, self.attempt(), rank))
+
+    @rule(rank=st.integers(-1, 3))
+    def the_stacks_name_a_rank(self, rank: int) -> None:
+        self.feed(Named(self.now_s, self.attempt(), rank))
 
     @rule(step=st.integers(0, 99))
     def a_checkpoint_stands(self, step: int) -> None:

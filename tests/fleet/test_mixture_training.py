@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from stoker.core.progress import SILENT
-from stoker.fleet.charge import KillRank
+from stoker.fleet.faults import KillRank
 from stoker.fleet.launch import start_run
 from stoker.fleet.summary import read_run
 from stoker.ledger.records import RunOutcome

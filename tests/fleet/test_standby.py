@@ -15,7 +15,7 @@ import pytest
 from stoker.core.events import Event, EventKind
 from stoker.core.isolation import IsolationState
 from stoker.fleet.attempt_lock import held_lock
-from stoker.fleet.charge import KillRank
+from stoker.fleet.faults import KillRank
 from stoker.fleet.goodput import account
 from stoker.fleet.run_state import Phase
 from stoker.spec.run import IsolationPolicy
@@ -27,7 +27,9 @@ KILL = KillRank(rank=1, at_step=3, when_loaded=True)
 
 @pytest.fixture
 def errands(tmp_path: Path) -> FakeErrands:
-    return FakeErrands(make_folder(tmp_path / "run"), steps=60, step_s=0.02, checkpoint_every=10)
+    house = FakeErrands(make_folder(tmp_path / "run"), steps=12, step_s=0.02)
+    house.deeds = [{"do": "stand_still", "rank": rank, "at_step": 6, "attempt": 1} for rank in (0, 1)]
+    return house
 
 
 def waited(errands: FakeErrands) -> dict[tuple[int, int], object]:
@@ -65,6 +67,7 @@ def test_a_restart_takes_the_processes_that_wait(errands: FakeErrands) -> None:
 
 
 def test_what_was_never_needed_leaves_no_trace(errands: FakeErrands) -> None:
+    errands.deeds = [{"do": "await_told", "rank": 0, "at_step": 6, "attempt": 1, "kind": "standby_loaded"}]
     verdict = supervise(errands, standby_after_s=0.0)
     assert verdict.outcome is Phase.FINISHED
     assert order_of(errands, K.STANDBY_LOADED, K.ATTEMPT_STARTED) == [
@@ -78,22 +81,25 @@ def test_what_was_never_needed_leaves_no_trace(errands: FakeErrands) -> None:
 
 @pytest.mark.parametrize("changes", [{"standby_after_s": None}, {"standby_after_s": 600.0}])
 def test_nothing_is_started_ahead_unasked_or_too_early(errands: FakeErrands, changes: dict[str, Any]) -> None:
-    errands.steps = 10
     supervise(errands, faults=[KillRank(rank=1, at_step=3)], **changes)
     assert waited(errands) == {(1, 0): False, (1, 1): False, (2, 0): False, (2, 1): False}
     assert not told(errands.folder, K.STANDBY_LOADED, K.STANDBY_LOST)
 
 
 def test_nothing_is_started_ahead_of_a_restart_that_is_not_allowed(errands: FakeErrands) -> None:
-    errands.steps = 20
+    errands.deeds = []
     verdict = supervise(errands, policy=a_policy(restarts=0), standby_after_s=0.0)
     assert verdict.outcome is Phase.FINISHED
     assert not told(errands.folder, K.STANDBY_LOADED)
 
 
 def test_a_rank_that_dies_while_it_waits_costs_the_run_nothing(errands: FakeErrands) -> None:
-    errands.deeds = [{"do": "kill_waiting", "rank": 0, "at_step": 20, "attempt": 1}]
-    verdict = supervise(errands, faults=[KillRank(rank=1, at_step=40)], standby_after_s=0.0)
+    errands.deeds = [
+        {"do": "kill_waiting", "rank": 0, "at_step": 3, "attempt": 1},
+        {"do": "await_told", "rank": 0, "at_step": 4, "attempt": 1, "kind": "standby_lost"},
+        *errands.deeds,
+    ]
+    verdict = supervise(errands, faults=[KillRank(rank=1, at_step=5)], standby_after_s=0.0)
     assert verdict.outcome is Phase.FINISHED
     (lost,) = told(errands.folder, K.STANDBY_LOST)
     assert lost.text("reason").endswith("has ended")

@@ -17,7 +17,7 @@ from stoker.core.errors import BadName, DiskFull
 from stoker.core.events import EventKind
 from stoker.fleet.attempt_lock import held_lock
 from stoker.fleet.attribution import Witness
-from stoker.fleet.charge import KillRank
+from stoker.fleet.faults import KillRank
 from stoker.fleet.goodput import account
 from stoker.fleet.run_state import Phase
 from stoker.fleet.taxonomy import Source

@@ -20,7 +20,8 @@ from stoker.core.events import Event, EventKind, read_events
 from stoker.core.ids import RunId
 from stoker.core.progress import SILENT
 from stoker.fleet.attempt import rank_environment
-from stoker.fleet.charge import Charge, KillRank
+from stoker.fleet.charge import Charge
+from stoker.fleet.faults import KillRank
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.run_state import Policy
 from stoker.fleet.supervisor import Supervisor

@@ -178,6 +178,13 @@ class Rank:
         while True:
             time.sleep(60)
 
+    def do_await_told(self, deed: dict[str, Any]) -> None:
+        """Go on once an event of a kind is in the file."""
+        events = Path(self.job["folder"]) / "events.jsonl"
+        while f'"{deed["kind"]}"' not in events.read_text():
+            self.beat(self.section)
+            time.sleep(0.02)
+
     def do_stand_still(self, deed: dict[str, Any]) -> None:
         while True:
             self.beat(self.section)

@@ -21,7 +21,7 @@ from stoker.cli.source import import_text
 from stoker.cli.table import day, human_seconds
 from stoker.cli.verify import verify_text
 from stoker.core.errors import EXIT_DONE, EXIT_FINDING, StokerError
-from stoker.fleet.charge import KillRank
+from stoker.fleet.faults import KillRank
 from stoker.fleet.launch import start_run
 from stoker.fleet.summary import EvaluationFigure, RunSummary, read_run
 from stoker.intake.importing import import_source

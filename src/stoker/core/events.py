@@ -54,6 +54,8 @@ class EventKind(enum.StrEnum):
     OUTPUT_WITHHELD = "output_withheld"
     RANK_EXITED = "rank_exited"
     RANK_HUNG = "rank_hung"
+    RANK_STACK = "rank_stack"
+    HANG_NAMED = "hang_named"
     ATTEMPT_ENDED = "attempt_ended"
     RESTART_SCHEDULED = "restart_scheduled"
     RUN_ENDED = "run_ended"
@@ -119,6 +121,8 @@ REQUIRED_FIELDS: Final[Mapping[EventKind, Mapping[str, type | tuple[type, ...]]]
     EventKind.OUTPUT_WITHHELD: {"bytes": int},
     EventKind.RANK_EXITED: {"exit_code": int, "signal": int},
     EventKind.RANK_HUNG: {"silent_s": (int, float), "section": str},
+    EventKind.RANK_STACK: {"frames": list},
+    EventKind.HANG_NAMED: {"waiting": int},
     EventKind.ATTEMPT_ENDED: {"outcome": str},
     EventKind.RESTART_SCHEDULED: {"delay_s": (int, float), "reason": str},
     EventKind.RUN_ENDED: {"outcome": str},

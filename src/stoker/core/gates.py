@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Final
 
 GATE_FD_NAME: Final = "STOKER_GATE_FD"
@@ -13,3 +14,9 @@ LOADED: Final = b"l"
 GO: Final = b"g"
 """To the rank: its attempt has begun, and its job file is there. The end of the socket says that it never
 will."""
+
+STACK_FD_NAME: Final = "STOKER_STACK_FD"
+"""The variable that tells a rank the number of the pipe into which it writes where its threads stand."""
+
+STACK_SIGNAL: Final = signal.SIGUSR2
+"""Upon this a rank writes its stacks."""

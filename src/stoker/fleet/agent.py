@@ -14,6 +14,7 @@ import selectors
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -24,7 +25,6 @@ from stoker.core.errors import StokerError
 from stoker.core.events import Event, EventKind, EventLog, encode_event
 from stoker.core.ids import RunId
 from stoker.core.isolation import Isolation, IsolationState, probe
-from stoker.core.landlock import writing_only_in
 from stoker.fleet.agent_plan import (
     MAX_PLAN_BYTES,
     AgentPlan,
@@ -38,7 +38,7 @@ from stoker.fleet.agent_plan import (
     decode_order,
     decode_plan,
 )
-from stoker.fleet.container import contained, read_plan
+from stoker.fleet.container import contained, read_plan, ruleset_of
 from stoker.fleet.errors import AgentFailed
 from stoker.fleet.gate import Gate, Gates
 from stoker.fleet.rank_ears import EventEar
@@ -46,6 +46,7 @@ from stoker.fleet.rank_output import OutputSieve
 from stoker.fleet.rank_process import (
     EVENT_FD_NAME,
     KEY_FD_NAME,
+    LOCAL_RANK_NAME,
     RankProcess,
     adopt_orphans,
     ended_ranks,
@@ -54,6 +55,7 @@ from stoker.fleet.rank_process import (
     spawn_rank,
 )
 from stoker.fleet.signals import signals_as_bytes
+from stoker.fleet.stack_ears import StackEar, StackEars
 from stoker.keys.caller import SECRET_FD_NAME
 from stoker.keys.lease_page import LEASE_FD_NAME
 from stoker.keys.memory import harden_process
@@ -84,12 +86,13 @@ class Agent:
         self._ranks: dict[int, RankProcess] = {}
         self._ears: dict[int, EventEar] = {}
         self._sieves: dict[int, OutputSieve] = {}
+        self._ordered: set[int] = set()
         self._ahead = plan.ahead
         self._unsent = bytearray()
-        self._ordered: set[int] = set()
         self._orders = bytearray()
         self._selector: selectors.BaseSelector = selectors.DefaultSelector()
         self._gates = Gates(self._selector)
+        self._stacks = StackEars(self._selector, self._tell_stack)
         self._stopping = False
         self._spawned = False
         self._kill_at_s: float | None = None
@@ -190,19 +193,22 @@ class Agent:
             self._kill_all()
             return
         self._kill_at_s = self._clock.monotonic_s() + order.grace_s
-        if not order.quiet:
+        if order.stacks:
+            self._stacks.ask(self._ranks)
+        elif not order.quiet:
             for rank in self._ranks.values():
                 rank.ask_to_end()
 
     def _kill_all(self) -> None:
+        self._stacks.give_up()
         self._kill_at_s = None
+        self._ordered |= self._ranks.keys()
         for rank in self._ranks.values():
             rank.kill()
 
     def _supervisor_gone(self) -> None:
         if self._supervised:
             self._supervised = False
-        self._ordered |= self._ranks.keys()
             self._selector.unregister(self._control)
         self._unsent.clear()
         self._stopping = True
@@ -235,7 +241,7 @@ class Agent:
     def _probe_isolation(self) -> None:
         found = self._contained or Isolation(IsolationState.OPEN, self._plan.open_because)
         if found.state is IsolationState.ISOLATED:
-            found = probe(self._plan.outside)
+            found = self._probe([])
         self._isolated = found.state is IsolationState.ISOLATED
         # Until a rank is started its key socket is ours, and no other process may take it out of our hands.
         # Not before the namespace: a process that cannot be looked into may not write its own maps of users.
@@ -248,11 +254,16 @@ class Agent:
 
     def _probe_again(self) -> None:
         """Where ranks were isolated it is tried again and again whether they still are."""
-        found = probe(self._plan.outside, processes=[each.pid for each in self._ranks.values()])
+        found = self._probe([each.pid for each in self._ranks.values()])
         self._found = found
         self._tell_isolation()
         closed = found.state is IsolationState.ISOLATED
         self._probe_at_s = self._clock.monotonic_s() + self._plan.probe_every_s if closed else None
+
+    def _probe(self, processes: Sequence[int]) -> Isolation:
+        plan = self._plan
+        with ruleset_of(plan) as ruleset:
+            return probe(plan.outside, processes=processes, datagrams=plan.datagrams, ruleset=ruleset)
 
     def _spawn_all(self) -> None:
         if self._spawned or self._stopping:
@@ -260,13 +271,8 @@ class Agent:
         self._spawned = True
         if self._isolated:
             self._probe_at_s = self._clock.monotonic_s() + self._plan.probe_every_s
-        writable = self._plan.writable
-        ruleset = None if writable is None else writing_only_in([Path(each) for each in writable])
-        try:
+        with ruleset_of(self._plan) as ruleset:
             self._spawn_each(ruleset)
-        finally:
-            if ruleset is not None:
-                os.close(ruleset)
 
     def _spawn_each(self, ruleset: int | None) -> None:
         plan = self._plan
@@ -277,7 +283,8 @@ class Agent:
             )
             for source in (ear, sieve):
                 self._selector.register(source.descriptor, selectors.EVENT_READ, (rank, source))
-            own = {EVENT_FD_NAME: writer, **(self._gates.one_for(rank) if self._ahead else {})}
+            own = {EVENT_FD_NAME: writer, **self._stacks.one_for(rank)}
+            own |= self._gates.one_for(rank) if self._ahead else {}
             if plan.key_fds:
                 own |= {KEY_FD_NAME: plan.key_fds[rank], SECRET_FD_NAME: plan.secret_fds[rank]}
             if plan.store_fds:
@@ -285,7 +292,7 @@ class Agent:
             shared = {LEASE_FD_NAME: plan.lease_fd} if plan.lease_fd >= 0 else {}
             process = spawn_rank(
                 command,
-                environment=plan.environment,
+                environment={**plan.environment, LOCAL_RANK_NAME: str(rank)},
                 named_fds={**own, **shared},
                 lock_fd=plan.lock_fd,
                 output=printing,
@@ -303,7 +310,7 @@ class Agent:
             self._tell(EventKind.RANK_SPAWNED, rank=rank, pid=process.pid)
         self._gates.open()
 
-    def _hear(self, rank: int, source: EventEar | OutputSieve | Gate) -> None:
+    def _hear(self, rank: int, source: EventEar | OutputSieve | Gate | StackEar) -> None:
         try:
             data = os.read(source.descriptor, _READ_BYTES)
         except BlockingIOError:
@@ -316,6 +323,8 @@ class Agent:
             source.take(data)
             if isinstance(source, Gate) and self._gates.all_loaded:
                 self._tell(EventKind.STANDBY_LOADED)
+            elif isinstance(source, StackEar) and self._stacks.heard(rank):
+                self._kill_at_s = self._clock.monotonic_s()
 
     def _tell_of(self, rank: int, ear: EventEar, data: bytes) -> None:
         plan, now_s = self._plan, self._clock.monotonic_s()
@@ -335,6 +344,7 @@ class Agent:
             del self._ranks[rank]
             ear, sieve = self._ears.pop(rank), self._sieves.pop(rank)
             self._gates.drop(rank)
+            self._stacks.drop(rank)
             for source in (ear, sieve):
                 self._drain(rank, source)
             ear.close()
@@ -347,6 +357,7 @@ class Agent:
                 rank=rank,
                 exit_code=exit_code,
                 signal=by_signal,
+                ordered=rank in self._ordered,
                 dropped_lines=ear.dropped,
             )
 
@@ -357,12 +368,14 @@ class Agent:
                 if isinstance(source, EventEar):
                     self._tell_of(rank, source, data)
                 else:
-                ordered=rank in self._ordered,
                     source.take(data)
         with contextlib.suppress(KeyError):
             self._selector.unregister(source.descriptor)
 
     # -- telling
+
+    def _tell_stack(self, rank: int, stack: tuple[str, ...]) -> None:
+        self._tell(EventKind.RANK_STACK, rank=rank, frames=list(stack))
 
     def _tell(self, kind: EventKind, *, rank: int = -1, **fields: JsonValue) -> None:
         plan = self._plan

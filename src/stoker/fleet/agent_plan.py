@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from signal import SIGKILL
 from typing import Final, TypeAlias
 
 from stoker.core.config import from_plain
@@ -28,6 +29,7 @@ class AgentPlan:
     `ahead`: it is not begun yet; what it tells is not in the run's events until it is woken.
     `outside` is where the supervisor listens: the isolation probe, repeated every `probe_every_s`, must not
     reach it. Ranks write only in `writable` where the kernel can see to it; None: nobody sees to it.
+    `datagrams`: ranks may make datagram sockets of AF_UNIX, without which NCCL does not begin.
     """
 
     run: str
@@ -50,6 +52,7 @@ class AgentPlan:
     rank_output: RankOutput
     open_because: str
     ahead: bool = False
+    datagrams: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +72,10 @@ class Wake:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """SIGKILL one rank: an injected fault."""
+    """Send one rank a signal, SIGKILL mostly: an injected fault."""
 
     rank: int
+    signal: int = SIGKILL
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +88,12 @@ class Stop:
     """End every rank: SIGTERM first when `grace_s` is more than zero, SIGKILL after it; then end.
 
     `quiet`: no SIGTERM; ranks know from their lease that they are to end, and wipe what they hold before.
+    `stacks`: no SIGTERM; they are asked where they stand, and that is told.
     """
 
     grace_s: float
     quiet: bool = False
+    stacks: bool = False
 
 
 Order: TypeAlias = Spawn | Warm | Wake | Kill | Save | Stop
@@ -120,11 +126,11 @@ def decode_order(line: bytes) -> Order:
     if name == "wake":
         return Wake()
     if name == "kill":
-        return Kill(int(body["rank"]))
+        return Kill(int(body["rank"]), int(body["signal"]))
     if name == "save":
         return Save()
     if name == "stop":
-        return Stop(float(body["grace_s"]), body["quiet"] is True)
+        return Stop(float(body["grace_s"]), body["quiet"] is True, body["stacks"] is True)
     raise ValueError(f"unknown order {name!a}")
 
 

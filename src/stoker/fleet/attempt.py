@@ -57,8 +57,12 @@ ENVIRONMENT_KEPT: Final = (
     "TMPDIR",
     "LD_LIBRARY_PATH",
     "CUDA_VISIBLE_DEVICES",
+    "CUDA_DEVICE_ORDER",
 )
 """The only variables of the supervisor that a rank gets to see."""
+
+KERNEL_CACHES: Final = {"TRITON_CACHE_DIR": "triton", "CUDA_CACHE_PATH": "cuda"}
+"""Where what was compiled for a device is kept, and the folder for it under TMPDIR."""
 
 
 def rank_environment(
@@ -99,6 +103,7 @@ class AttemptOrder:
     open_because: str = ""
     ahead: bool = False
     """It is started beside the attempt before it, and does not begin yet."""
+    datagrams: bool = False
 
 
 class Attempt:
@@ -182,6 +187,7 @@ class Attempt:
                 rank_output=order.rank_output,
                 open_because=order.open_because,
                 ahead=order.ahead,
+                datagrams=order.datagrams,
             )
             log_path = order.folder.agent_log(order.attempt)
             inherited = [lock_fd, *plan.key_fds, *plan.secret_fds, *([] if page is None else [lease_fd])]
@@ -225,12 +231,12 @@ class Attempt:
         """Ask for a checkpoint now; that it was committed is told by an event, if at all."""
         self._order(Save())
 
-    def kill_rank(self, rank: int) -> None:
-        self._order(Kill(rank))
+    def signal_rank(self, rank: int, signal: int) -> None:
+        self._order(Kill(rank, signal))
 
-    def stop(self, grace_s: float, quiet: bool = False) -> None:
+    def stop(self, grace_s: float, *, quiet: bool = False, stacks: bool = False) -> None:
         """Tell the agent to end its ranks. Told so twice without grace, it is ended itself."""
-        heard = self._order(Stop(grace_s, quiet))
+        heard = self._order(Stop(grace_s, quiet, stacks))
         if grace_s <= 0 and (self._told_to_stop or not heard):
             self._agent.kill()
         self._told_to_stop = self._told_to_stop or grace_s <= 0
@@ -318,13 +324,17 @@ class Attempt:
 
 
 def _with_own_temporary(order: AttemptOrder, attempt_folder: Path) -> Mapping[str, str]:
-    """Ranks that may not write to the machine's temporary folder have one in their attempt's."""
+    """Ranks that may not write to the machine's temporary folder have one in their attempt's.
+
+    So do the compilers of kernels, which would write into the user's home.
+    """
     if order.writable is None:
         return order.environment
     own = attempt_folder / "tmp"
     with naming_full_disk(own):
         own.mkdir(mode=0o700, exist_ok=True)
-    return {**order.environment, "TMPDIR": str(own)}
+    caches = {name: str(own / folder) for name, folder in KERNEL_CACHES.items()}
+    return {**order.environment, "TMPDIR": str(own), **caches}
 
 
 def _spawn_agent(

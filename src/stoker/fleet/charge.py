@@ -5,27 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from stoker.core.events import Event
 from stoker.core.ids import RunId
+from stoker.fleet.faults import KillRank
 from stoker.fleet.links import Link
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.run_state import Policy
 from stoker.fleet.witnesses import Witnesses, nobody
 from stoker.keys.agent import KeyAgent
-from stoker.spec.run import IsolationMeans, IsolationPolicy, RankOutput
+from stoker.spec.run import Device, IsolationMeans, IsolationPolicy, RankOutput
 from stoker.store.handed import StoreHand
+from stoker.train.hardware import ChosenDevice
 
-
-@dataclass(frozen=True, slots=True)
-class KillRank:
-    """A fault on purpose: rank `rank` is killed when step `at_step` is done."""
-
-    rank: int
-    at_step: int
-    when_loaded: bool = False
-    """Not before the next attempt's processes wait with everything loaded."""
+ON_CPU: Final = ChosenDevice(Device.CPU, "nobody asked for another")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +46,15 @@ class Charge:
     """When an attempt has trained for so long, the next one's processes are started ahead; None: never."""
     hand: StoreHand | None = None
     """Where ranks cannot reach their store themselves: who asks it for them."""
-    witnesses: Witnesses = nobody
-    """Who else may say what an attempt died of."""
-
     failures_in_row: int = 0
     """How often the run has failed without progress before this supervisor."""
     forgiven: bool = False
     """A person said that failures of before shall not count."""
+    witnesses: Witnesses = nobody
+    """Who else may say what an attempt died of."""
+    device: ChosenDevice = ON_CPU
+    """Where every rank computes, and why there."""
+
 
 class Errands(Protocol):
     """What the supervisor needs of the house: keys, jobs and the ledger, behind one door."""

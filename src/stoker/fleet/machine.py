@@ -27,6 +27,7 @@ from stoker.fleet.run_state import (
     Input,
     Instruction,
     Leave,
+    Named,
     Phase,
     Policy,
     RankView,
@@ -40,6 +41,7 @@ from stoker.fleet.run_state import (
     StopAttempt,
     Tick,
 )
+from stoker.fleet.section_limits import SectionTimes
 
 EVALUATE_FACTOR: Final = 10.0
 """A rank that evaluates may show no progress for this many times `hang_after_s`."""
@@ -79,7 +81,7 @@ def transition(policy: Policy, state: RunState, given: Input) -> Step:
     """The next state and what the shell must do. An input that the table does not name changes nothing."""
     state = _forgive_own_pause(state, given.now_s)
     if (
-        isinstance(given, Heard | Ready | Exited | Refused | Gone | Committed)
+        isinstance(given, Heard | Ready | Exited | Refused | Gone | Committed | Named)
         and given.attempt != state.attempt
     ):
         return state, []
@@ -100,9 +102,8 @@ def _forgive_own_pause(state: RunState, now_s: float) -> RunState:
 def _start(policy: Policy, state: RunState, now_s: float) -> Step:
     attempt = state.attempt + 1
     ranks = tuple(RankView(heard_s=now_s, moved_s=now_s) for _ in range(policy.world_size))
-    begun = replace(
-        state, phase=Phase.STARTING, attempt=attempt, ranks=ranks, cause=None, phase_since_s=now_s
-    )
+    begun = replace(state, phase=Phase.STARTING, attempt=attempt, ranks=ranks, phase_since_s=now_s)
+    begun = replace(begun, cause=None, times=SectionTimes())
     return begun, [StartAttempt(attempt)]
 
 
@@ -127,7 +128,10 @@ def _heard(policy: Policy, state: RunState, given: Input) -> Step:
     moved = given.moved or (given.section, given.step) != (view.section, view.step)
     view = replace(view, section=given.section, step=given.step, heard_s=given.now_s)
     if moved:
+        before = state.ranks[given.rank]
         view = replace(view, moved_s=given.now_s)
+        if state.phase is Phase.TRAINING:
+            state = replace(state, times=state.times.after(before.section, given.now_s - before.moved_s))
     return _with_rank(state, given.rank, view), []
 
 
@@ -209,7 +213,7 @@ def _tick_starting(policy: Policy, state: RunState, given: Input) -> Step:
     if given.now_s - state.phase_since_s <= policy.start_within_s:
         return state, []
     late = next((n for n, rank in enumerate(state.ranks) if not rank.ready and rank.ended is None), -1)
-    return _stop_for(state, CauseKind.START_LIMIT, late, given.now_s)
+    return _stop_for(policy, state, CauseKind.START_LIMIT, late, given.now_s)
 
 
 def _tick_training(policy: Policy, state: RunState, given: Input) -> Step:
@@ -221,23 +225,27 @@ def _tick_training(policy: Policy, state: RunState, given: Input) -> Step:
         return _cancel_alive(policy, state, given)
     living = [n for n, rank in enumerate(state.ranks) if rank.ended is None]
     silent = [n for n in living if given.now_s - state.ranks[n].heard_s > policy.hang_after_s]
-    if not silent and not all(_stands_still(policy, state.ranks[n], given.now_s) for n in living):
+    if not silent and not all(_stands_still(policy, state, n, given.now_s) for n in living):
         return state, []
     furthest_behind = min(silent or living, key=lambda n: _place(state.ranks[n]))
-    return _stop_for(state, CauseKind.HANG, furthest_behind, given.now_s)
+    return _stop_for(policy, state, CauseKind.HANG, furthest_behind, given.now_s)
 
 
-def _stands_still(policy: Policy, rank: RankView, now_s: float) -> bool:
+def _stands_still(policy: Policy, state: RunState, number: int, now_s: float) -> bool:
+    rank = state.ranks[number]
     factor = EVALUATE_FACTOR if rank.section is Section.EVALUATE else 1.0
-    return now_s - rank.moved_s > policy.hang_after_s * factor
+    bounds = {"at_least_s": policy.hang_at_least_s, "at_most_s": policy.hang_after_s * factor}
+    return now_s - rank.moved_s > state.times.limit_s(rank.section, **bounds)
 
 
 def _place(rank: RankView) -> tuple[int, int, float]:
     return rank.step, _ORDER[rank.section], rank.moved_s
 
 
-def _stop_for(state: RunState, kind: CauseKind, rank: int, now_s: float) -> Step:
+def _stop_for(policy: Policy, state: RunState, kind: CauseKind, rank: int, now_s: float) -> Step:
     state, instructions = _stop(state, Cause(kind, rank), now_s)
+    if kind is CauseKind.HANG:
+        instructions = [StopAttempt(state.attempt, policy.stacks_within_s, stacks=True)]
     if rank >= 0:
         view = state.ranks[rank]
         since_s = min(view.moved_s, view.heard_s)
@@ -250,6 +258,16 @@ def _tick_stopping(policy: Policy, state: RunState, given: Input) -> Step:
     if given.now_s - state.phase_since_s <= grace_s + STOP_AGAIN_S:
         return state, []
     return replace(state, phase_since_s=given.now_s), [StopAttempt(state.attempt, 0.0)]
+
+
+def _named(policy: Policy, state: RunState, given: Input) -> Step:
+    """The rank that was furthest behind was a guess; where the stacks tell, they are believed."""
+    assert isinstance(given, Named)
+    if state.cause is None or state.cause.kind is not CauseKind.HANG:
+        return state, []
+    if not 0 <= given.rank < len(state.ranks):
+        return state, []
+    return replace(state, cause=Cause(CauseKind.HANG, given.rank)), []
 
 
 def _committed(policy: Policy, state: RunState, given: Input) -> Step:
@@ -322,6 +340,7 @@ TABLE: Final[Mapping[tuple[Phase, type[Input]], Rule]] = {
     (Phase.STOPPING, Exited): _exited_while_stopping,
     (Phase.STOPPING, Committed): _committed,
     (Phase.STOPPING, Gone): _gone,
+    (Phase.STOPPING, Named): _named,
     (Phase.STOPPING, Cancel): _cancel_again,
     (Phase.STOPPING, Tick): _tick_stopping,
     (Phase.WAITING, Cancel): _cancel_idle,

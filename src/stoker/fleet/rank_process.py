@@ -18,10 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from stoker.core.gates import STACK_SIGNAL
 from stoker.core.landlock import hold_to
 
 EVENT_FD_NAME: Final = "STOKER_EVENT_FD"
 KEY_FD_NAME: Final = "STOKER_KEY_FD"
+LOCAL_RANK_NAME: Final = "LOCAL_RANK"
+"""A rank's number on its node, by the name that libraries know; its CUDA device is the one of that number."""
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_CAPBSET_DROP: Final = 24
@@ -55,6 +58,20 @@ class RankProcess:
         """SIGTERM to the rank alone, which may commit what it has."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGTERM)
+
+    def ask_for_stack(self) -> bool:
+        """Have the rank write where its threads stand. False when it does not listen: it would end."""
+        try:
+            status = Path(f"/proc/{self.pid}/status").read_text()
+            line = next(each for each in status.splitlines() if each.startswith("SigCgt:"))
+            caught = int(line.split()[1], 16)
+        except (OSError, StopIteration, ValueError):
+            return False
+        if not caught >> (STACK_SIGNAL - 1) & 1:
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, STACK_SIGNAL)
+        return True
 
 
 def spawn_rank(

@@ -6,10 +6,11 @@ The rules that connect them are in machine.py; both are explained in docs/design
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from stoker.core.events import Section
+from stoker.fleet.section_limits import SectionTimes
 
 
 class Phase(enum.StrEnum):
@@ -69,7 +70,8 @@ class Policy:
     """What a run may cost before it is given up. Durations in seconds.
 
     `retry_codes` are the exit codes of known errors that a restart may mend; every other known error ends the
-    run. An attempt that is told to stop politely has `stop_grace_s` before its ranks are killed; one that may
+    run. `hang_after_s` bounds what a section may take, and `hang_at_least_s` what is learnt of it. An attempt
+    that is told to stop politely has `stop_grace_s` before its ranks are killed; one that may
     not go on, so that its lease is over, has `refused_grace_s` to wipe what it holds.
     """
 
@@ -82,16 +84,18 @@ class Policy:
     leave_within_s: float = 60.0
     """How long a checkpoint may take that is asked for because the time on a node is nearly up."""
     refused_grace_s: float = 3.0
+    hang_at_least_s: float = 10.0
+    stacks_within_s: float = 1.0
+    """How long ranks that hang have to tell where they stand, before they are killed."""
     backoff_first_s: float = 1.0
     backoff_limit_s: float = 60.0
+    row_limit: int = 10
+    """So many failures without progress between them end the run, over all of its supervisors."""
 
 
 @dataclass(frozen=True, slots=True)
 class RankView:
     """What is known of one rank in the attempt that is alive; `ended` holds its exit code or -signal."""
-
-    row_limit: int = 10
-    """So many failures without progress between them end the run, over all of its supervisors."""
 
     ready: bool = False
     section: Section = Section.START_UP
@@ -117,6 +121,7 @@ class RunState:
     """It ends with the first checkpoint of this step or a later one."""
     cause: Cause | None = None
     ranks: tuple[RankView, ...] = ()
+    times: SectionTimes = field(default_factory=SectionTimes)
     phase_since_s: float = 0.0
     wait_until_s: float = 0.0
     seen_s: float = 0.0
@@ -187,6 +192,15 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True)
+class Named:
+    """The stacks of an attempt that hung say for which rank the others waited."""
+
+    now_s: float
+    attempt: int
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     """A person asked the run to stop. Asked twice: stop at once."""
 
@@ -207,7 +221,7 @@ class Tick:
     now_s: float
 
 
-Input: TypeAlias = Begin | Heard | Ready | Exited | Refused | Gone | Committed | Cancel | Leave | Tick
+Input: TypeAlias = Begin | Heard | Ready | Exited | Refused | Gone | Committed | Named | Cancel | Leave | Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,12 +242,14 @@ class SaveNow:
 class StopAttempt:
     """End every rank: politely first when `grace_s` is more than zero.
 
-    `quiet`: ranks are asked by nothing but the end of their lease.
+    `quiet`: ranks are asked by nothing but the end of their lease. `stacks`: they are asked where they stand,
+    and nothing else.
     """
 
     attempt: int
     grace_s: float
     quiet: bool = False
+    stacks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +285,7 @@ class EndRun:
     outcome: Phase
     cause: Cause | None
     budget_spent: bool = False
+    failures_in_row: int = 0
 
 
 Instruction: TypeAlias = (
@@ -279,4 +296,3 @@ Instruction: TypeAlias = (
 def begin_state(last_attempt: int = 0, committed_step: int = 0, failures_in_row: int = 0) -> RunState:
     """The state of a run before this supervisor acts; all are 0 unless it is resumed."""
     return RunState(Phase.NEW, last_attempt, committed_step=committed_step, failures_in_row=failures_in_row)
-    failures_in_row: int = 0

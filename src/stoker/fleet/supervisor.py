@@ -27,6 +27,7 @@ from stoker.fleet.attribution import Attribution
 from stoker.fleet.charge import Charge, Errands
 from stoker.fleet.curves import Curves
 from stoker.fleet.errors import IsolationLost, IsolationRefused
+from stoker.fleet.faults import Faults
 from stoker.fleet.machine import transition, validate
 from stoker.fleet.run_state import (
     ENDED,
@@ -41,6 +42,7 @@ from stoker.fleet.run_state import (
     Input,
     Instruction,
     Leave,
+    Named,
     Phase,
     Ready,
     Refused,
@@ -54,11 +56,12 @@ from stoker.fleet.run_state import (
     begin_state,
 )
 from stoker.fleet.signals import signals_as_bytes
+from stoker.fleet.stacks import waited_for
 from stoker.fleet.standby import StandbyKeeper
 from stoker.fleet.verdict import RunError, Verdict, explain
 from stoker.keys.agent import KeyAgent
 from stoker.keys.lease_page import LeaseEnd
-from stoker.spec.run import IsolationPolicy
+from stoker.spec.run import Device, IsolationPolicy
 
 _TICK_S: Final = 0.25
 _PROBES_MISSED: Final = 3
@@ -86,12 +89,12 @@ class Supervisor:
         self._ended_socket = False
         self._keys: KeyAgent | None = None
         self._renew_at_s = 0.0
-        self._faults = list(charge.faults)
+        self._faults = Faults(charge.faults)
         self._errors: dict[int, RunError] = {}
-        self._refusal: StokerError | None = None
-        self._isolation = Isolation(IsolationState.OPEN, "no attempt was started")
         self._stacks: dict[int, tuple[str, ...]] = {}
         self._story = AttemptStory(charge.witnesses)
+        self._refusal: StokerError | None = None
+        self._isolation = Isolation(IsolationState.OPEN, "no attempt was started")
         self._probed_at_s = 0.0
         self._strangers = 0
         self._end: EndRun | None = None
@@ -112,9 +115,9 @@ class Supervisor:
             steps=charge.steps,
             world_size=charge.policy.world_size,
             session="resumed" if resumed else "new",
+            forgiven=charge.forgiven,
         )
         with contextlib.ExitStack() as stack:
-            forgiven=charge.forgiven,
             stack.callback(self._log.close)
             stack.callback(self._curves.close)
             stack.callback(self._selector.close)
@@ -143,6 +146,7 @@ class Supervisor:
                 self._listen()
             else:
                 self._standby.listen()
+                self._inject_faults()
         self._renew_lease()
         self._tell_strangers()
         attempt = self._attempt
@@ -181,9 +185,9 @@ class Supervisor:
     def _hear(self, event: Event) -> None:
         now_s, attempt, rank = self._now_s(), event.attempt, event.rank
         self._curves.take(event)
+        self._story.note(event)
         if event.kind is EventKind.ISOLATION_PROBED:
             self._probed(Isolation(IsolationState(event.text("state")), event.text("reason")))
-        self._story.note(event)
         elif event.kind is EventKind.RANK_SPAWNED and self._attempt is not None:
             self._attempt.note_rank(rank, int(event.number("pid")))
         elif event.kind is EventKind.HEARTBEAT:
@@ -199,6 +203,8 @@ class Supervisor:
             self._feed(Committed(now_s, attempt, int(event.number("step"))))
         elif event.kind is EventKind.EVALUATION:
             self._moved(event, Section.EVALUATE)
+        elif event.kind is EventKind.RANK_STACK:
+            self._stood(event)
         elif event.kind is EventKind.RANK_ERROR:
             text = event.text
             code = int(event.number("exit_code"))
@@ -215,12 +221,25 @@ class Supervisor:
             self._shown_step = max(step, self._shown_step)
             again = "" if step == self._shown_step else ", again"
             self._task.describe(f"loss {event.number('loss'):.3f}, attempt {event.attempt}{again}")
-        loaded = self._standby.loaded
-        for fault in [f for f in self._faults if step >= f.at_step and (loaded or not f.when_loaded)]:
-            self._faults.remove(fault)
-            self._tell(EventKind.FAULT_INJECTED, fault="kill_rank", step=step, target=fault.rank)
-            if self._attempt is not None:
-                self._attempt.kill_rank(fault.rank)
+        self._faults.step = step
+        self._inject_faults()
+
+    def _inject_faults(self) -> None:
+        if self._attempt is None or self._state.phase is not Phase.TRAINING:
+            return
+        for fault in self._faults.due(loaded=self._standby.loaded):
+            self._tell(EventKind.FAULT_INJECTED, fault=fault.name, step=self._faults.step, target=fault.rank)
+            self._attempt.signal_rank(fault.rank, fault.signal)
+
+    def _stood(self, event: Event) -> None:
+        """Where a rank of an attempt that hung stands; with the last one, which rank the others wait for."""
+        frames = event.fields["frames"]
+        assert isinstance(frames, list)
+        self._stacks[event.rank] = tuple(map(str, frames))
+        ranks = len(self._state.ranks)
+        if len(self._stacks) == ranks and (rank := waited_for(self._stacks, ranks)) is not None:
+            self._tell(EventKind.HANG_NAMED, rank=rank, waiting=ranks - 1)
+            self._feed(Named(self._now_s(), event.attempt, rank))
 
     def _moved(self, event: Event, section: Section) -> None:
         """News that is progress by itself."""
@@ -336,6 +355,7 @@ class Supervisor:
     def _start_attempt(self, number: int) -> None:
         charge = self._charge
         self._errors.clear()
+        self._stacks.clear()
         charge.folder.attempt(number).mkdir(mode=0o700, exist_ok=True)
         try:
             commands = self._errands.prepare(number)
@@ -344,6 +364,8 @@ class Supervisor:
                 world_size=charge.policy.world_size,
                 resume_step=self._errands.resume_step(),
                 links=[plain(link) for link in charge.links],
+                device=charge.device.device.value,
+                device_because=charge.device.because,
             )
             order = self._order(number, commands)
             self._attempt = self._standby.take(order) or Attempt.start(
@@ -373,6 +395,7 @@ class Supervisor:
             probe_every_s=charge.probe_every_s,
             writable=self._writable(number),
             rank_output=charge.rank_output,
+            datagrams=charge.device.device is Device.CUDA and len(commands) > 1,
             open_because=charge.open_because,
         )
 
@@ -392,7 +415,7 @@ class Supervisor:
         if self._keys is not None and (instruction.grace_s <= 0 or instruction.quiet):
             self._keys.revoke()
         if self._attempt is not None:
-            self._attempt.stop(instruction.grace_s, instruction.quiet)
+            self._attempt.stop(instruction.grace_s, quiet=instruction.quiet, stacks=instruction.stacks)
 
     def _end_whatever_lives(self) -> None:
         """On any way out, expected or not, no process of the run stays behind."""

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from stoker.spec.kernels import kernel_problems
 from stoker.spec.layout import LayoutSpec
 from stoker.spec.layout_search import nearest_sentence
 from stoker.spec.mixture import MixturePartSpec, weights_problem
@@ -32,6 +33,16 @@ class Precision(enum.StrEnum):
 
 
 EIGHT_BITS = frozenset({Precision.FLOAT8, Precision.FLOAT8_ROWWISE, Precision.MXFP8})
+
+
+class Kernels(enum.StrEnum):
+    """What a decoder's blocks and loss are computed by."""
+
+    PLAIN = "plain"
+    """torch's operators, one after the other; `layout.compile` may fuse them."""
+
+    FUSED = "fused"
+    """Triton's, with the backward pass written out, on a CUDA device. See docs/design/train-gpu.md."""
 
 
 class Optimizer(enum.StrEnum):
@@ -62,6 +73,7 @@ class TrainSpec:
     of a second store, and `copy_every_steps` says of which steps checkpoints are copied there (0: of all).
 
     `init_from` is a folder in Hugging Face's form that the first weights come from; empty: from the seed.
+    `deterministic`: the same bits on every run, by operators that may be slower on a CUDA device.
     """
 
     steps: int = 1200
@@ -78,6 +90,8 @@ class TrainSpec:
     beta2: float = 0.95
     gradient_clip: float = 1.0
     precision: Precision = Precision.BF16
+    kernels: Kernels = Kernels.PLAIN
+    deterministic: bool = True
     checkpoint_every_steps: int = 120
     keep_checkpoints: int = 2
     keep_every_steps: int = 0
@@ -116,6 +130,16 @@ class TrainSpec:
         for name in ("beta1", "beta2"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 yield f"{name} is {getattr(self, name)}; it must be at least 0 and below 1."
+
+
+class Device(enum.StrEnum):
+    """Where a rank computes."""
+
+    AUTO = "auto"
+    """On CUDA where each rank can have a device of its own and the run can use it, on the CPU otherwise."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
 
 
 class IsolationPolicy(enum.StrEnum):
@@ -161,19 +185,26 @@ class LaunchSpec:
 
     `standby`: once an attempt has trained for `standby_after_s`, the next one's processes are started ahead,
     so that a restart waits for no import; they take the memory of an interpreter with torch for each rank.
-    Without its supervisor a lease lasts `lease_s`; a way out of the network is looked for every
-    `isolation_probe_every_s`, and one that is found ends the lease at once.
+    Ranks hang when none gets on within `hang_after_s`; sooner where steps are usually faster, but never before
+    `hang_at_least_s`. Without its supervisor a lease lasts `lease_s`; a way out of the network is looked for
+    every `isolation_probe_every_s`, and one that is found ends the lease at once. On a CUDA device batches are read
+    into page-locked memory, unless `pin_batches` is false.
 
     A run that failed `failures_in_row` times within `failures_within_s` without getting further is over, and
     goes on only when a person forgives it.
     """
 
     ranks: int = 2
+    device: Device = Device.AUTO
+    pin_batches: bool = True
     threads_per_rank: int = 1
     restarts: int = 5
+    failures_in_row: int = 10
+    failures_within_s: float = 86_400.0
     standby: bool = True
     standby_after_s: float = 10.0
     hang_after_s: float = 60.0
+    hang_at_least_s: float = 10.0
     start_within_s: float = 180.0
     isolation: IsolationPolicy = IsolationPolicy.WHEN_POSSIBLE
     isolate_by: IsolationMeans = IsolationMeans.AUTO
@@ -193,7 +224,7 @@ class LaunchSpec:
             yield f"failures_in_row is {self.failures_in_row}; it must be at least 1."
         if not 60.0 <= self.failures_within_s <= 31_536_000.0:
             yield f"failures_within_s is {self.failures_within_s}; it must be 60 s to a year."
-        for name in ("hang_after_s", "start_within_s"):
+        for name in ("hang_after_s", "hang_at_least_s", "start_within_s"):
             if not 1.0 <= getattr(self, name) <= 86_400.0:
                 yield f"{name} is {getattr(self, name)}; it must be 1 to 86400 seconds."
         if not 0.0 <= self.standby_after_s <= 86_400.0:
@@ -201,8 +232,6 @@ class LaunchSpec:
         if not 0.1 <= self.isolation_probe_every_s <= 3_600.0:
             yield (
                 f"isolation_probe_every_s is {self.isolation_probe_every_s}; it must be 0.1 to 3600 seconds."
-    failures_in_row: int = 10
-    failures_within_s: float = 86_400.0
             )
         if not 2.0 <= self.lease_s <= 3_600.0:
             yield f"lease_s is {self.lease_s}; it must be 2 to 3600 seconds."
@@ -277,6 +306,9 @@ class RunSpec:
                 f"train.precision is '{self.train.precision}' and layout.tp {self.layout.tp}; eight bits "
                 "need whole matrices, so layout.tp must be 1 or train.precision bf16."
             )
+        if self.train.kernels is Kernels.FUSED:
+            model = self.model if self.trained is self.model else None
+            yield from kernel_problems(model, self.layout, self.train.precision.value)
         if self.layout == LayoutSpec() and batch % ranks:
             fits = ", ".join(str(each) for each in range(1, batch + 1) if batch % each == 0)
             yield f"train.global_batch is {batch} and launch.ranks {ranks}; ranks must divide it: {fits}."

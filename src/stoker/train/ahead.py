@@ -5,10 +5,11 @@ It has no job, no key and no data by then. See docs/design/fleet.md, "Started ah
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import socket
 
-from stoker.core.gates import GO, LOADED
+from stoker.core.gates import GO, LOADED, STACK_SIGNAL
 
 
 def wait_at_gate(descriptor: int) -> bool:
@@ -17,6 +18,11 @@ def wait_at_gate(descriptor: int) -> bool:
         load()
         gate.sendall(LOADED)
         return gate.recv(1) == GO
+
+
+def tell_stacks_into(descriptor: int) -> None:
+    """From now on this process writes where its threads stand when it is asked: files, lines, functions."""
+    faulthandler.register(STACK_SIGNAL, file=descriptor, all_threads=True)
 
 
 def load() -> None:

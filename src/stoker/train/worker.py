@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 EVENT_FD: Final = "STOKER_EVENT_FD"
 KEY_FD: Final = "STOKER_KEY_FD"
+LOCAL_RANK: Final = "LOCAL_RANK"
+"""The variable with this rank's number on its node, which libraries know by this name."""
+
 MAX_JOB_BYTES: Final = 1024 * 1024
 CACHE_BYTES: Final = 64 << 30
 COLLECTIVE_TIMEOUT: Final = timedelta(minutes=30)
@@ -43,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     from stoker.core.errors import EXIT_DONE, EXIT_FINDING, StokerError
-    from stoker.core.gates import GATE_FD_NAME
-    from stoker.train.ahead import wait_at_gate
+    from stoker.core.gates import GATE_FD_NAME, STACK_FD_NAME
+    from stoker.train.ahead import tell_stacks_into, wait_at_gate
 
     parser = argparse.ArgumentParser(prog="python -m stoker.train.worker", description=__doc__)
     parser.add_argument("--job", type=Path, required=True, help="the attempt's job file")
@@ -52,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = parser.parse_args(arguments)
     telemetry: Telemetry | None = None
     try:
+        if STACK_FD_NAME in os.environ:
+            tell_stacks_into(inherited(STACK_FD_NAME, os.environ))
         if GATE_FD_NAME in os.environ and not wait_at_gate(inherited(GATE_FD_NAME, os.environ)):
             return EXIT_DONE
         job = read_job(words.job, words.rank)
@@ -155,6 +160,7 @@ def _work(job: Job, rank: int, telemetry: Telemetry, environment: Mapping[str, s
         from stoker.store.handed import handed_store
         from stoker.store.objects import ObjectStore
         from stoker.train.attempt import run_attempt
+        from stoker.train.device import BACKENDS, take_device
         from stoker.train.rank_place import RankPlace, leave_process_group
         from stoker.train.records_task import records_of
         from stoker.train.run_objects import RunObjects
@@ -195,9 +201,10 @@ def _work(job: Job, rank: int, telemetry: Telemetry, environment: Mapping[str, s
                 review_digest=review_digest,
             )
         )
+        device = take_device(job.device, local_rank(rank, environment))  # after the fork: none has CUDA open
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         distributed.init_process_group(
-            "gloo",
+            BACKENDS[job.device],
             store=_meeting_place(job, keys),
             rank=rank,
             world_size=job.world_size,
@@ -205,7 +212,7 @@ def _work(job: Job, rank: int, telemetry: Telemetry, environment: Mapping[str, s
         )
         run_attempt(
             job,
-            RankPlace(rank, job.world_size),
+            RankPlace(rank, job.world_size, device),
             objects=objects,
             dataset=data,
             parts=parts,
@@ -216,6 +223,16 @@ def _work(job: Job, rank: int, telemetry: Telemetry, environment: Mapping[str, s
         # Nobody leaves while another may still wait for him in a collective.
         distributed.barrier()
         leave_process_group()
+
+
+def local_rank(rank: int, environment: Mapping[str, str]) -> int:
+    """Which of its node's ranks this is, as the agent says; on one node its number in the world."""
+    from stoker.train.checkpoint_errors import BadJob
+
+    text = environment.get(LOCAL_RANK, str(rank))
+    if not text.isdecimal() or not 0 <= int(text) <= rank:
+        raise BadJob(f"{LOCAL_RANK} is {text[:40]!a}, which cannot be the place of rank {rank} on its node.")
+    return int(text)
 
 
 def _meeting_place(job: Job, keys: AgentKeySource) -> Any:
@@ -240,7 +257,8 @@ def _peer_lost(error: BaseException) -> StokerError | None:
     if not isinstance(error, RuntimeError) or module is None:
         return None
     text = str(error)
-    if not isinstance(error, module.DistError) and "gloo" not in text and "closed by peer" not in text:
+    known = ("gloo", "NCCL", "closed by peer")
+    if not isinstance(error, module.DistError) and not any(each in text for each in known):
         return None
     return PeerLost(
         "A collective failed, most likely because another rank has ended.",

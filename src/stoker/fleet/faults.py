@@ -1,0 +1,38 @@
+"""Faults on purpose: what is done to a run while it trains, to see that it lives on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from signal import SIGKILL, Signals
+
+
+@dataclass(frozen=True, slots=True)
+class KillRank:
+    """Rank `rank` is sent `signal` when step `at_step` is done: SIGKILL ends it, SIGSTOP makes it hang."""
+
+    rank: int
+    at_step: int
+    when_loaded: bool = False
+    """Not before the next attempt's processes wait with everything loaded."""
+
+    signal: int = SIGKILL
+
+    @property
+    def name(self) -> str:
+        return "kill_rank" if self.signal == SIGKILL else f"{Signals(self.signal).name.lower()}_rank"
+
+
+class Faults:
+    """The faults that are still to come."""
+
+    def __init__(self, faults: Iterable[KillRank]) -> None:
+        self._left = list(faults)
+        self.step = 0
+        """The step that was done last."""
+
+    def due(self, *, loaded: bool) -> list[KillRank]:
+        """Those whose time has come, each once; `loaded`: the next attempt waits, with all in memory."""
+        due = [each for each in self._left if self.step >= each.at_step and (loaded or not each.when_loaded)]
+        self._left = [each for each in self._left if each not in due]
+        return due
