@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stoker
@@ -240,6 +240,7 @@ _SEEN = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(_EVENTS, _SEEN)
 def test_any_signs_give_one_attribution_whatever_the_order_of_the_witnesses(
     told: list[tuple[EventKind, int, dict[str, object]]], seen: list[Witness]
@@ -254,6 +255,7 @@ def test_any_signs_give_one_attribution_whatever_the_order_of_the_witnesses(
     assert attribute(events, list(reversed(seen))).confidence == pytest.approx(first.confidence)
 
 
+@settings(deadline=None)
 @given(_EVENTS)
 def test_more_lines_for_a_meaning_never_make_it_less_likely(
     told: list[tuple[EventKind, int, dict[str, object]]],

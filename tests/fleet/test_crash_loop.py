@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stoker.core.events import EventKind
@@ -76,6 +76,7 @@ def test_a_failure_of_the_future_counts_since_one_of_the_clocks_is_wrong() -> No
     assert failures_in_row(requeued(3).events, now_s=-1_000.0, window_s=60.0) == 3
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["fail", "commit", "die", "begin"]), max_size=30), st.floats(0, 1e6))
 def test_the_row_is_never_longer_than_the_attempts_and_grows_with_the_window(
     deeds: list[str], window_s: float

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stoker.core.events import REQUIRED_FIELDS, Event, EventKind, Section
@@ -337,6 +337,7 @@ def any_event(draw: st.DrawFn) -> Event:
     return an_event(kind, at_s, rank=rank, attempt=draw(st.integers(1, 3)), node=node, **fields)
 
 
+@settings(deadline=None)
 @given(st.lists(any_event(), max_size=40), st.booleans())
 def test_any_events_in_any_order_add_up_to_the_wall_time(events: list[Event], in_order: bool) -> None:
     events = sorted(events, key=lambda event: event.mono_s) if in_order else events
@@ -344,6 +345,7 @@ def test_any_events_in_any_order_add_up_to_the_wall_time(events: list[Event], in
     adds_up(events, since_s=400.0)
 
 
+@settings(deadline=None)
 @given(st.lists(any_event(), max_size=40), st.integers(1, 5), st.integers(0, 3))
 def test_seconds_of_nodes_are_those_of_the_run_for_every_node(
     events: list[Event], nodes: int, spares: int
@@ -358,6 +360,7 @@ def test_seconds_of_nodes_are_those_of_the_run_for_every_node(
     assert math.isclose(total_s, goodput.wall_s * (nodes + spares), rel_tol=1e-6, abs_tol=1e-5)
 
 
+@settings(deadline=None)
 @given(st.lists(any_event(), max_size=30), st.floats(0.0, 1.0))
 def test_a_story_with_anything_thrown_in_adds_up(noise: list[Event], where: float) -> None:
     events = killed_and_recovered().events

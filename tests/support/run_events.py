@@ -10,7 +10,7 @@ from stoker.core.ids import RunId
 
 RUN = RunId("r-00000000000000000000")
 
-_USUAL: dict[type | tuple[type, ...], JsonValue] = {int: 0, str: "", (int, float): 0.0}
+_USUAL: dict[type | tuple[type, ...], JsonValue] = {int: 0, str: "", (int, float): 0.0, list: []}
 
 
 def an_event(

@@ -29,7 +29,7 @@ def step(number: int, loss: float | None, attempt: int = 1, stands: bool = True)
 @pytest.fixture
 def report() -> RunReport:
     seconds = dict.fromkeys(TimeKind, 0.0) | {TimeKind.PRODUCTIVE: 60.0, TimeKind.LOST: 20.0}
-    goodput = Goodput(80.0, seconds, 0.75, 4, 1, 256, 64, 4.3, 3.2, 2, 1, 1, 80.0, 0.0, 0)
+    goodput = Goodput(80.0, seconds, 0.75, 4, 1, 256, 64, 4.3, 3.2, 2, 1, 1, 0, 80.0, 80.0, seconds, 0.0, 0)
     lineage = Lineage(
         "text",
         VersionId("1" * 32),

@@ -25,8 +25,12 @@ _TIME_STYLES: Final = {
     TimeKind.CHECKPOINT: "checkpoint",
     TimeKind.DATA_WAIT: "data",
     TimeKind.START_UP: "startup",
+    TimeKind.COMPILATION: "startup",
     TimeKind.DETECTION: "detection",
+    TimeKind.HANG: "detection",
     TimeKind.RESTART: "restart",
+    TimeKind.QUEUE: "other",
+    TimeKind.PREEMPTION: "restart",
     TimeKind.LOST: "lost",
     TimeKind.OTHER: "other",
 }
