@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import platform
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from stoker.cli.command import Deed, House, command
+from stoker.cli.node_acts import drain, exclude, ls, resume, show
 from stoker.cli.node_text import report_text
 from stoker.core.errors import EXIT_DONE, EXIT_FINDING
 from stoker.core.node import node_name
 from stoker.fleet.nodes.finding import NodeReport
+from stoker.fleet.nodes.machine_view import MachineView
+from stoker.fleet.nodes.processes import ranks_here
 
 
 @click.group()
@@ -25,14 +29,12 @@ def _found(report: NodeReport) -> int:
     return EXIT_FINDING if report.findings else EXIT_DONE
 
 
-def report_here(house: House, *, node: str, idle: bool = False) -> NodeReport:
-    """Check this machine, as this home's settings ask; nothing of the home is made for it."""
-    from stoker.fleet.nodes.checks import run_checks
-    from stoker.fleet.nodes.machine_view import MachineView
+def view_here(house: House, *, idle: bool = False) -> MachineView:
+    """This machine, as this home's settings ask for it; nothing of the home is made for it."""
     from stoker.promises.live_probe import probe_now
 
     there = house.home.root.is_dir() and os.access(house.home.root, os.W_OK)
-    view = MachineView(
+    return MachineView(
         settings=house.settings.nodes,
         clock=house.clock,
         scratch=house.home.root if there else Path(tempfile.gettempdir()),
@@ -42,7 +44,6 @@ def report_here(house: House, *, node: str, idle: bool = False) -> NodeReport:
         probe_isolation=probe_now,
         idle=idle,
     )
-    return run_checks(view, node or this_node(house))
 
 
 def this_node(house: House) -> str:
@@ -52,11 +53,31 @@ def this_node(house: House) -> str:
     return platform.node() or "this-machine"
 
 
-@command("check", needs=Deed.LOOK, text=report_text, exit_code=_found)
+def recorded(house: House, view: MachineView, report: NodeReport) -> NodeReport:
+    """The report with where the node stands now that the ledger has heard it."""
+    from stoker.fleet.nodes.node_acts import record_event, seen_in
+    from stoker.fleet.nodes.node_state import JobsGone
+
+    if view.idle or not ranks_here(view):
+        record_event(house.ledger, report.node, JobsGone(report.checked_s), actor=house.actor)
+    change = record_event(house.ledger, report.node, seen_in(report), actor=house.actor)
+    return replace(report, recorded_as=change.after.phase.value)
+
+
+@command(
+    "check", needs=Deed.LOOK, needs_with={"record": Deed.NODE_RECORD}, text=report_text, exit_code=_found
+)
 @click.option("--node", "named", metavar="NAME", default="", help="Call this node NAME in the report.")
-def check(house: House, named: str) -> NodeReport:
+@click.option("--record", is_flag=True, help="Let the report decide about the node, in the ledger.")
+@click.option("--idle", is_flag=True, help="No job is to be on the node; what is there was left behind.")
+def check(house: House, named: str, record: bool, idle: bool) -> NodeReport:
     """Look this node over: some thirty checks in under five seconds. Exit code 1 on a finding."""
-    return report_here(house, node=named)
+    from stoker.fleet.nodes.checks import run_checks
+
+    view = view_here(house, idle=idle)
+    report = run_checks(view, named or this_node(house))
+    return recorded(house, view, report) if record else report
 
 
-node.add_command(check)
+for _each in (check, ls, show, drain, resume, exclude):
+    node.add_command(_each)

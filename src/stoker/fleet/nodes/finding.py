@@ -85,6 +85,8 @@ class NodeReport:
     checked_s: float
     took_s: float
     results: tuple[CheckResult, ...]
+    recorded_as: str = ""
+    """Where the node stands in the ledger after this report; empty when it was not recorded."""
 
     def of(self, state: CheckState) -> tuple[CheckResult, ...]:
         """The results in this state, in order."""

@@ -14,7 +14,8 @@ from stoker.fleet.nodes.machine_view import Absent, MachineView, Unreadable, rea
 BETWEEN_LOOKS_S: Final = 0.2
 """A process in an uninterruptible call at both looks waits for something that may not come."""
 
-_OURS: Final = ("stoker.train.worker", "stoker.fleet.agent")
+_RANK: Final = "stoker.train.worker"
+_OURS: Final = (_RANK, "stoker.fleet.agent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def leftover_processes(view: MachineView) -> Finding:
     orphans = [
         each
         for each in found.values()
-        if _is_ours(view, each) and each.state != "Z" and _is_orphan(found, each)
+        if _runs(view, each, _OURS) and each.state != "Z" and _is_orphan(found, each)
     ]
     if orphans:
         return fail(f"left behind: {', '.join(map(str, orphans[:6]))}")
@@ -96,9 +97,14 @@ def _is_orphan(found: Mapping[int, Process], process: Process) -> bool:
     return process.parent == 1 or (parent is not None and parent.name == "systemd")
 
 
-def _is_ours(view: MachineView, process: Process) -> bool:
+def ranks_here(view: MachineView) -> tuple[Process, ...]:
+    """The ranks of our runs that live on this machine. Raises Absent."""
+    return tuple(each for each in processes_of(view) if each.state != "Z" and _runs(view, each, (_RANK,)))
+
+
+def _runs(view: MachineView, process: Process, programs: tuple[str, ...]) -> bool:
     try:
         words = read_text(view.path(f"/proc/{process.pid}/cmdline")).split("\0")
     except (Absent, Unreadable):
         return False
-    return any(word in _OURS for word in words)
+    return any(word in programs for word in words)
