@@ -12,10 +12,13 @@ import pytest
 
 from stoker.core.errors import DiskFull
 from stoker.keys.refs import Purpose
-from stoker.store.errors import ObjectExists, ObjectMissing
+from stoker.store.errors import ObjectExists, ObjectMissing, OutOfRange
 from stoker.store.objects import ObjectStore
+from stoker.store.ranges import ReadAhead
 from stoker.store.sealed import PartitionSeal
 from support.sealed_samples import KEK, LABEL, MemoryKeys
+
+MIB = 1 << 20
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -124,3 +127,43 @@ def test_a_stream_sealed_without_its_digest_is_the_same_otherwise(tmp_path: Path
         facts = writer.finish()
     assert (facts.digest, facts.plaintext_bytes) == (b"", 3_000_000)
     assert (len(facts.header_digest), facts.object_bytes) == (32, store.size("one"))
+
+
+class Counted:
+    """A far object that remembers what it was asked."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.asked: list[tuple[int, int]] = []
+
+    def size(self) -> int:
+        return len(self.data)
+
+    def read(self, start: int, length: int) -> bytes:
+        self.asked.append((start, length))
+        return self.data[start : start + length]
+
+
+def test_a_far_object_read_in_order_is_asked_for_in_large_ranges() -> None:
+    chance = random.Random(2)
+    data = chance.randbytes(20 * MIB + 5)
+    far = Counted(data)
+    source = ReadAhead(far)
+    position = 0
+    while position < len(data):
+        length = min(chance.choice([1, 100, MIB]), len(data) - position)
+        assert source.read(position, length) == data[position : position + length]
+        position += length
+    assert far.asked == [(0, 8 * MIB), (8 * MIB, 8 * MIB), (16 * MIB, 4 * MIB + 5)]
+
+
+def test_a_far_object_read_in_another_order_gives_the_same_bytes() -> None:
+    chance = random.Random(3)
+    data = chance.randbytes(20 * MIB)
+    source = ReadAhead(Counted(data))
+    for _ in range(200):
+        start = chance.randrange(len(data))
+        length = chance.randrange(min(len(data) - start, 9 * MIB) + 1)
+        assert source.read(start, length) == data[start : start + length]
+    with pytest.raises(OutOfRange):
+        source.read(len(data) - 1, 2)

@@ -39,7 +39,7 @@ from stoker.train.checkpoint_pieces import (
 )
 from stoker.train.checkpoint_reader import CheckpointReader
 from stoker.train.checkpoint_state import tensors_of
-from stoker.train.checkpoint_writer import check_finite, divided
+from stoker.train.checkpoint_writer import SMALL_BYTES, check_finite, divided
 from stoker.train.commit_log import Retention
 from stoker.train.commit_store import CommitLog, read_commit
 from support.ranks import run_ranks
@@ -305,6 +305,20 @@ def test_large_pieces_are_divided_by_rows_and_parts_hold_no_more_than_their_shar
     assert [[item.index.fqn for item in part] for part in parts] == [["w", "w"], ["w", "v", "s"]]
     assert [len(part) for part in divided(plan.items, most_bytes=1)] == [1, 1, 1, 1, 1]
     assert divided([]) == []
+
+
+def test_small_pieces_share_a_part_so_that_who_needs_a_counter_opens_no_large_one() -> None:
+    large = SMALL_BYTES // 4 + 1
+    tensors = {
+        "w": numbered((large,)),
+        "step": numbered(()),
+        "v": numbered((large,)),
+        "gain": numbered((large - 1,)),
+    }
+    planner = PieceSavePlanner(lambda: list(pieces_of(tensors)))
+    planner.set_up_planner({}, None, True)
+    parts = divided(planner.create_local_plan().items)
+    assert [[item.index.fqn for item in part] for part in parts] == [["step", "gain"], ["w", "v"]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.float16])

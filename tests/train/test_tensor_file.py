@@ -13,10 +13,10 @@ import torch
 from stoker.train.checkpoint_errors import BadCheckpointPart, CheckpointUnfit
 from stoker.train.tensor_file import (
     MAX_HEADER_BYTES,
+    layout_of,
     parse_header,
     tensor_at,
     tensor_file,
-    tensor_file_bytes,
 )
 
 
@@ -46,7 +46,9 @@ def file_of(header: Any, data: bytes) -> bytes:
 def test_the_public_library_reads_what_is_written() -> None:
     tensors = sample()
     data = written(tensors)
-    assert len(data) == tensor_file_bytes(tensors)
+    layout = layout_of({name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()})
+    assert len(data) == layout.file_bytes
+    assert data.startswith(layout.header)
     loaded = safetensors.torch.load(bytes(data))
     assert set(loaded) == set(tensors)
     for name, tensor in tensors.items():

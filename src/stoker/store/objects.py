@@ -26,7 +26,7 @@ from stoker.store.errors import (
     UnsafeStore,
 )
 from stoker.store.local import LocalFolder
-from stoker.store.ranges import BytesLike, RangeSource
+from stoker.store.ranges import BytesLike, RangeSource, ReadAhead
 from stoker.store.streams import ObjectSink
 
 MAX_KEY_BYTES = 512
@@ -203,12 +203,12 @@ class ObjectStore:
 
     @contextlib.contextmanager
     def reading(self, key: str) -> Iterator[RangeSource]:
-        """The object as a RangeSource that stays open meanwhile: for one who reads much of it."""
+        """The object as a RangeSource that stays open meanwhile: for one who reads much of it in order."""
         if isinstance(self._backend, Streams):
             with self._backend.reading(check_key(key)) as opened:
                 yield opened
         else:
-            yield self.source(key)
+            yield ReadAhead(self.source(key))
 
     def source(self, key: str) -> StoredObject:
         """The object as a RangeSource."""

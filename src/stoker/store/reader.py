@@ -28,11 +28,10 @@ from stoker.store.payload import (
     ChunkGeometry,
     PayloadCipher,
 )
-from stoker.store.ranges import RangeSource
+from stoker.store.ranges import RangeSource, fetch_bytes_of
 from stoker.store.reread import reread_once
 
 _RESTORE = "The object was changed or damaged. Restore it from a copy."
-_FETCH_BYTES = 1 << 23
 
 
 class StreamReader:
@@ -53,6 +52,7 @@ class StreamReader:
         self.header = header
         self.plaintext_bytes = plaintext_bytes
         self._source = source
+        self._fetch_bytes = fetch_bytes_of(source)
         self._cipher = cipher
         self._place = place
         self._start = len(header.encoded)
@@ -215,7 +215,7 @@ class StreamReader:
     def _open_run(self, first: int, target: memoryview) -> int:
         """Open whole chunks from `first` for as long as they fit, fetched together; says how many bytes."""
         geometry = self._geometry
-        most = max(1, _FETCH_BYTES // geometry.chunk_bytes)
+        most = max(1, self._fetch_bytes // geometry.chunk_bytes)
         end = min(self._chunks, first + most, first + 1 + len(target) // geometry.capacity)
         lengths = [geometry.plain_length(chunk, self.plaintext_bytes) for chunk in range(first, end)]
         length = sum(lengths)

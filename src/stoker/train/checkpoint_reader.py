@@ -1,38 +1,31 @@
 """From the parts of a committed checkpoint into a model's own tensors, on any world size.
 
-A part is opened whole and compared with its record before a byte of it is parsed; the parts that no rank
-needs a piece of are shared out among the ranks and verified too. See docs/design/train.md.
+A part is verified whole before a byte of it is parsed (`checkpoint_filling`); the parts that no rank needs a
+piece of are shared out among the ranks and verified too. See docs/design/train.md.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Mapping
-from concurrent.futures import Future as ConcurrentFuture
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-import torch
-from torch import Tensor
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
-from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
+from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner
 from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
-from stoker.train.checkpoint_errors import BadCheckpointPart, CheckpointUnfit
+from stoker.train.checkpoint_filling import Room, Wanted, fill
 from stoker.train.checkpoint_metadata import chunk_name, decode_metadata
 from stoker.train.commit_record import Commit
-from stoker.train.run_objects import RunObjects, number_of
-from stoker.train.tensor_file import TensorEntry, parse_header, tensor_at
-
-Described: TypeAlias = "tuple[torch.dtype, tuple[int, ...]]"
-"""A piece's type and size."""
-
+from stoker.train.run_objects import RunObjects
+from stoker.train.tensor_file import Described
 
 _OPENERS: Final = 3
+"""Threads that open parts."""
 
 
 class CheckpointReader(StorageReader):
@@ -76,64 +69,42 @@ class CheckpointReader(StorageReader):
         return [replace(plan, storage_data=idle[rank :: len(plans)]) for rank, plan in enumerate(plans)]
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        """Open every part that is needed here, or is this rank's to verify, and copy the pieces.
+        """Open every part that is needed here, or is this rank's to verify, and fill the pieces from it.
 
-        Threads open the next parts while this one's pieces are copied: one reads while the other decrypts.
+        Three threads open parts beside each other: one reads while another decrypts.
         """
-        wanted: dict[int, list[ReadItem]] = defaultdict(list)
+        wanted: dict[int, list[Wanted]] = defaultdict(list)
         for item in plan.items:
-            wanted[self._metadata.storage_data[item.storage_index]].append(item)
-        verified = set(plan.storage_data)
-        numbers = [
-            number for number in range(len(self._commit.parts)) if number in wanted or number in verified
-        ]
+            target = planner.resolve_tensor(item).detach()
+            wanted[self._metadata.storage_data[item.storage_index]].append(Wanted(item, target))
+        numbers = sorted({*wanted, *plan.storage_data})
         expected = self._expected(set(numbers))
-        most = max((self._commit.parts[number].plaintext_bytes for number in numbers), default=0)
-        rooms: list[memoryview | None] = [None] * min(_OPENERS + 1, len(numbers))
+        room = Room()
         with ThreadPoolExecutor(_OPENERS, thread_name_prefix="open-part") as openers:
-
-            def opening(turn: int) -> ConcurrentFuture[memoryview]:
-                return openers.submit(self._open_part, numbers[turn], rooms, turn % len(rooms), most)
-
-            coming = deque(map(opening, range(min(_OPENERS, len(numbers)))))
-            for turn, number in enumerate(numbers):
-                data = coming.popleft().result()
-                if turn + _OPENERS < len(numbers):
-                    coming.append(opening(turn + _OPENERS))
-                self._take(number, data, expected[number], wanted.get(number, []), planner)
+            filling = [
+                openers.submit(
+                    fill,
+                    self._objects,
+                    self._commit.parts[number],
+                    self._commit.version,
+                    expected[number],
+                    wanted.get(number, []),
+                    room,
+                )
+                for number in numbers
+            ]
+            try:
+                for part in filling:
+                    part.result()
+            except BaseException:
+                for part in filling:
+                    part.cancel()
+                raise
+        for each in (each for pieces in wanted.values() for each in pieces):
+            planner.commit_tensor(each.item, each.target)
         future: Future[None] = Future()
         future.set_result(None)
         return future
-
-    def _open_part(self, number: int, rooms: list[memoryview | None], slot: int, most: int) -> memoryview:
-        part = self._commit.parts[number]
-        room = rooms[slot]
-        if room is None:  # made here, so that one thread reads while the other gets its memory
-            room = rooms[slot] = _room(most)
-        return self._objects.read_part(part, self._commit.version, number_of(part.key), room)
-
-    def _take(
-        self,
-        number: int,
-        data: memoryview,
-        expected: Mapping[str, Described],
-        items: list[ReadItem],
-        planner: LoadPlanner,
-    ) -> None:
-        place = self._commit.parts[number].key
-        entries, start = parse_header(data, place)
-        _compare(entries, expected, place)
-        for item in items:
-            entry = entries[chunk_name(item.storage_index)]
-            piece = _narrow(tensor_at(data, start, entry), item)
-            target = planner.resolve_tensor(item).detach()
-            if target.dtype != piece.dtype or target.shape != piece.shape:
-                raise CheckpointUnfit(
-                    f"{place}: {item.storage_index.fqn!r} is {piece.dtype} {list(piece.shape)}, "
-                    f"the run's is {target.dtype} {list(target.shape)}."
-                )
-            target.copy_(piece)
-            planner.commit_tensor(item, target)
 
     def _expected(self, numbers: set[int]) -> Mapping[int, Mapping[str, Described]]:
         """What the record says that each of these parts holds."""
@@ -150,24 +121,3 @@ class CheckpointReader(StorageReader):
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
         """No: this reader is never chosen by a path."""
         return False
-
-
-def _compare(entries: Mapping[str, TensorEntry], expected: Mapping[str, Described], place: str) -> None:
-    """The part must hold exactly the pieces that the record says, each of its type and size."""
-    found = {name: (entry.dtype, entry.shape) for name, entry in entries.items()}
-    if found != expected:
-        odd = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
-        raise BadCheckpointPart(f"{place}: {odd[0][:80]!a} is not as the record says.")
-
-
-def _room(length: int) -> memoryview:
-    """Memory that is there already: touched page by page it would cost as much as a copy."""
-    populate = getattr(mmap, "MAP_POPULATE", 0)
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | populate
-    return memoryview(mmap.mmap(-1, max(length, 1), flags=flags))
-
-
-def _narrow(tensor: Tensor, item: ReadItem) -> Tensor:
-    for dimension, (offset, length) in enumerate(zip(item.storage_offsets, item.lengths, strict=True)):
-        tensor = tensor.narrow(dimension, offset, length)
-    return tensor

@@ -30,6 +30,8 @@ from stoker.train.tensor_file import tensor_file
 PART_BYTES: Final = 32 << 20
 """A rank's pieces go into as many parts as keep each under this: one request's worth for an object store,
 and what a reader has to hold at once. One piece is never divided here."""
+SMALL_BYTES: Final = 256 << 10
+"""A piece up to this is in a part with others like it."""
 _WRITERS: Final = 3
 """Threads that write a rank's parts: one seals while the disk finishes the others'."""
 
@@ -147,12 +149,17 @@ class CheckpointWriter(StorageWriter):
 
 
 def divided(items: Sequence[WriteItem], most_bytes: int = PART_BYTES) -> list[list[WriteItem]]:
-    """The items of each part, in order: as many together as stay under `most_bytes`, at least one."""
+    """The items of each part: as many together as stay under `most_bytes`, at least one.
+
+    Small items come first and share no part with large ones: what each rank needs, such as an optimizer's
+    counters, is small, and whoever needs one item opens the whole part.
+    """
     parts: list[list[WriteItem]] = []
-    room = 0
-    for item in items:
+    room, small = 0, True
+    for item in sorted(items, key=lambda item: _bytes(item) > SMALL_BYTES):
         size = _bytes(item)
-        if not parts or size > room:
+        was_small, small = small, size <= SMALL_BYTES
+        if not parts or size > room or small != was_small:
             parts.append([])
             room = most_bytes
         parts[-1].append(item)

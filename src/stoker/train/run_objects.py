@@ -97,6 +97,20 @@ class RunObjects:
             reader.read_into(0, plain)
             return plain
 
+    def read_part_into(self, part: Part, version: str, number: int, targets: Iterable[memoryview]) -> None:
+        """Fill `targets` one after the other with the plaintext of a part, which they must hold all of.
+
+        When this returns, every byte was verified against the record. Raises as `read_part`; then the target
+        that was being filled is wiped, and the others are of no use.
+        """
+        with self._store.reading(part.key) as source:
+            reader = self._open_part(source, part, version, number)
+            position = 0
+            for target in targets:
+                reader.read_into(position, target)
+                position += len(target)
+            assert position == part.plaintext_bytes
+
     def open_part(self, part: Part, version: str, number: int) -> StreamReader:
         """A part to read in places; each byte is verified before it is handed on. Raises as `read_part`."""
         return self._open_part(self._store.source(part.key), part, version, number)

@@ -11,12 +11,15 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor
 
 from stoker.train.checkpoint_errors import BadCheckpointPart, CheckpointUnfit
+
+Described: TypeAlias = "tuple[torch.dtype, tuple[int, ...]]"
+"""A tensor's type and shape."""
 
 MAX_HEADER_BYTES: Final = 64 * 1024 * 1024
 MAX_DIMENSIONS: Final = 16
@@ -62,29 +65,51 @@ def dtype_name(dtype: torch.dtype, what: str) -> str:
     return DTYPE_NAMES[dtype]
 
 
-def tensor_file(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """The file's bytes in pieces: its header, then each tensor's own memory.
+@dataclass(frozen=True, slots=True)
+class FileLayout:
+    """How a file of some tensors begins, and which tensors' bytes follow, in order."""
 
-    Wide types come first, so that each tensor is aligned to its type. Tensors not in contiguous CPU memory
-    are copied one at a time.
+    header: bytes
+    names: tuple[str, ...]
+    file_bytes: int
+
+
+def layout_of(described: Mapping[str, Described]) -> FileLayout:
+    """The one layout that `tensor_file` gives tensors of these types and shapes, by name.
+
+    Wide types come first, so that each tensor is aligned to its type.
     """
-    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    order = sorted(described, key=lambda name: (-described[name][0].itemsize, name))
     header: dict[str, Any] = {}
     position = 0
     for name in order:
-        tensor = tensors[name]
-        end = position + tensor.numel() * tensor.element_size()
+        dtype, shape = described[name]
+        end = position + math.prod(shape) * dtype.itemsize
         header[name] = {
-            "dtype": dtype_name(tensor.dtype, f"The tensor {name!r}"),
-            "shape": list(tensor.shape),
+            "dtype": dtype_name(dtype, f"The tensor {name!r}"),
+            "shape": list(shape),
             "data_offsets": [position, end],
         }
         position = end
-    yield file_header(header)
-    for name in order:
+    begin = file_header(header)
+    return FileLayout(begin, tuple(order), len(begin) + position)
+
+
+def tensor_file(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """The file's bytes in pieces: its header, then each tensor's own memory.
+
+    Tensors not in contiguous CPU memory are copied one at a time.
+    """
+    layout = layout_of({name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()})
+    yield layout.header
+    for name in layout.names:
         if tensors[name].numel():
-            flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-            yield flat.view(torch.uint8).numpy().data
+            yield bytes_of(tensors[name].cpu().contiguous())
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor on the CPU that has elements, without its history."""
+    return tensor.detach().reshape(-1).view(torch.uint8).numpy().data
 
 
 def file_header(header: Mapping[str, Any]) -> bytes:
@@ -92,12 +117,6 @@ def file_header(header: Mapping[str, Any]) -> bytes:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(_LENGTH_BYTES, "little") + text
-
-
-def tensor_file_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """The length of the file that `tensor_file` gives."""
-    data = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    return len(next(iter(tensor_file(tensors)))) + data
 
 
 def parse_header(data: bytes | bytearray | memoryview, place: str) -> tuple[dict[str, TensorEntry], int]:
