@@ -14,6 +14,7 @@ from stoker.feed.mixture import MixturePart
 from stoker.spec.job import Job
 from stoker.train.commit_store import CommitLog
 from stoker.train.float8 import require_hardware
+from stoker.train.memory import Memory
 from stoker.train.rank_place import DEVICE, RankPlace, make_deterministic
 from stoker.train.records_task import Records, RecordsTask
 from stoker.train.run_objects import RunObjects
@@ -40,16 +41,20 @@ def run_attempt(
     All ranks call it, with a process group in place. `parts` are those of a mixture, in the order of
     `job.parts`, the first over `dataset`; without them the run reads `dataset` alone. A decoder learns from
     the samples of a dataset, every other family from Records. After each step `asked` is asked on all ranks
-    alike whether a checkpoint is due out of turn. Raises NonFiniteLoss, Fenced, and what the store, the keys,
+    alike whether a checkpoint is due out of turn. Raises NonFiniteLoss, Fenced, OutOfMemory, and what the store, the keys,
     the feed and the checkpoints raise; checkpoints committed before an error stay.
     """
     telemetry.enter(Section.START_UP)
     make_deterministic(job.spec.train.seed, job.spec.launch.threads_per_rank)
     require_hardware(job.spec.train.precision, DEVICE)
-    task = task_of(job, place, dataset, parts, telemetry, clock)
+    memory = Memory(job.spec, DEVICE)
+    with memory.explained():
+        task = task_of(job, place, dataset, parts, telemetry, clock)
+    memory.holds(task.built.model, task.built.optimizer)
     # Fenced before the checkpoint is read: from here on no older attempt can commit or delete anything.
     log = CommitLog.begin(objects, job.attempt, job.resume) if place.leads else None
     with (
+        memory.explained(),
         task.feed() as feed,
         RunState(job, place, task, feed, objects=objects, log=log, telemetry=telemetry, clock=clock) as state,
     ):

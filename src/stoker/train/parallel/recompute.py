@@ -76,5 +76,6 @@ def compile_parts(model: nn.Module, blocks: Sequence[nn.Module], unit: CompileUn
         if embedding is not None:
             # Over tp torch notes which tokens are another rank's, and cannot trace that twice: it stays
             # outside, with its hooks. The attribute is where nn.Module.compile puts what is called instead.
-            embedding._compiled_call_impl = torch.compiler.disable(embedding._call_impl)
+            called = torch.compiler.disable(embedding._call_impl)  # type: ignore[no-untyped-call]
+            embedding._compiled_call_impl = called
         model.forward = torch.compile(model.forward, backend=BACKEND)
