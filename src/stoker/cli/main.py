@@ -76,6 +76,7 @@ COMMANDS: Final[dict[str, Lazy]] = {
     "key": Lazy("stoker.cli.key:key", "Keys and their states; destroying one takes two identities."),
     "train": Lazy("stoker.cli.run:train", "Train a model on a dataset and keep the run alive."),
     "run": Lazy("stoker.cli.run:run", "Runs: list, show, report, resume."),
+    "goodput": Lazy("stoker.cli.goodput:goodput", "Where the time of runs went, failures, ETTR."),
     "export": Lazy("stoker.cli.export:export", "Take a run's model out of the house, in plain."),
     "node": Lazy("stoker.cli.node:node", "Nodes: check, drain, resume, exclude, find lemons."),
     "audit": Lazy("stoker.cli.audit:audit", "The log of every act: show, prove, verify."),

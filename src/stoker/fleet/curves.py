@@ -139,9 +139,9 @@ def prometheus_text(run: str, events: Iterable[Event]) -> str:
     families: dict[str, list[str]] = {}
     for tag, (value, at) in sorted(newest.items()):
         name, label = _family(tag)
-        labels = "".join(f',{key}="{_escaped(text)}"' for key, text in label.items())
+        labels = "".join(f',{key}="{label_text(text)}"' for key, text in label.items())
         families.setdefault(name, []).append(
-            f'{name}{{run="{_escaped(run)}",step="{at}"{labels}}} {_number(value)}'
+            f'{name}{{run="{label_text(run)}",step="{at}"{labels}}} {_number(value)}'
         )
     lines = [line for name, rows in families.items() for line in (f"# TYPE {name} gauge", *rows)]
     return "\n".join(lines) + "\n" if lines else ""
@@ -159,7 +159,8 @@ def _family(tag: str) -> tuple[str, dict[str, str]]:
     return "stoker_" + tag.replace("/", "_"), {}
 
 
-def _escaped(text: str) -> str:
+def label_text(text: str) -> str:
+    """A text as the value of a label."""
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 

@@ -371,6 +371,8 @@ def account(events: Iterable[Event], since_s: float = -math.inf) -> Goodput:
     for event in events:
         fold.take(event)
     fold._settle_by_section()
+    if not fold.counting:
+        fold._forget()
     tokens = sum(step.tokens for step in fold.standing.values())
     stepping_s = sum(
         step.seconds[TimeKind.PRODUCTIVE] + step.seconds[TimeKind.DATA_WAIT]
