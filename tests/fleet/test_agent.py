@@ -126,6 +126,7 @@ def test_a_rank_is_given_little(folder: RunFolder, monkeypatch: pytest.MonkeyPat
         "STOKER_KEY_FD",
         "STOKER_SECRET_FD",
         "STOKER_LEASE_FD",
+        "LOCAL_RANK",
     }
     assert set(environment) <= {*ENVIRONMENT_KEPT, *given}
     assert given <= set(environment)

@@ -41,6 +41,50 @@ def test_each_broken_rule_is_named_with_its_value(table: dict[str, Any], expecte
     assert expected in caught.value.message
 
 
+FITS = {"model": {"qk_norm": False, "tied_embeddings": False}}
+"""What fused kernels know."""
+
+
+def test_fused_kernels_take_what_is_written_out() -> None:
+    for more in (
+        {},
+        {"train": {"kernels": "fused", "precision": "float8"}},
+        {"layout": {"recompute": "full"}},
+    ):
+        table = {"dataset": "d", "train": {"kernels": "fused"}, **FITS, **more}
+        assert load(RunSpec, [Layer("f", table)]).value.model.qk_norm is False
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ({"model": {}}, "the model has qk_norm, tied_embeddings, which is not written out"),
+        ({"model": {**FITS["model"], "head_width": 8}}, "the model has head_width"),
+        ({"model": {**FITS["model"], "moe": {"experts": 4}}}, "the model has moe"),
+        ({"vision": {"classes": 10}}, "which computes a [model] alone"),
+        ({**FITS, "layout": {"tp": 2}}, "layout.tp 2; a fused block is whole"),
+        ({**FITS, "layout": {"cp": 2}}, "layout.cp 2; a fused block is whole"),
+        ({**FITS, "layout": {"compile": "block"}}, "layout.compile 'block'; one of them makes the kernels"),
+        (
+            {**FITS, "layout": {"pp": 2, "schedule": "zero_bubble", "micro_batches": 4}},
+            "layout.schedule 'zero_bubble', which goes back twice",
+        ),
+        (
+            {**FITS, "layout": {"recompute": "budget", "compile": "block"}},
+            "layout.recompute 'budget', the compiler's",
+        ),
+        ({**FITS, "train": {"precision": "mxfp8"}}, "'mxfp8'; fused blocks know fp32, bf16, float8"),
+    ],
+)
+def test_what_fused_kernels_cannot_compute_is_named_with_the_way_out(
+    table: dict[str, Any], expected: str
+) -> None:
+    whole = {"dataset": "d", **table, "train": {"kernels": "fused", **table.get("train", {})}}
+    with pytest.raises(ConfigError) as caught:
+        load(RunSpec, [Layer("run.toml", whole)])
+    assert expected in caught.value.message
+
+
 def _parts(*weights: float) -> list[dict[str, Any]]:
     return [{"dataset": f"d{number}", "weight": weight} for number, weight in enumerate(weights)]
 

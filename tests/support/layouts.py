@@ -18,6 +18,7 @@ from stoker.spec.moe import MoeSpec
 from stoker.spec.run import Precision, RunSpec, TrainSpec
 from stoker.spec.speech import SpeechSpec
 from stoker.spec.vision import VisionObjective, VisionSpec
+from stoker.train.device import HOST, Arrivals, weights_device
 from stoker.train.families import Sizes, family_of
 from stoker.train.loss import next_token_loss
 from stoker.train.models import build_model, materialise
@@ -150,19 +151,19 @@ def rows_of(batch: Any, first: int, rows: int) -> Any:
     return {name: column[first : first + rows] for name, column in batch.items()}
 
 
-def train_over(case: Case) -> Course:
+def train_over(case: Case, device: torch.device = HOST, steps: int = STEPS) -> Course:
     """Train on this rank of a process group; all ranks call it."""
     run = RunSpec(dataset="none", train=case.train, layout=case.layout)
-    meshes = Meshes.build(case.layout, "cpu", distributed.get_world_size())
+    meshes = Meshes.build(case.layout, device.type, distributed.get_world_size())
     laid = spread(built(case.model), meshes, run)
-    model = materialise(laid.model, case.train.seed, torch.device("cpu"))
-    optimizer = build_optimizer(model, case.train)
+    model = materialise(laid.model, case.train.seed, device, weights=weights_device(case.layout, device))
+    optimizer = build_optimizer(model, case.train, device)
     rows = ROWS // meshes.layout.data_ranks
     first = meshes.data_rank * rows
-    course = Course()
+    course, arrivals = Course(), Arrivals(device)
     learnt = loss_of(case.model)
-    for step, batch in enumerate(stream_of(case.model), start=1):
-        share = rows_of(batch, first, rows)
+    for step, batch in enumerate(stream_of(case.model)[:steps], start=1):
+        share = arrivals.bring(rows_of(batch, first, rows))
         figures = train_step(model, optimizer, share, case.train, step, loss_of=learnt, spread=laid)
         note(course, figures, model, step)
     return course

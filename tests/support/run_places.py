@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from stoker.keys.refs import KekRef
 from stoker.spec.job import CommitRef, Job, JobPart
 from stoker.spec.run import Precision, RunSpec
 from stoker.train.attempt import run_attempt
+from stoker.train.device import HOST
 from stoker.train.rank_place import RankPlace
 from stoker.train.run_objects import RunObjects
 from stoker.train.telemetry import Telemetry
@@ -138,6 +139,7 @@ class RunPlace:
         spec: RunSpec = RUN_SPEC,
         world_size: int = 2,
         die_after: int | None = None,
+        take_device: Callable[[], torch.device] = lambda: HOST,
     ) -> list[Event]:
         """Run the next attempt on forked ranks; rank 0's events, which `told` keeps even when it fails.
 
@@ -154,7 +156,7 @@ class RunPlace:
                 dataset = self.dataset.open(self.keys)
                 run_attempt(
                     job,
-                    RankPlace(rank, world_size),
+                    RankPlace(rank, world_size, take_device()),
                     objects=objects,
                     dataset=dataset.tokens(),
                     parts=[MixturePart(dataset, weight, split) for _, split, weight in self._mixture()],

@@ -172,16 +172,16 @@ def test_host_memory_is_used_again_and_holds_copies_that_do_not_change_with_the_
     tensors = [torch.randn(7, 5), torch.randn(3).bfloat16(), torch.tensor(1.5), torch.arange(4).view(2, 2).T]
     pieces = [Piece(str(n), (0,) * each.dim(), tuple(each.shape), each) for n, each in enumerate(tensors)]
     before = [each.clone() for each in tensors]
-    copies = buffers.copies_of(pieces)
+    copies = buffers.copies_of(pieces).whole()
     places = [copy.data.data_ptr() for copy in copies]
     for each in tensors:
         each.zero_()
     assert all(torch.equal(copy.data, kept) for copy, kept in zip(copies, before, strict=True))
     assert [(copy.name, copy.offsets) for copy in copies] == [(piece.name, piece.offsets) for piece in pieces]
-    again = buffers.copies_of(pieces)
+    again = buffers.copies_of(pieces).whole()
     assert [copy.data.data_ptr() for copy in again] == places
     assert all(not copy.data.any() for copy in again)
-    (larger,) = buffers.copies_of([Piece("w", (0, 0), (100, 100), torch.ones(100, 100))])
+    (larger,) = buffers.copies_of([Piece("w", (0, 0), (100, 100), torch.ones(100, 100))]).whole()
     assert larger.data.sum() == 10_000
 
 

@@ -15,11 +15,11 @@ from stoker.train.float8 import (
     E4M3,
     E5M2,
     EightBitLinear,
-    PrecisionUnsupported,
     Small,
     require_hardware,
     use_eight_bits,
 )
+from stoker.train.hardware import PrecisionUnsupported
 from support.layouts import DENSE, Case, train_alone, train_over
 from support.ranks import run_ranks
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from stoker.spec.kernels import fits
 from stoker.spec.model import ModelSpec
 from stoker.spec.moe import MoeSpec
-from stoker.train.fused.shapes import fits
 
 PROGRAM = Path(__file__).parents[1] / "support" / "fused_in_interpreter.py"
 

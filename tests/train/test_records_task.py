@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,12 @@ from stoker.spec.vision import VisionSpec
 from stoker.spec.watch import WatchSpec
 from stoker.store.record_schema import FieldKind, RecordField, RecordSchema
 from stoker.train.attempt import run_attempt
+from stoker.train.device import HOST
 from stoker.train.objectives.gather import gather_rows
 from stoker.train.objectives.objective import UnfitBatch
 from stoker.train.rank_place import RankPlace
 from stoker.train.records_task import records_of
+from support import other_device
 from support.ranks import RankFailed, run_ranks
 from support.run_places import Killed, RunPlace, telling
 from support.sealed_records import NAME, REVIEW, VERSION, SealedRecords, sealed_records
@@ -88,6 +90,7 @@ class Place:
         spec: RunSpec = SPEC,
         world_size: int = 2,
         die_after: int | None = None,
+        take_device: Callable[[], torch.device] = lambda: HOST,
     ) -> list[Event]:
         """The events of rank 0, which `told` keeps when it fails."""
         self.attempts += 1
@@ -121,7 +124,7 @@ class Place:
                 open_objects(self.records.folder, self.keys) as objects,
             ):
                 telemetry.last_step = telemetry.last_step if die_after is None else die_after
-                place = RankPlace(rank, world_size)
+                place = RankPlace(rank, world_size, take_device())
                 clock = SystemClock()
                 run_attempt(job, place, objects=objects, dataset=records, telemetry=telemetry, clock=clock)
 
@@ -190,6 +193,12 @@ def test_a_run_on_pictures_on_another_layout_is_the_same(
     layout: LayoutSpec, ranks: int, whole: Place, tmp_path: Path
 ) -> None:
     found = make_place(tmp_path).attempt(spec=replace(SPEC, layout=layout), world_size=ranks)
+    assert losses(found) == pytest.approx(losses(whole.told), rel=1e-4)
+    assert figures(found) == pytest.approx(figures(whole.told), rel=1e-3)
+
+
+def test_a_run_on_another_device_trains_and_evaluates_as_on_the_host(whole: Place, tmp_path: Path) -> None:
+    found = make_place(tmp_path).attempt(take_device=other_device.install)
     assert losses(found) == pytest.approx(losses(whole.told), rel=1e-4)
     assert figures(found) == pytest.approx(figures(whole.told), rel=1e-3)
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from stoker.core.landlock import hold_to
 from stoker.core.seccomp import refuse_ways_out
 
 _CLONE_NEWUSER: Final = 0x1000_0000
@@ -86,12 +87,12 @@ class NamespaceRefused(OSError):
     """The kernel, or a policy of this machine, does not allow a network namespace."""
 
 
-def isolate(*, loopback: bool = True) -> Isolation:
+def isolate(*, loopback: bool = True, datagrams: bool = False) -> Isolation:
     """Move this process into a network of its own, if the platform lets it; the caller probes afterwards.
 
     The process must have a single thread. Root does it directly, others through a user namespace. Without
     `loopback` it reaches not even itself. Calls that would lead around the namespace are refused from then on
-    (core/seccomp.py).
+    (core/seccomp.py), but for AF_UNIX sockets of `datagrams`.
     """
     if not sys.platform.startswith("linux"):
         return Isolation(IsolationState.REFUSED, f"{sys.platform} has no network namespaces")
@@ -99,7 +100,7 @@ def isolate(*, loopback: bool = True) -> Isolation:
         _enter_namespace()
         if loopback:
             _bring_loopback_up()
-        refuse_ways_out()
+        refuse_ways_out(datagrams=datagrams)
     except OSError as error:
         return Isolation(IsolationState.REFUSED, f"a network namespace was refused: {error.strerror}")
     return Isolation(IsolationState.ISOLATED, "only a loopback device")
@@ -134,11 +135,19 @@ def _bring_loopback_up() -> None:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | _IFF_UP))
 
 
-def probe(outside: Outside | None, *, loopback: bool = True, processes: Iterable[int] = ()) -> Isolation:
+def probe(
+    outside: Outside | None,
+    *,
+    loopback: bool = True,
+    processes: Iterable[int] = (),
+    datagrams: bool = False,
+    ruleset: int | None = None,
+) -> Isolation:
     """Try to get out in each way; `outside` are listeners of the supervisor, or of another parent.
 
-    `processes` are looked at as well: they must be in this process's network. ISOLATED only when everything
-    failed and, with `loopback`, loopback works; otherwise OPEN with the ways that lead out.
+    `processes` are looked at as well: they must be in this process's network. Where they may make sockets for
+    `datagrams`, a socket file is tried by one in a child that is held to `ruleset`, as they are. ISOLATED
+    only when everything failed and, with `loopback`, loopback works; otherwise OPEN with the ways out.
     """
     ways = [
         *_devices(),
@@ -147,6 +156,7 @@ def probe(outside: Outside | None, *, loopback: bool = True, processes: Iterable
         *_sends("TCP over IPv4", socket.AF_INET, socket.SOCK_STREAM, _OUTSIDE_V4),
         *_sends("TCP over IPv6", socket.AF_INET6, socket.SOCK_STREAM, _OUTSIDE_V6),
         *(_listeners(outside) if outside is not None else ()),
+        *(_datagrams(outside, ruleset) if datagrams and outside is not None else ()),
         *_resolves(),
         *_hypervisor(),
         *_strays(processes),
@@ -165,6 +175,31 @@ def _listeners(outside: Outside) -> Iterator[str]:
     yield from _connects("an abstract socket", socket.AF_UNIX, b"\0" + outside.name.encode())
     if outside.path:
         yield from _connects("a socket file", socket.AF_UNIX, outside.path.encode())
+
+
+def _datagrams(outside: Outside, ruleset: int | None) -> Iterator[str]:
+    """Datagrams to a socket file, tried in a child that is held to what ranks are held to."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            if ruleset is not None:
+                hold_to(ruleset)
+            code = int(_reached_by_datagram(outside.path))
+        finally:
+            os._exit(code)
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+        yield "a socket file, by datagrams"
+
+
+def _reached_by_datagram(path: str) -> bool:
+    """A listener for streams answers that it is one: then it was reached."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.connect(path)
+    except OSError as error:
+        return error.errno not in (errno.EPERM, errno.EACCES)
+    return True
 
 
 def _hypervisor() -> Iterator[str]:

@@ -1,12 +1,13 @@
 """Where a process may still write, held to a list by the kernel (Landlock). See docs/design/fleet.md.
 
 It is there since Linux 5.13, needs no privilege and cannot be undone, and children inherit it. Reading is not
-bounded by it.
+bounded by it. From its ninth version on it can close socket files too.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import stat
 import struct
@@ -25,20 +26,24 @@ _WRITE_FILE: Final = 1 << 1
 _REMOVE_AND_MAKE: Final = sum(1 << bit for bit in range(4, 13))
 _REFER: Final = 1 << 13
 _TRUNCATE: Final = 1 << 14
+_RESOLVE_UNIX: Final = 1 << 16
+_RESOLVES_UNIX_SINCE: Final = 9
 
 _RULESET: Final = struct.Struct("=Q")
 _RULE: Final = struct.Struct("=Qi")
 
 _DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/tty", "/dev/kfd")
-_DEVICE_KINDS: Final = ("nvidia*", "nvidia-caps/*", "dri/*", "infiniband/*")
-"""Writing to these leaves nothing behind; accelerators are driven by it."""
+_DEVICE_KINDS: Final = ("nvidia*", "nvidia-caps/*", "dri/*")
+"""Writing to these leaves nothing behind; accelerators are driven by it. A fabric's devices are none of them:
+they lead around a network namespace."""
 
 
-def writing_only_in(folders: Sequence[Path]) -> int | None:
+def writing_only_in(folders: Sequence[Path], *, no_socket_files: bool = False) -> int | None:
     """A rule set under which only these folders, and devices that keep nothing, may be written to.
 
-    The caller closes the descriptor. None where the kernel has no Landlock. Raises OSError when a folder
-    cannot be opened.
+    With `no_socket_files` no socket file is reached either, where the kernel can close them. The caller
+    closes the descriptor. None where the kernel has no Landlock. Raises OSError when a folder cannot be
+    opened.
     """
     version = _version()
     if version < 1:
@@ -47,7 +52,8 @@ def writing_only_in(folders: Sequence[Path]) -> int | None:
     everything |= _REFER if version >= 2 else 0
     everything |= _TRUNCATE if version >= 3 else 0
     of_a_file = everything & (_WRITE_FILE | _TRUNCATE)
-    ruleset = _call(_CREATE_RULESET, _RULESET.pack(everything), _RULESET.size, 0)
+    closed = _RESOLVE_UNIX if no_socket_files and version >= _RESOLVES_UNIX_SINCE else 0
+    ruleset = _ruleset(everything | closed)
     try:
         for folder in folders:
             _allow(ruleset, folder, everything)
@@ -59,6 +65,16 @@ def writing_only_in(folders: Sequence[Path]) -> int | None:
         os.close(ruleset)
         raise
     return ruleset
+
+
+def _ruleset(handled: int) -> int:
+    """A rule set over these rights; without the right over socket files where the kernel does not know it."""
+    try:
+        return _call(_CREATE_RULESET, _RULESET.pack(handled), _RULESET.size, 0)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not handled & _RESOLVE_UNIX:
+            raise
+        return _ruleset(handled & ~_RESOLVE_UNIX)
 
 
 def hold_to(ruleset: int) -> None:

@@ -6,13 +6,17 @@ that the administrator installed may. See docs/design/fleet.md, "Isolation".
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import NoReturn
 
 from stoker.core import bubblewrap
 from stoker.core.isolation import Isolation, IsolationState, isolate
+from stoker.core.landlock import writing_only_in
 from stoker.core.seccomp import refuse_ways_out
 from stoker.fleet.agent_plan import MAX_PLAN_BYTES, AgentPlan, encode_plan
 from stoker.spec.run import IsolationMeans, IsolationPolicy
@@ -27,17 +31,29 @@ def contained(plan: AgentPlan, control: socket.socket, begun: bool) -> Isolation
     if plan.isolation is IsolationPolicy.OFF:
         return None
     if begun:
-        refuse_ways_out()
+        refuse_ways_out(datagrams=plan.datagrams)
         return Isolation(IsolationState.ISOLATED, "in bubblewrap")
     refused = Isolation(IsolationState.REFUSED, "bubblewrap was asked for")
     if plan.isolate_by is not IsolationMeans.BUBBLEWRAP:
-        refused = isolate()
+        refused = isolate(datagrams=plan.datagrams)
     if refused.state is IsolationState.ISOLATED or plan.isolate_by is IsolationMeans.NAMESPACE:
         return refused
     wrapper, why = bubblewrap.usable()
     if wrapper is not None:
         _begin_anew(wrapper, plan, control)
     return Isolation(IsolationState.REFUSED, f"{refused.reason}, and {why}")
+
+
+@contextlib.contextmanager
+def ruleset_of(plan: AgentPlan) -> Iterator[int | None]:
+    """What the kernel is to hold ranks to, for the length of the block; None where it cannot, or need not."""
+    folders = None if plan.writable is None else [Path(each) for each in plan.writable]
+    ruleset = None if folders is None else writing_only_in(folders, no_socket_files=plan.datagrams)
+    try:
+        yield ruleset
+    finally:
+        if ruleset is not None:
+            os.close(ruleset)
 
 
 def read_plan(descriptor: int) -> bytes:

@@ -21,13 +21,16 @@ from stoker.core.ids import RunId, new_run_id
 from stoker.core.progress import Progress
 from stoker.fleet.attempt import rank_environment
 from stoker.fleet.attempt_lock import held_lock
-from stoker.fleet.charge import Charge, KillRank
+from stoker.fleet.charge import Charge
 from stoker.fleet.confinement import Confinement, confinement_of, hand_of
 from stoker.fleet.crash_loop import failures_in_row
+from stoker.fleet.device import device_environment, device_for
 from stoker.fleet.errands import WORKER, HouseErrands, require_leave, require_live
 from stoker.fleet.errors import CrashLoop, DatasetGone, NotResumable
+from stoker.fleet.faults import Fault
 from stoker.fleet.first_weights import digest_on_record, with_first_weights
 from stoker.fleet.links import links_of
+from stoker.fleet.places import Room, one_node
 from stoker.fleet.run_acts import House, begin_run, recording, reopen_run
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.run_state import Policy
@@ -45,6 +48,7 @@ from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import DatasetRecord, DatasetState, RunOutcome, RunRecord
 from stoker.spec.job import Job, JobPart
 from stoker.spec.run import LaunchSpec, RunSpec
+from stoker.train.hardware import ChosenDevice
 
 EARLIER_ATTEMPT_S: Final = 15.0
 """How long a run that goes on waits for processes of its killed supervisor to end."""
@@ -63,7 +67,7 @@ def start_run(
     actor: str,
     progress: Progress,
     clock: Clock,
-    faults: Sequence[KillRank] = (),
+    faults: Sequence[Fault] = (),
     origins: Mapping[str, str] | None = None,
     rank_command: Sequence[str] = WORKER,
 ) -> RunSummary:
@@ -71,20 +75,21 @@ def start_run(
 
     A run that fails or is cancelled is a summary, not an exception. `origins` says where each value of the
     merged run file came from. Raises UnknownDataset, DatasetGone, intake's refusals, BadWeights and
-    WeightsUnfit for first weights from elsewhere, LedgerRefused, Busy, DiskFull; nothing of the run is left
-    behind when it could not begin.
+    WeightsUnfit for first weights from elsewhere, DeviceMissing, PrecisionUnsupported, LedgerRefused, Busy,
+    DiskFull; nothing of the run is left behind when it could not begin.
     """
     house = House(home, ledger, backend, store_url, actor, progress, clock)
     held = confinement_of(spec.launch, store_url, home.cache_dir)
-    datasets = tuple(_live_dataset(ledger, name, clock) for name in spec.datasets)
+    datasets = tuple(live_dataset(ledger, name, clock) for name in spec.datasets)
     links = links_of(store_url, spec.launch.links, os.environ)
     require_leave(ledger, datasets, spec.purpose, clock, run=spec.name, links=links)
     require_layout(spec, datasets)
+    device = device_for(spec, rank_environment(os.environ, spec.launch.threads_per_rank))
     spec, first_weights = with_first_weights(spec, datasets)
     run = new_run_id(clock)
     with exclusive(supervisor_lock(home, run), f"run {run}"):  # before the record, so that gc sees it live
         record = begin_run(house, run, spec, datasets, origins or {}, first_weights)
-        return _supervise(house, record, spec, datasets, faults, held, rank_command)
+        return _supervise(house, record, spec, datasets, faults, held, device, rank_command)
 
 
 def resume_run(
@@ -97,12 +102,12 @@ def resume_run(
     actor: str,
     progress: Progress,
     clock: Clock,
-    faults: Sequence[KillRank] = (),
+    faults: Sequence[Fault] = (),
     rank_command: Sequence[str] = WORKER,
+    forgive: bool = False,
 ) -> RunSummary:
     """Go on with a run that was cancelled, failed, or lost its supervisor, from its last recorded checkpoint.
 
-    forgive: bool = False,
     Its restart budget is whole again; failures in a row go on counting, unless they are to be forgiven. Raises
     UnknownRun, NotResumable, CrashLoop, and what `start_run` raises.
     """
@@ -116,13 +121,14 @@ def resume_run(
             hint="Go on where it was started, or restore its folder.",
         )
     spec = from_plain(RunSpec, dict(record.spec), f"the ledger's record of run {run_id}")
+    resumed = _Resumed(0 if forgive else _failures_in_row(home, run_id, spec.launch, clock), forgive)
     held = confinement_of(spec.launch, store_url, home.cache_dir)
     datasets = _datasets_of(ledger, record, spec)
     links = links_of(store_url, spec.launch.links, os.environ)
-    resumed = _Resumed(0 if forgive else _failures_in_row(home, run_id, spec.launch, clock), forgive)
     require_leave(ledger, datasets, spec.purpose, clock, run=spec.name, links=links)
+    device = device_for(spec, rank_environment(os.environ, spec.launch.threads_per_rank))
     with exclusive(supervisor_lock(home, run_id), f"run {run_id}"):
-        return _supervise(house, record, spec, datasets, faults, held, rank_command, resumed=resumed)
+        return _supervise(house, record, spec, datasets, faults, held, device, rank_command, resumed=resumed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,31 +154,62 @@ def _failures_in_row(home: Home, run: RunId, launch: LaunchSpec, clock: Clock) -
 
 def require_layout(spec: RunSpec, datasets: Sequence[DatasetRecord]) -> None:
     """Raise InvalidLayout unless the layout fits the model on these datasets' vocabulary and sequences."""
-    if spec.trained is not spec.model:
-        return  # an encoder's layout needs nothing of the dataset: the run file was checked for it
-    for dataset in datasets:
+    for vocabulary, sequence_tokens in _shapes_of(spec, datasets):
+        spec.layout.validate(
+            spec.model, vocabulary, sequence_tokens, spec.train.global_batch, spec.launch.ranks
+        )
+
+
+def _shapes_of(spec: RunSpec, datasets: Sequence[DatasetRecord]) -> Iterator[tuple[int, int]]:
+    """Vocabulary and tokens of a sample of each dataset of a decoder.
+
+    An encoder's layout needs nothing of the dataset: the run file was checked for it.
+    """
+    for dataset in datasets if spec.trained is spec.model else ():
         vocabulary, sequence_tokens = dataset.figures.get("vocabulary"), dataset.recipe.get("sequence_tokens")
         if isinstance(vocabulary, int) and isinstance(sequence_tokens, int):
-            spec.layout.validate(
-                spec.model, vocabulary, sequence_tokens, spec.train.global_batch, spec.launch.ranks
-            )
+            yield vocabulary, sequence_tokens
 
 
-def policy_of(spec: RunSpec) -> Policy:
+def room_of(spec: RunSpec, datasets: Sequence[DatasetRecord]) -> Room:
+    """The nodes that the run's ranks can be on, and the worlds that its layout and batch allow."""
+    launch = spec.launch
+    if launch.nodes + launch.spare_nodes == 1:
+        return one_node(launch.ranks)
+    nodes = tuple(f"local-{number}" for number in range(launch.nodes + launch.spare_nodes))
+    node_ranks = launch.ranks // launch.nodes
+    smaller = range(launch.ranks - node_ranks, 0, -node_ranks) if launch.shrink else ()
+    fitting = (ranks for ranks in smaller if _fits(spec, datasets, ranks))
+    return Room(nodes, node_ranks, (launch.ranks, *fitting))
+
+
+def _fits(spec: RunSpec, datasets: Sequence[DatasetRecord], ranks: int) -> bool:
+    smaller = replace(spec, launch=replace(spec.launch, ranks=ranks, nodes=1))
+    batch = spec.train.global_batch
+    return not any(smaller.problems()) and not any(
+        any(spec.layout.problems(spec.model, vocabulary, sequence_tokens, batch, ranks))
+        for vocabulary, sequence_tokens in _shapes_of(spec, datasets)
+    )
+
+
+def policy_of(spec: RunSpec, datasets: Sequence[DatasetRecord] = ()) -> Policy:
     """What the launch section of a run file allows."""
     launch = spec.launch
     return Policy(
         world_size=launch.ranks,
+        nodes=room_of(spec, datasets),
         restarts=launch.restarts,
         hang_after_s=launch.hang_after_s,
+        hang_at_least_s=launch.hang_at_least_s,
         start_within_s=launch.start_within_s,
         retry_codes=RETRY_CODES,
+        row_limit=launch.failures_in_row,
     )
 
 
-def _live_dataset(ledger: Ledger, name: str, clock: Clock) -> DatasetRecord:
+def live_dataset(ledger: Ledger, name: str, clock: Clock) -> DatasetRecord:
+    """The newest version of dataset `name` that lives. Raises UnknownDataset, DatasetGone."""
     newest = ledger.catalogue.latest_dataset(name)
-        row_limit=launch.failures_in_row,
     live = [each for each in ledger.catalogue.datasets(name) if each.state is DatasetState.LIVE]
     if not live:
         raise DatasetGone(
@@ -202,8 +239,9 @@ def _supervise(
     record: RunRecord,
     spec: RunSpec,
     datasets: Sequence[DatasetRecord],
-    faults: Sequence[KillRank],
+    faults: Sequence[Fault],
     held: Confinement,
+    device: ChosenDevice,
     rank_command: Sequence[str],
     *,
     resumed: _Resumed | None = None,
@@ -238,6 +276,7 @@ def _supervise(
             for each, part in zip(datasets if spec.mixture else (), spec.mixture, strict=True)
         ),
         init_digest=digest_on_record(house.ledger, run),
+        device=device.device,
     )
     errands = HouseErrands(
         house.ledger,
@@ -255,10 +294,13 @@ def _supervise(
         folder=folder,
         node="local",
         steps=spec.train.steps,
-        policy=policy_of(spec),
-        environment=rank_environment(
-            os.environ, spec.launch.threads_per_rank, "file:" if held.handed else house.store_url
-        ),
+        policy=policy_of(spec, datasets),
+        environment={
+            **rank_environment(
+                os.environ, spec.launch.threads_per_rank, "file:" if held.handed else house.store_url
+            ),
+            **device_environment(device.device, bounded=held.writable is not None),
+        },
         isolation=held.isolation,
         faults=tuple(faults),
         isolate_by=spec.launch.isolate_by,
@@ -268,7 +310,10 @@ def _supervise(
         open_because=held.open_because,
         rank_output=spec.launch.rank_output,
         witnesses=witnesses_here(folder, "local", house.clock),
+        failures_in_row=0 if resumed is None else resumed.failures_in_row,
+        forgiven=resumed is not None and resumed.forgiven,
         standby_after_s=spec.launch.standby_after_s if spec.launch.standby else None,
+        device=device,
     )
     with _saying_how_to_go_on(run):
         _wait_for_earlier_attempt(folder, house.clock)
@@ -278,8 +323,6 @@ def _supervise(
             hand = hand_of(house.store_url, run, datasets) if held.handed else None
             errands = replace(errands, second=second)
             supervisor = Supervisor(replace(charge, hand=hand), errands, house.progress, house.clock)
-        failures_in_row=0 if resumed is None else resumed.failures_in_row,
-        forgiven=resumed is not None and resumed.forgiven,
             verdicts.append(supervisor.run())
     return summarise(read_run(home, house.ledger, run), verdicts[-1], folder)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stoker.core.ids import ReviewId, RunId
-from stoker.spec.run import RunSpec
+from stoker.spec.run import Device, RunSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,8 @@ class Job:
     raw Ed25519 key (hex) that signed the dataset's manifest; `review_digest` (64 hex digits) goes into the
     header of every sealed stream that the run writes. `parts` are the datasets of a mixture, the first of
     them the one that `dataset` and the fields behind it name; empty when the run reads no other.
-    `init_digest` is of the folder `spec.train.init_from`, as the log recorded it when the run began.
+    `init_digest` is of the folder `spec.train.init_from`, as the log recorded it when the run began. `device`
+    is where every rank computes, CPU or CUDA: what `spec.launch.device` came to on this machine.
     """
 
     run: RunId
@@ -59,3 +60,4 @@ class Job:
     resume: CommitRef | None
     parts: tuple[JobPart, ...] = ()
     init_digest: str = ""
+    device: Device = Device.CPU

@@ -13,9 +13,10 @@ from stoker.core.events import EventKind, Section
 from stoker.feed.mixture import MixturePart
 from stoker.spec.job import Job
 from stoker.train.commit_store import CommitLog
+from stoker.train.device import settle_arithmetic
 from stoker.train.float8 import require_hardware
 from stoker.train.memory import Memory
-from stoker.train.rank_place import DEVICE, RankPlace, make_deterministic
+from stoker.train.rank_place import RankPlace
 from stoker.train.records_task import Records, RecordsTask
 from stoker.train.run_objects import RunObjects
 from stoker.train.run_state import RunState
@@ -41,13 +42,14 @@ def run_attempt(
     All ranks call it, with a process group in place. `parts` are those of a mixture, in the order of
     `job.parts`, the first over `dataset`; without them the run reads `dataset` alone. A decoder learns from
     the samples of a dataset, every other family from Records. After each step `asked` is asked on all ranks
-    alike whether a checkpoint is due out of turn. Raises NonFiniteLoss, Fenced, OutOfMemory, and what the store, the keys,
-    the feed and the checkpoints raise; checkpoints committed before an error stay.
+    alike whether a checkpoint is due out of turn. Raises NonFiniteLoss, Fenced, OutOfMemory, and what the
+    store, the keys, the feed and the checkpoints raise; checkpoints committed before an error stay.
     """
     telemetry.enter(Section.START_UP)
-    make_deterministic(job.spec.train.seed, job.spec.launch.threads_per_rank)
-    require_hardware(job.spec.train.precision, DEVICE)
-    memory = Memory(job.spec, DEVICE)
+    train = job.spec.train
+    settle_arithmetic(train.seed, job.spec.launch.threads_per_rank, deterministic=train.deterministic)
+    require_hardware(train.precision, place.device)
+    memory = Memory(job.spec, place.device)
     with memory.explained():
         task = task_of(job, place, dataset, parts, telemetry, clock)
     memory.holds(task.built.model, task.built.optimizer)
@@ -61,13 +63,13 @@ def run_attempt(
         step = state.resume() if job.resume is not None else 0
         meter = task.meter
         facts = {"resume_step": step, "parameters": task.parameters, **meter.facts()}
-        telemetry.emit(EventKind.RANK_READY, **facts)
+        telemetry.emit(EventKind.RANK_READY, device=str(place.device), **facts)
         enough = False
         while step < job.spec.train.steps and not enough:
             step = state.step(step + 1, meter)
             enough = state.evaluate(step)
             due = step % job.spec.train.checkpoint_every_steps == 0 or step == job.spec.train.steps
-            if asked(DEVICE) or due or enough:
+            if asked(place.device) or due or enough:
                 state.save(step)
         state.finish()
     task.finish()

@@ -6,7 +6,7 @@ committed before stays. See docs/design/train.md, "Saving in the background".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -21,11 +21,12 @@ from stoker.core.clock import Clock
 from stoker.spec.job import CommitRef
 from stoker.spec.run import TrainSpec
 from stoker.train.checkpoint import save_pieces
-from stoker.train.checkpoint_pieces import pieces_of
-from stoker.train.checkpoint_staging import HostBuffers
+from stoker.train.checkpoint_pieces import Piece, pieces_of
+from stoker.train.checkpoint_staging import HostBuffers, Staged
 from stoker.train.checkpoint_state import scalars_of, tensors_of
 from stoker.train.commit_log import Retention
 from stoker.train.commit_store import CommitLog, Committed
+from stoker.train.device import HOST
 from stoker.train.run_objects import RunObjects
 from stoker.train.watch.together import told_to_all
 
@@ -65,6 +66,10 @@ class Saver(Protocol):
         """Until nothing is under way. Raises what saving met; all ranks alike."""
         ...
 
+    def settle(self) -> None:
+        """Call it before the state is changed: what is being copied of it is copied as it was."""
+        ...
+
     def __enter__(self) -> Saver: ...
 
     def __exit__(
@@ -94,6 +99,7 @@ class StandingSaver:
 
     def __init__(self, place: SavePlace, newest: CommitRef | None = None) -> None:
         self._place = place
+        self._buffers = HostBuffers()
         self.newest = newest
 
     def save(
@@ -105,8 +111,15 @@ class StandingSaver:
     ) -> None:
         """As Saver says; committed on return."""
         place, begun_s = self._place, self._place.clock.monotonic_s()
+
+        def pieces() -> Sequence[Piece]:
+            found = list(pieces_of(tensors_of(model, optimizer)))
+            if all(piece.data.device == HOST for piece in found):
+                return found
+            return self._buffers.copies_of(found).whole()
+
         committed = save_pieces(
-            lambda: list(pieces_of(tensors_of(model, optimizer))),
+            pieces,
             place.objects,
             rank=place.rank,
             log=place.log,
@@ -125,6 +138,9 @@ class StandingSaver:
 
     def wait(self) -> None:
         """Nothing ever is under way."""
+
+    def settle(self) -> None:
+        """Nothing is being copied."""
 
     def __enter__(self) -> StandingSaver:
         return self
@@ -148,6 +164,7 @@ class BackgroundSaver:
         self._buffers = HostBuffers()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._under_way: Future[CommitRef] | None = None
+        self._staged: Staged | None = None
         self.newest = newest
 
     def save(
@@ -157,10 +174,10 @@ class BackgroundSaver:
         step: int,
         extra: Mapping[str, JsonValue],
     ) -> float | None:
-        """As Saver says; on return the copy is whole and the state may change."""
+        """As Saver says; on return the state may change once `settle` was called."""
         begun_s = self._place.clock.monotonic_s()
         self.wait()
-        copies = self._buffers.copies_of(list(pieces_of(tensors_of(model, optimizer))))
+        staged = self._staged = self._buffers.copies_of(list(pieces_of(tensors_of(model, optimizer))))
         whole_extra = {"optimizer_groups": scalars_of(model, optimizer), **extra}
         stall_s = self._place.clock.monotonic_s() - begun_s
 
@@ -168,7 +185,7 @@ class BackgroundSaver:
             place = self._place
             with torch.no_grad():
                 committed = save_pieces(
-                    lambda: copies,
+                    staged.whole,
                     place.objects,
                     rank=place.rank,
                     log=place.log,
@@ -187,6 +204,12 @@ class BackgroundSaver:
 
         self._under_way = self._thread.submit(save_copies)
         return stall_s
+
+    def settle(self) -> None:
+        """As Saver says."""
+        staged, self._staged = self._staged, None
+        if staged is not None:
+            staged.settle()
 
     def wait(self) -> None:
         """As Saver says."""

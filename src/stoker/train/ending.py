@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Final, cast
 
 import numpy as np
+import torch
 from torch import nn
 
 from stoker.core.canonical import JsonValue
@@ -20,6 +21,7 @@ from stoker.feed.source import FeedDataset, SampleDataset, SampleSplit
 from stoker.spec.recipe import Kind
 from stoker.spec.run import RunSpec
 from stoker.train.baselines import BigramModel, evaluate_compressors
+from stoker.train.device import HOST
 from stoker.train.evaluate import Evaluation, evaluate_model
 from stoker.train.exposure import Exposure, find_canary, measure_exposure
 from stoker.train.generate import generate
@@ -42,25 +44,29 @@ def end_run(
     leads: bool,
     telemetry: Telemetry,
     clock: Clock,
+    device: torch.device = HOST,
 ) -> None:
-    """Evaluate and write a sample, as far as `spec.evaluate` asks for it.
+    """Evaluate and write a sample on `device`, as far as `spec.evaluate` asks for it.
 
     Of a mixture, `dataset` is the first part, which the baselines are compared on; on each of `others`, by
     name, the model's bits per byte are told as "model on NAME".
     """
     telemetry.enter(Section.EVALUATE)
-    for evaluation in _evaluations(model, dataset, token_bytes, spec, rows, telemetry, clock):
+    for evaluation in _evaluations(model, dataset, token_bytes, spec, rows, telemetry, clock, device):
         if leads:
             tell_evaluation(evaluation, telemetry)
     for name, other in others.items() if spec.evaluate.heldout else ():
         heldout = cast("SampleSplit", other.split("heldout"))  # the mixture has refused any other form
-        found = evaluate_model(model, heldout, token_bytes, rows=rows, clock=clock, section=telemetry.enter)
+        enter = telemetry.enter
+        found = evaluate_model(
+            model, heldout, token_bytes, rows=rows, clock=clock, section=enter, device=device
+        )
         heldout.wipe()
         if leads:
             tell_evaluation(replace(found, name=f"model on {name}"), telemetry)
     if spec.evaluate.exposure_candidates > 0:
         for name, each in {spec.datasets[0]: dataset, **others}.items():
-            exposure = _exposure(model, each, tokenizer, token_bytes, spec, telemetry)
+            exposure = _exposure(model, each, tokenizer, token_bytes, spec, telemetry, device)
             if exposure is not None and leads:
                 telemetry.emit(
                     EventKind.EXPOSURE,
@@ -70,7 +76,7 @@ def end_run(
                     candidates=exposure.candidates,
                 )
     if spec.evaluate.sample_tokens > 0:
-        text = _sample(model, dataset, tokenizer, token_bytes, spec, telemetry)
+        text = _sample(model, dataset, tokenizer, token_bytes, spec, telemetry, device)
         if leads:
             telemetry.emit(EventKind.SAMPLE, text=text[:MAX_SAMPLE_CHARACTERS])
 
@@ -83,11 +89,13 @@ def _evaluations(
     rows: int,
     telemetry: Telemetry,
     clock: Clock,
+    device: torch.device,
 ) -> Iterator[Evaluation]:
     if not spec.evaluate.heldout:
         return
     heldout = dataset.split("heldout")
-    yield evaluate_model(model, heldout, token_bytes, rows=rows, clock=clock, section=telemetry.enter)
+    enter = telemetry.enter
+    yield evaluate_model(model, heldout, token_bytes, rows=rows, clock=clock, section=enter, device=device)
     if spec.evaluate.baselines:
         counted = dataset.split("train")
         bigram = BigramModel.count(counted, len(token_bytes.table), section=telemetry.enter)
@@ -117,6 +125,7 @@ def _exposure(
     token_bytes: TokenBytes,
     spec: RunSpec,
     telemetry: Telemetry,
+    device: torch.device,
 ) -> Exposure | None:
     """How well the model knows the dataset's canary; None where the dataset holds none."""
     split = cast("SampleSplit", dataset.split("train"))
@@ -131,6 +140,7 @@ def _exposure(
         context_tokens=split.sample_tokens - 1,
         candidates=spec.evaluate.exposure_candidates,
         section=telemetry.enter,
+        device=device,
     )
 
 
@@ -141,6 +151,7 @@ def _sample(
     token_bytes: TokenBytes,
     spec: RunSpec,
     telemetry: Telemetry,
+    device: torch.device,
 ) -> str:
     prompt = encode(tokenizer, spec.evaluate.sample_prompt) or [END_OF_TEXT]
     written = generate(
@@ -150,6 +161,7 @@ def _sample(
         context_tokens=dataset.split("train").sample_tokens - 1,
         seed=spec.train.seed,
         section=telemetry.enter,
+        device=device,
     )
     return redacted(token_bytes.decode(np.array(written)))
 

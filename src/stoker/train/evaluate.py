@@ -16,6 +16,7 @@ from stoker.core.clock import Clock
 from stoker.core.errors import StokerError
 from stoker.core.events import Section
 from stoker.feed.source import Samples, SampleSplit
+from stoker.train.device import HOST
 from stoker.train.step import no_section
 from stoker.train.token_bytes import TokenBytes
 
@@ -48,15 +49,16 @@ def evaluate_model(
     rows: int,
     clock: Clock,
     section: Callable[[Section], None] = no_section,
+    device: torch.device = HOST,
 ) -> Evaluation:
     """The model's bits per byte: the sum of -log2 p over all predicted tokens, over their bytes.
 
-    Every rank calls this. A rank reads only its own chunks, `rows` samples at a time; all ranks take as many
-    forward passes as the rank with the most samples, since each gathers parameters from all.
+    Every rank calls this; the model computes on `device`. A rank reads only its own chunks, `rows` samples at
+    a time; all ranks take as many forward passes as the rank with the most samples, since each gathers
+    parameters from all.
     """
     begun_s = clock.monotonic_s()
     rank, world_size = data_share(model)
-    device = next(model.parameters()).device
     passes = -(-max(_samples_of(split, other, world_size) for other in range(world_size)) // rows)
     batches = _batches(split, rank, world_size, rows)
     nats, counted_bytes, counted_tokens = 0.0, 0, 0

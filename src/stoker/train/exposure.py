@@ -21,6 +21,7 @@ from torch import nn
 
 from stoker.core.events import Section
 from stoker.feed.source import SampleSplit
+from stoker.train.device import HOST
 from stoker.train.step import no_section
 from stoker.train.token_bytes import TokenBytes
 
@@ -70,11 +71,13 @@ def measure_exposure(
     candidates: int = CANDIDATES,
     rows: int = 64,
     section: Callable[[Section], None] = no_section,
+    device: torch.device = HOST,
 ) -> Exposure:
     """The exposure of `canary` beside `candidates` other texts of its form, which follow from it alone.
 
     Every rank calls this and computes the same, since each forward pass gathers parameters from all. A text
-    follows the end of another, as in training, and is cut to `context_tokens` tokens.
+    follows the end of another, as in training, and is cut to `context_tokens` tokens. The model computes on
+    `device`.
     """
     texts = [canary, *(_another(canary, number) for number in range(candidates))]
     nats: list[float] = []
@@ -87,7 +90,7 @@ def measure_exposure(
                 [end_of_text, *encode(text.decode() + "\n")][: context_tokens + 1]
                 for text in texts[start : start + rows]
             ]
-            nats += _nats(model, tokens)
+            nats += _nats(model, tokens, device)
     model.train(training)
     return exposure_of(nats[0], nats[1:])
 
@@ -112,9 +115,8 @@ def _another(canary: bytes, number: int) -> bytes:
     return _PREFIX + drawn[:32].encode()
 
 
-def _nats(model: nn.Module, tokens: Sequence[Sequence[int]]) -> list[float]:
+def _nats(model: nn.Module, tokens: Sequence[Sequence[int]], device: torch.device) -> list[float]:
     """-ln p of each row after its first token."""
-    device = next(model.parameters()).device
     longest = max(len(row) for row in tokens)
     padded = torch.zeros((len(tokens), longest), dtype=torch.int64)
     inside = torch.zeros((len(tokens), longest - 1), dtype=torch.float32)

@@ -16,42 +16,23 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from stoker.core.errors import StokerError
 from stoker.spec.run import EIGHT_BITS, Precision
+from stoker.train.hardware import Accelerator, refuse_eight_bits, require_capability
 
 E4M3: Final = torch.float8_e4m3fn
 E5M2: Final = torch.float8_e5m2
 MX_BLOCK: Final = 32
-NEEDED: Final[dict[Precision, tuple[int, int]]] = {
-    Precision.FLOAT8: (8, 9),
-    Precision.FLOAT8_ROWWISE: (9, 0),
-    Precision.MXFP8: (10, 0),
-}
-"""The least CUDA capability of each: Ada, Hopper, Blackwell."""
-
-
-class PrecisionUnsupported(StokerError):
-    """A precision of matrix products that this device has no instructions for."""
-
-    exit_code = 124
 
 
 def require_hardware(precision: Precision, device: torch.device) -> None:
     """Raise PrecisionUnsupported unless `device` multiplies in that precision itself."""
     if precision not in EIGHT_BITS:
         return
-    needed = NEEDED[precision]
-    if device.type == "cuda":
-        found = torch.cuda.get_device_capability(device)
-        if found >= needed:
-            return
-        what = f"{torch.cuda.get_device_name(device)} has capability {found[0]}.{found[1]}"
-    else:
-        what = f"this run is on a {device.type} device"
-    raise PrecisionUnsupported(
-        f"train.precision is '{precision}', which needs CUDA capability {needed[0]}.{needed[1]}; {what}.",
-        hint="Set train.precision=bf16.",
-    )
+    if device.type != "cuda":
+        refuse_eight_bits(precision)
+        return
+    told = torch.cuda.get_device_properties(device)
+    require_capability(precision, Accelerator(told.name, (told.major, told.minor), told.total_memory))
 
 
 def use_eight_bits(blocks: list[nn.Module], precision: Precision) -> None:

@@ -10,6 +10,7 @@ import torch.distributed as distributed
 from torch import nn
 
 from stoker.core.events import Section
+from stoker.train.device import HOST
 from stoker.train.step import no_section
 
 TEMPERATURE: Final = 0.7
@@ -24,15 +25,15 @@ def generate(
     seed: int,
     temperature: float = TEMPERATURE,
     section: Callable[[Section], None] = no_section,
+    device: torch.device = HOST,
 ) -> list[int]:
     """`prompt` and then up to `tokens` tokens drawn one by one; stops at token 0, which ends a text.
 
     Every rank calls this with the same arguments, since each forward pass gathers parameters from all; rank
     0's draw is everybody's. The model sees the last `context_tokens` tokens, as many as it was trained on.
-    The whole window is computed anew for each token: a sample is short.
+    The whole window is computed anew for each token, on `device`: a sample is short.
     """
     assert prompt, "A model predicts from at least one token."
-    device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     written = list(prompt)
     training = model.training

@@ -29,7 +29,8 @@ class Muon(torch.optim.Optimizer):
 
     Muon's update is scaled by 0.2 · sqrt(longer side), the size of AdamW's usual update (Liu et al. 2025,
     arXiv:2502.16982), so that one learning rate fits both. `products` is the type of the matrix
-    products that orthogonalise.
+    products that orthogonalise, `device` where they are made: None where the weights lie, which may be the
+    host's memory.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Muon(torch.optim.Optimizer):
         betas: tuple[float, float],
         momentum: float,
         products: torch.dtype = torch.bfloat16,
+        device: torch.device | None = None,
         iterations: int = 5,
         eps: float = 1e-8,
     ) -> None:
@@ -54,6 +56,7 @@ class Muon(torch.optim.Optimizer):
         }
         super().__init__(list(groups), defaults)
         self._products = products
+        self._device = device
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -70,7 +73,7 @@ class Muon(torch.optim.Optimizer):
         for parameter in parameters:
             if not self.state[parameter]:
                 self.state[parameter] = {
-                    "step": torch.zeros((), dtype=torch.float32),
+                    "step": torch.zeros((), dtype=torch.float32, device=_local(parameter).device),
                     "exp_avg": torch.zeros_like(parameter),
                     "exp_avg_sq": torch.zeros_like(parameter),
                 }
@@ -102,12 +105,13 @@ class Muon(torch.optim.Optimizer):
             gradient = _local(_gradient(parameter))
             momentum.lerp_(gradient, 1.0 - group["momentum"])
             # Nesterov's look-ahead, in the type of the products that follow.
-            updates.append(gradient.lerp(momentum, group["momentum"]).to(self._products))
+            update = gradient.lerp(momentum, group["momentum"])
+            updates.append(update.to(device=self._device or update.device, dtype=self._products))
         shares = orthogonalise_shards(parameters, updates, group["iterations"])
         for parameter, share in zip(parameters, shares, strict=True):
             local = _local(parameter)
             local.mul_(1.0 - group["lr"] * group["weight_decay"])
-            local.add_(share, alpha=-group["lr"] * 0.2 * max(parameter.shape) ** 0.5)
+            local.add_(share.to(local.device), alpha=-group["lr"] * 0.2 * max(parameter.shape) ** 0.5)
 
 
 def orthogonalise_shards(

@@ -11,11 +11,14 @@ from stoker.spec.run import Optimizer, Precision, TrainSpec
 from stoker.train.muon import Muon
 
 
-def build_optimizer(model: nn.Module, spec: TrainSpec) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, spec: TrainSpec, device: torch.device | None = None
+) -> torch.optim.Optimizer:
     """Muon on the blocks' matrices, AdamW on embedding, head, norms and whatever is no matrix.
 
     Norms and biases have no weight decay. Stacked experts and kernels are no matrices. With
-    `train.optimizer` adamw, AdamW has all of them.
+    `train.optimizer` adamw, AdamW has all of them. Muon's products are made on
+    `device`, or where weights lie.
     """
     muon = spec.optimizer is Optimizer.MUON
     hidden: list[Tensor] = []
@@ -39,6 +42,7 @@ def build_optimizer(model: nn.Module, spec: TrainSpec) -> torch.optim.Optimizer:
         betas=(spec.beta1, spec.beta2),
         momentum=0.95,
         products=torch.float32 if spec.precision is Precision.FP32 else torch.bfloat16,
+        device=device,
     )
 
 

@@ -1,27 +1,25 @@
-"""Where a rank stands among its peers, and what makes it compute the same bits again."""
+"""Where a rank stands among its peers, and the random state of its steps."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 import torch.distributed as distributed
-from torch.utils import deterministic
 
 from stoker.spec.layout import LayoutSpec
+from stoker.train.device import HOST
 from stoker.train.parallel.mesh import data_rank_of
-
-DEVICE: Final = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)
 class RankPlace:
-    """Which of how many ranks this is."""
+    """Which of how many ranks this is, and the device that it computes on."""
 
     rank: int
     world_size: int
+    device: torch.device = HOST
 
     @property
     def leads(self) -> bool:
@@ -34,17 +32,8 @@ class RankPlace:
         return data_rank_of(resolved, self.rank, self.world_size), resolved.data_ranks
 
 
-def make_deterministic(seed: int, threads: int) -> None:
-    """The same bits on every run: fixed threads, no nondeterministic kernel, a known random state."""
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
-    # Only debugging needs memory to be filled before it is written.
-    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property
-    torch.manual_seed(seed)
-
-
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Put torch's generators where step `step` finds them in every life of the run, on this rank.
+    """Put the generators of all devices where step `step` finds them in every life of the run, on this rank.
 
     The state of a generator is thus a function of three numbers and needs no place in a checkpoint.
     """

@@ -26,6 +26,7 @@ from stoker.spec.run import RunSpec
 from stoker.spec.speech import SpeechSpec
 from stoker.store.record_schema import RecordSchema
 from stoker.train.columns import Columns, RecordsSpec, clip_samples, columns_for, decoding_of
+from stoker.train.device import HOST, Arrivals, pins_batches, weights_device
 from stoker.train.families import Sizes, family_of, shape_of
 from stoker.train.models.initialise import materialise
 from stoker.train.objectives.gather import gather_rows
@@ -34,7 +35,7 @@ from stoker.train.optimizer import build_optimizer
 from stoker.train.parallel.mesh import Meshes
 from stoker.train.parallel.passes import AskedEncoder
 from stoker.train.parallelize import spread
-from stoker.train.rank_place import DEVICE, RankPlace
+from stoker.train.rank_place import RankPlace
 from stoker.train.task import Built
 from stoker.train.telemetry import Telemetry
 from stoker.train.text_task import TOKENIZER
@@ -108,10 +109,11 @@ class RecordsTask:
     def _build(self) -> Built:
         spec = self._job.spec
         spec.layout.validate(self._spec, None, None, spec.train.global_batch, self._place.world_size)
-        meshes = Meshes.build(spec.layout, DEVICE.type, self._place.world_size)
+        device = self._place.device
+        meshes = Meshes.build(spec.layout, device.type, self._place.world_size)
         laid = spread(self._family.build(self._spec, self._sizes), meshes, spec)
-        model = materialise(laid.model, spec.train.seed, DEVICE)
-        optimizer = build_optimizer(model, spec.train)
+        model = materialise(laid.model, spec.train.seed, device, weights=weights_device(spec.layout, device))
+        optimizer = build_optimizer(model, spec.train, device)
         # Every rank of tp has whole logits, so without a pipeline the model can be asked as it is.
         asked = model if laid.encoder_pipeline is None else AskedEncoder(laid)
         return Built(model, optimizer, None if spec.layout.plain else laid, asked)
@@ -136,7 +138,7 @@ class RecordsTask:
         else:
             flops = spec.training_flops_per_sample()
         leads = self._place.leads
-        peak = peak_of(DEVICE, self._job.spec.train.precision) if leads else None
+        peak = peak_of(self._place.device, self._job.spec.train.precision) if leads else None
         return Meter(flops, 0.0, peak, self._place.world_size)
 
     @property
@@ -157,6 +159,8 @@ class RecordsTask:
             seed=seed,
             rank=rank,
             world_size=world_size,
+            reuse_batches=self._place.device != HOST,
+            pin_memory=pins_batches(self._job.spec.launch, self._place.device),
             clock=self._clock,
         )
 
@@ -205,9 +209,11 @@ class RecordsTask:
 
     def _heldout(self, samples: int) -> Iterator[Batch]:
         """The held-out split once, over all ranks; what fills the last batch up does not count."""
+        arrivals = Arrivals(self._place.device)
         with self._feed("heldout", 0) as feed:
             for step in range(1, -(-samples // self._job.spec.train.global_batch) + 1):
                 self._telemetry.enter(Section.EVALUATE)
+                arrivals.settle()
                 drawn = next(feed)
                 columns = self._columns(drawn, drawn[NUMBER_KEY])
-                yield {**columns, "counted": self._places(step) < samples}
+                yield arrivals.bring({**columns, "counted": self._places(step) < samples})

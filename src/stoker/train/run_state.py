@@ -15,9 +15,10 @@ from stoker.train.checkpoint_errors import CheckpointUnfit
 from stoker.train.checkpoint_saver import Saved, open_saver
 from stoker.train.commit_record import Commit
 from stoker.train.commit_store import CommitLog
+from stoker.train.device import Arrivals
 from stoker.train.objectives.objective import Batch
 from stoker.train.parallelize import forget_gathered
-from stoker.train.rank_place import DEVICE, RankPlace, seed_step
+from stoker.train.rank_place import RankPlace, seed_step
 from stoker.train.run_objects import RunObjects
 from stoker.train.schedule import learning_rate_at
 from stoker.train.step import StepFigures, train_step
@@ -50,6 +51,7 @@ class RunState:
         self._telemetry, self._clock = telemetry, clock
         self._model, self._optimizer = task.built.model, task.built.optimizer
         self._data_rank, _ = place.data_share(job.spec.layout)
+        self._arrivals = Arrivals(place.device)
         self._shape = task.shape
         self._guard = Guard(job.spec.watch)
         self._patience = Patience(job.spec.watch)
@@ -86,7 +88,8 @@ class RunState:
         begun_s = self._clock.monotonic_s()
         self._telemetry.enter(Section.DATA, step)
         seed_step(spec.seed, step, self._data_rank)
-        batch = self._task.batch(next(self._feed), step)
+        self._arrivals.settle()
+        batch = self._arrivals.bring(self._task.batch(next(self._feed), step))
         times = SectionTimes(self._telemetry.enter, self._clock)
         figures = train_step(
             self._model,
@@ -97,6 +100,7 @@ class RunState:
             loss_of=self._task.loss,
             section=times.enter,
             guard=self._guard,
+            before_update=self._saver.settle,
             spread=self._task.built.spread,
         )
         if figures.decision is not Decision.APPLY:
@@ -113,7 +117,9 @@ class RunState:
                 step_s=step_s,
                 data_wait_s=self._feed.last_wait_s,
             )
-            rates = meter.figures(tokens=tokens, step_s=step_s, parts_s=times.take(), device=DEVICE)
+            rates = meter.figures(
+                tokens=tokens, step_s=step_s, parts_s=times.take(), device=self._place.device
+            )
             domains = {"loss_of": dict(by_part)} if by_part else {}
             self._telemetry.emit(EventKind.STEP, **fields, **rates, **domains)
         return step

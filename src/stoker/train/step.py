@@ -51,6 +51,7 @@ def train_step(
     loss_of: Callable[[nn.Module, Any], Tensor] = next_token_loss,
     section: Callable[[Section], None] = no_section,
     guard: Guard | None = None,
+    before_update: Callable[[], None] = lambda: None,
     spread: Spread | None = None,
 ) -> StepFigures:
     """Take step number `step` (the first is 1) on this rank's share of the global batch.
@@ -58,7 +59,7 @@ def train_step(
     `batch` is what `loss_of` takes, of text int64 `[rows, sequence_tokens + 1]`; every rank has as many rows,
     and the loss is their mean. `spread` is `model` with its layout, where that is more than sharded data
     parallelism. `guard` decides what becomes of a bad step; without one it raises NonFiniteLoss. Either way
-    on all ranks alike, before any weight has changed.
+    on all ranks alike, before any weight has changed; `before_update` is called when they are about to.
     """
     section(Section.COMPUTE)
     optimizer.zero_grad(set_to_none=True)
@@ -86,6 +87,7 @@ def train_step(
     else:
         clip(model.parameters(), spec.gradient_clip, norm)
     set_learning_rate(optimizer, learning_rate_at(step, spec))
+    before_update()
     optimizer.step()
     balance(model, spread)
     return StepFigures(mean_loss, grad_norm)

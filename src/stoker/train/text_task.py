@@ -19,6 +19,7 @@ from stoker.feed.source import SampleDataset
 from stoker.feed.stream import BatchStream
 from stoker.spec.job import Job
 from stoker.spec.layout import Recompute
+from stoker.train.device import HOST, pins_batches, weights_device
 from stoker.train.ending import end_run, tell_evaluation
 from stoker.train.evaluate import evaluate_model
 from stoker.train.exchange.read import load_first_weights
@@ -31,7 +32,7 @@ from stoker.train.optimizer import build_optimizer
 from stoker.train.parallel.mesh import Meshes
 from stoker.train.parallel.passes import Asked
 from stoker.train.parallelize import spread
-from stoker.train.rank_place import DEVICE, RankPlace
+from stoker.train.rank_place import RankPlace
 from stoker.train.task import Built
 from stoker.train.telemetry import Telemetry
 from stoker.train.token_bytes import TokenBytes
@@ -79,9 +80,10 @@ class TextTask:
         layout.validate(
             spec.model, self._vocabulary, self._sequence_tokens, spec.train.global_batch, world_size
         )
-        meshes = Meshes.build(layout, DEVICE.type, world_size)
+        device = self._place.device
+        meshes = Meshes.build(layout, device.type, world_size)
         laid = spread(build_model(spec.model, self._vocabulary), meshes, spec)
-        model = materialise(laid.model, spec.train.seed, DEVICE)
+        model = materialise(laid.model, spec.train.seed, device, weights=weights_device(layout, device))
         if spec.train.init_from and self._job.resume is None:
             load_first_weights(
                 model,
@@ -92,7 +94,7 @@ class TextTask:
                 tokenizer_json=bytes(self._tokenizer).decode(),
                 verifies=self._place.leads,
             )
-        optimizer = build_optimizer(model, spec.train)
+        optimizer = build_optimizer(model, spec.train, device)
         if layout.plain:
             return Built(model, optimizer, None, model)
         return Built(model, optimizer, laid, Asked(laid))
@@ -116,7 +118,7 @@ class TextTask:
         return Meter(
             flops_per_token=spec.training_flops_per_token(*sizes),
             recomputed_per_token=spec.forward_flops_per_token(*sizes) if again else 0.0,
-            peak=peak_of(DEVICE, self._job.spec.train.precision) if self._place.leads else None,
+            peak=peak_of(self._place.device, self._job.spec.train.precision) if self._place.leads else None,
             devices=self._place.world_size,
         )
 
@@ -136,6 +138,8 @@ class TextTask:
                 seed=train.seed,
                 rank=rank,
                 world_size=world_size,
+                reuse_batches=self._place.device != HOST,
+                pin_memory=pins_batches(self._job.spec.launch, self._place.device),
                 clock=clock,
             )
             return self._feed
@@ -145,6 +149,8 @@ class TextTask:
             seed=train.seed,
             rank=rank,
             world_size=world_size,
+            reuse_batches=self._place.device != HOST,
+            pin_memory=pins_batches(self._job.spec.launch, self._place.device),
             clock=clock,
         )
 
@@ -185,6 +191,7 @@ class TextTask:
             rows=self._rows,
             clock=self._clock,
             section=self._telemetry.enter,
+            device=self._place.device,
         )
         heldout.wipe()
         if self._place.leads:
@@ -205,4 +212,5 @@ class TextTask:
             leads=self._place.leads,
             telemetry=self._telemetry,
             clock=self._clock,
+            device=self._place.device,
         )

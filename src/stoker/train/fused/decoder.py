@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from stoker.spec.kernels import fits
 from stoker.spec.model import ModelSpec
 from stoker.train.fused.block import BlockShape, FusedBlock, SmallBlock
 from stoker.train.fused.kernels.norm import rms_backward, rms_forward
 from stoker.train.fused.loss import HeadLoss
-from stoker.train.fused.shapes import fits
 from stoker.train.models.decoder import Decoder
 from stoker.train.models.norm import rotation
 

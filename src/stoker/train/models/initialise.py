@@ -25,9 +25,12 @@ RUN_ELEMENTS: Final = 1 << 24
 """How many elements such a run has, about."""
 
 
-def materialise(model: nn.Module, seed: int, device: torch.device) -> nn.Module:
+def materialise(
+    model: nn.Module, seed: int, device: torch.device, *, weights: torch.device | None = None
+) -> nn.Module:
     """Give a model on the meta device storage and its first weights; call it after `parallelize`.
 
+    The model computes on `device`, and its buffers are there; `weights` is where its parameters lie instead.
     The model says `spec.layers` and `residual_outputs`, the ends of the names of matrices that write into the
     residual stream; it may say `zero_at_first`, the ends of those that begin at zero. A module with buffers
     has `reset_buffers()`, which fills them.
@@ -35,7 +38,11 @@ def materialise(model: nn.Module, seed: int, device: torch.device) -> nn.Module:
     layers: int = model.spec.layers  # type: ignore[union-attr, assignment]
     residual: tuple[str, ...] = model.residual_outputs  # type: ignore[assignment]
     zero: tuple[str, ...] = getattr(model, "zero_at_first", ())
-    model.to_empty(device=device)
+    model.to_empty(device=weights or device)
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.device.type != device.type:
+                module._buffers[name] = torch.empty_like(buffer, device=device)
     with torch.no_grad():
         for name, module, parameter in _parameters(model):
             if name.endswith(zero):

@@ -114,16 +114,20 @@ class Ctc:
         return model(features, frames).float(), _positions(frames)
 
     def _by_row(self, logits: Tensor, positions: Tensor, columns: Mapping[str, Tensor]) -> Tensor:
-        counts = columns["label_lengths"]
+        labels, counts = columns["labels"], columns["label_lengths"]
+        home = logits.device
+        if home.type != "cpu" and torch.are_deterministic_algorithms_enabled():
+            # Its backward pass has no deterministic kernel on CUDA; beside the encoder this is little work.
+            logits, labels, positions, counts = (each.cpu() for each in (logits, labels, positions, counts))
         losses = functional.ctc_loss(
             logits.log_softmax(dim=-1).transpose(0, 1),
-            columns["labels"],
+            labels,
             positions,
             counts,
             blank=self._spec.blank,
             reduction="none",
         )
-        return losses / counts
+        return (losses / counts).to(home)
 
     def _row_figures(self, likeliest: Tensor, positions: Tensor, columns: Mapping[str, Tensor]) -> Tensor:
         """fp64 `[rows, 5]`: exact, edits and length in symbols, edits and length in words."""

@@ -7,6 +7,7 @@ everybody's, since ranks wait for one another in every step.
 
 from __future__ import annotations
 
+import re
 import resource
 import time
 from collections.abc import Callable, Mapping
@@ -26,21 +27,19 @@ FORMULA: Final = (
 )
 
 PEAKS: Final[Mapping[str, float]] = {
-    "H100 SXM": 989.4e12,
-    "H100 PCIe": 756e12,
-    "H200": 989.4e12,
+    "GB200": 2500e12,
     "B200": 2250e12,
+    "GH200": 989.4e12,
+    "H200 NVL": 835e12,
+    "H200": 989.4e12,
+    "H100 NVL": 835e12,
+    "H100 PCIe": 756e12,
+    "H100 SXM": 989.4e12,
     "A100": 312e12,
+    "L40S": 362e12,
 }
 """Dense bf16 FLOP/s of one device, from NVIDIA's data sheets; names as FIELD's sources have them."""
 
-_NAMES: Final = (
-    ("H100 PCIe", "H100 PCIe"),
-    ("H100", "H100 SXM"),
-    ("H200", "H200"),
-    ("B200", "B200"),
-    ("A100", "A100"),
-)
 _SIDE: Final = 768
 _TRIES: Final = 5
 
@@ -60,10 +59,22 @@ def peak_of(device: torch.device, precision: Precision) -> Peak | None:
     """
     if device.type == "cpu":
         return _measured(torch.float32 if precision is Precision.FP32 else torch.bfloat16)
-    model = torch.cuda.get_device_name(device)
-    for part, name in _NAMES:
-        if part in model:
-            return Peak(PEAKS[name], f"{name}, dense bf16, data sheet")
+    return peak_by_name(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+
+
+def peak_by_name(told: str) -> Peak | None:
+    """The data sheet's figure of a card that the driver calls so, as in "NVIDIA H100 80GB HBM3".
+
+    A card for a slot has less power than the same chip on a board, so its form counts too; a part of a card
+    (MIG) has no data sheet.
+    """
+    words = set(re.split(r"[\s-]+", told))
+    if "MIG" in words:
+        return None
+    for name, flops in PEAKS.items():
+        chip, _, form = name.partition(" ")
+        if chip in words and (form in ("", "SXM") or form in words):
+            return Peak(flops, f"{name}, dense bf16, data sheet")
     return None
 
 
