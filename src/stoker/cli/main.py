@@ -78,6 +78,7 @@ COMMANDS: Final[dict[str, Lazy]] = {
     "run": Lazy("stoker.cli.run:run", "Runs: list, show, report, resume."),
     "goodput": Lazy("stoker.cli.goodput:goodput", "Where the time of runs went, failures, ETTR."),
     "export": Lazy("stoker.cli.export:export", "Take a run's model out of the house, in plain."),
+    "fleet": Lazy("stoker.cli.run_on:fleet", "Look after the jobs of runs."),
     "node": Lazy("stoker.cli.node:node", "Nodes: check, drain, resume, exclude, find lemons."),
     "audit": Lazy("stoker.cli.audit:audit", "The log of every act: show, prove, verify."),
     "verify": Lazy("stoker.cli.verify:verify", "Check every promise now."),

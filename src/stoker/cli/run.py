@@ -10,6 +10,15 @@ import click
 
 from stoker.cli.command import Deed, House, command
 from stoker.cli.release import release
+from stoker.cli.run_on import (
+    PLACES,
+    RunScript,
+    require_no_other_job,
+    resume_on_slurm,
+    script_of,
+    submitted_text,
+    train_on_slurm,
+)
 from stoker.cli.run_text import report_text, summary_text
 from stoker.cli.table import day, short, table
 from stoker.core.config import load, read_layer
@@ -17,6 +26,7 @@ from stoker.core.errors import MissingExtra
 from stoker.core.events import read_events
 from stoker.core.ids import RunId
 from stoker.fleet.run_folder import RunFolder
+from stoker.fleet.slurm.job_folder import RunSubmitted
 from stoker.fleet.summary import RunReport, RunSummary, read_run
 from stoker.ledger.records import RunOutcome
 from stoker.spec.configured import under_layers
@@ -97,8 +107,16 @@ def require_torch() -> None:
         )
 
 
-def _failed(summary: RunSummary) -> int:
-    """The exit code of what ended the run: the rank's own error code, or 1."""
+def _text(result: RunSummary | RunSubmitted | RunScript) -> str:
+    if isinstance(result, RunScript):
+        return result.script
+    return submitted_text(result) if isinstance(result, RunSubmitted) else summary_text(result)
+
+
+def _failed(summary: RunSummary | RunSubmitted | RunScript) -> int:
+    """The exit code of what ended the run: the rank's own error code, or 1; 0 for what is only submitted."""
+    if not isinstance(summary, RunSummary):
+        return 0
     if summary.outcome is RunOutcome.FINISHED:
         return 0
     if summary.outcome is RunOutcome.CANCELLED:
@@ -106,14 +124,27 @@ def _failed(summary: RunSummary) -> int:
     return summary.error.exit_code if summary.error is not None and summary.error.exit_code else 1
 
 
-@command("train", needs=Deed.RUN_START, text=summary_text, exit_code=_failed)
+@command("train", needs=Deed.RUN_START, text=_text, exit_code=_failed)
 @click.argument("run_file", type=click.Path(path_type=Path))
+@click.option("--on", type=PLACES, default="local", show_default=True, help="Where it trains.")
+@click.option("--dry-run", is_flag=True, help="With --on slurm: print the batch script and do nothing.")
 @click.argument("overrides", nargs=-1)
-def train(house: House, run_file: Path, overrides: tuple[str, ...]) -> RunSummary:
-    """Train what RUN_FILE says, and keep the run alive. OVERRIDES are values such as train.steps=200."""
+def train(
+    house: House, run_file: Path, on: str, dry_run: bool, overrides: tuple[str, ...]
+) -> RunSummary | RunSubmitted | RunScript:
+    """Train what RUN_FILE says, and keep the run alive. OVERRIDES are values such as train.steps=200.
+
+    With --on slurm a job does it, and this command ends when Slurm has taken it.
+    """
     from stoker.fleet.launch import start_run
 
     loaded = load(RunSpec, under_layers([read_layer(run_file)], overrides), overrides)
+    if dry_run and on != "slurm":
+        raise click.UsageError("--dry-run prints a batch script, so it takes --on slurm.")
+    if dry_run:
+        return script_of(house, loaded.value)
+    if on == "slurm":
+        return train_on_slurm(house, loaded.value, dict(loaded.origins))
     require_torch()
     return start_run(
         loaded.value,
@@ -198,14 +229,20 @@ def metrics(house: House, run_id: str, form: str, out: Path | None) -> Metrics:
     return Metrics(f"{count} figures in {out}", str(out))
 
 
-@command("resume", needs=Deed.RUN_RESUME, text=summary_text, exit_code=_failed)
+@command("resume", needs=Deed.RUN_RESUME, text=_text, exit_code=_failed)
 @click.argument("run_id", metavar="RUN")
+@click.option("--on", type=PLACES, default="local", show_default=True, help="Where it goes on.")
 @click.option("--forgive", is_flag=True, help="Count no failure of before: its cause was mended.")
-def resume(house: House, run_id: str, forgive: bool) -> RunSummary:
+def resume(house: House, run_id: str, on: str, forgive: bool) -> RunSummary | RunSubmitted:
     """Go on with RUN from its last checkpoint: after it was cancelled, failed or lost its supervisor."""
     from stoker.fleet.launch import resume_run
 
+    if on == "slurm":
+        if forgive:
+            raise click.UsageError("--forgive is for --on local; forgive there, then submit it.")
+        return resume_on_slurm(house, RunId(run_id))
     require_torch()
+    require_no_other_job(house, RunId(run_id))
     return resume_run(
         RunId(run_id),
         home=house.home,

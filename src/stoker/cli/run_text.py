@@ -78,6 +78,7 @@ def report_text(report: RunReport) -> str:
         ("purpose", lineage.purpose),
         *_protection_rows(report),
     ]
+    rows += _job_rows(report)
     if report.cut_lines:
         rows.append(("note", f"{report.cut_lines} event lines were cut by a crash and are not counted"))
     parts = [pairs(rows), _losses_text(report), recoveries_text(report.recoveries), time_text(report.goodput)]
@@ -93,6 +94,21 @@ def _protection_rows(report: RunReport) -> list[tuple[str, object]]:
         when = f"the last of {probe.probes} probes, {human_seconds(probe.at_s)} after the start"
         rows.append(("isolation", f"{probe.state}: {probe.reason} ({when})"))
     return [*rows, *((f"link: {link.name}", f"{link.protection}: {link.known}") for link in report.links)]
+
+
+def _job_rows(report: RunReport) -> list[tuple[str, object]]:
+    """The newest job, and what else happened to jobs than that they ran."""
+    if not report.jobs:
+        return []
+    last = report.jobs[-1]
+    at = f" on {last.node}" if last.node else ""
+    again = f", queued again {last.restarts} times" if last.restarts else ""
+    rows: list[tuple[str, object]] = [("slurm", f"job {last.job}: {last.state}{at}{again}")]
+    told = [each for each in report.jobs if each.reason]
+    return [
+        *rows,
+        *((f"  {day(each.at_s)}", printable(f"{each.state}: {each.reason}")) for each in told[-5:]),
+    ]
 
 
 def _error_rows(error: RunError | None) -> list[tuple[str, object]]:

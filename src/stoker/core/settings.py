@@ -20,6 +20,7 @@ from stoker.core.errors import ConfigError
 from stoker.core.home import Home
 from stoker.core.isolation import Closing
 from stoker.core.node_settings import NodeSettings
+from stoker.core.slurm_settings import SlurmSettings
 
 SITE_FILE: Final = Path("/etc/stoker/stoker.toml")
 """What the owner of the machine sets for everybody on it; may hold `locked = ["access.tokens"]`."""
@@ -89,6 +90,7 @@ class Settings:
     access: AccessSettings = field(default_factory=AccessSettings)
     preparing: PreparingSettings = field(default_factory=PreparingSettings)
     nodes: NodeSettings = field(default_factory=NodeSettings)
+    slurm: SlurmSettings = field(default_factory=SlurmSettings)
 
     def problems(self) -> Iterator[str]:
         """A password in a URL would lie in a file that is no key file; it is named, never shown."""

@@ -18,11 +18,14 @@ from stoker.fleet.errors import BadRunFolder
 from stoker.fleet.exposures import ExposureFigure, exposures_of
 from stoker.fleet.feed_waits import FeedWaits, feed_waits
 from stoker.fleet.goodput import Goodput, account
+from stoker.fleet.job_journal import read_journal
+from stoker.fleet.launchers import JobEvent, JobState
 from stoker.fleet.lineage import Lineage, lineage_of
 from stoker.fleet.links import Link
 from stoker.fleet.measured import EarlyStop, MeasuredFigure, early_stop_of, measured_of
 from stoker.fleet.recoveries import Placed, Recovery, find_recoveries
 from stoker.fleet.run_folder import RunFolder
+from stoker.fleet.slurm.job_folder import JobFolder
 from stoker.fleet.timeline import Timeline
 from stoker.fleet.verdict import RunError, Verdict
 from stoker.ledger.ledger import Ledger
@@ -115,6 +118,8 @@ class RunReport:
     lineage: Lineage
     cut_lines: int
     feed: FeedWaits
+    jobs: tuple[JobEvent, ...] = ()
+    """What happened to the jobs in which it ran, oldest first; none for a run without a launcher."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +162,11 @@ def read_run(home: Home, ledger: Ledger, run_id: RunId) -> RunReport:
             f"{folder.events} is not there.",
             hint="The run was started on another machine, or its folder was removed; restore it.",
         ) from error
-    abandoned = record.outcome is RunOutcome.RUNNING and lock_is_free(supervisor_lock(home, run_id))
-    return report(record, lineage_of(ledger, record), told, abandoned=abandoned)
+    jobs = read_journal(JobFolder.of(home.runs_dir, run_id).journal)
+    waits = bool(jobs) and jobs[-1].state in (JobState.WAITING, JobState.REQUEUED)
+    free = lock_is_free(supervisor_lock(home, run_id))
+    abandoned = record.outcome is RunOutcome.RUNNING and free and not waits
+    return replace(report(record, lineage_of(ledger, record), told, abandoned=abandoned), jobs=jobs)
 
 
 def supervisor_lock(home: Home, run: RunId) -> Path:
