@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 
 from stoker.core.errors import EXIT_DONE, EXIT_FINDING
-from stoker.fleet.nodes.errors import NodeActRefused, NodeNeverSeen
+from stoker.fleet.nodes.errors import BadJobHistory, NodeActRefused, NodeNeverSeen
 from stoker.ledger.errors import PermissionRefused
 from support.warm_cli import Commands, warm_commands
 
@@ -91,3 +93,17 @@ def test_people_drain_resume_and_list_nodes_and_each_is_in_the_log(fleet: Fleet)
     assert fleet.run("node", "exclude", "n1", "--reason", "ok", "--never")["node"]["listing"] == "never"
     acts = [(each["action"], each["actor"]) for each in fleet.run("node", "show", "n1")["history"]]
     assert acts == [(f"node.{deed}", "eve") for deed in ("drain", "resume", "exclude", "exclude")]
+
+
+def test_lemons_are_shown_to_all_and_recorded_by_operators(fleet: Fleet) -> None:
+    jobs = fleet.root.parent / "jobs.jsonl"
+    now_s = time.time()
+    lines = [{"ended_s": now_s, "nodes": [f"n{n}"]} for n in range(20)]
+    jobs.write_text("".join(f"{json.dumps(each)}\n" for each in lines))
+    fleet.run("node", "exclude", "n3", "--reason", "slow")
+    found = fleet.run("node", "lemons", "--jobs", str(jobs), by="ada")
+    assert (len(found["nodes"]), found["excluded"], found["recorded"]) == (20, ["n3"], False)
+    fleet.run("node", "lemons", "--record", by="ada", code=PermissionRefused.exit_code)
+    assert fleet.run("node", "lemons", "--jobs", str(jobs), "--record")["recorded"] is True
+    jobs.write_text("cut in the mid")
+    fleet.run("node", "lemons", "--jobs", str(jobs), code=BadJobHistory.exit_code)

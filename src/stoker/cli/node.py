@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from stoker.cli.command import Deed, House, command
-from stoker.cli.node_acts import drain, exclude, ls, resume, show
+from stoker.cli.node_acts import drain, exclude, lemons, ls, resume, show
 from stoker.cli.node_text import report_text
 from stoker.core.errors import EXIT_DONE, EXIT_FINDING
 from stoker.core.node import node_name
@@ -79,5 +79,5 @@ def check(house: House, named: str, record: bool, idle: bool) -> NodeReport:
     return recorded(house, view, report) if record else report
 
 
-for _each in (check, ls, show, drain, resume, exclude):
+for _each in (check, ls, show, drain, resume, exclude, lemons):
     node.add_command(_each)

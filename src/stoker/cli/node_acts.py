@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from stoker.cli.command import Deed, House, command
-from stoker.cli.node_text import Nodes, NodeShown, nodes_text, row_of, shown, shown_text
+from stoker.cli.node_text import (
+    Lemons,
+    Nodes,
+    NodeShown,
+    lemons_text,
+    nodes_text,
+    row_of,
+    shown,
+    shown_text,
+)
 from stoker.fleet.nodes.errors import NodeActRefused
 from stoker.fleet.nodes.finding import one_line
 from stoker.fleet.nodes.node_acts import (
@@ -89,3 +100,18 @@ def exclude(house: House, node: str, reason: str, never: bool, by_score: bool) -
     listing = Listing.NEVER if never else Listing.BY_SCORE if by_score else Listing.ALWAYS
     record_listing(house.ledger, node, listing, reason, actor=house.actor)
     return shown(node_record(house.ledger, node))
+
+
+@command("lemons", needs=Deed.LOOK, needs_with={"record": Deed.NODE_RECORD}, text=lemons_text)
+@click.option("--jobs", type=click.Path(path_type=Path), help="A file of ended jobs, one as JSON a line.")
+@click.option("--days", type=click.FloatRange(1, 366), default=28.0, show_default=True, help="The window.")
+@click.option("--record", is_flag=True, help="Let launchers go by this from now on.")
+def lemons(house: House, jobs: Path | None, days: float, record: bool) -> Lemons:
+    """Score every node against its peers, and show which ones launchers leave out."""
+    from stoker.fleet.nodes.lemon_list import judge, read_jobs, record_verdicts
+
+    ended = () if jobs is None else read_jobs(jobs)
+    found = judge(house.ledger, ended, now_s=house.clock.now_s(), days=days)
+    if record:
+        record_verdicts(house.ledger, found, actor=house.actor)
+    return Lemons(found.since_s, found.scores, found.excluded, record)

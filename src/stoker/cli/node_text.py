@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from stoker.cli.table import day, human_seconds, pairs, table
 from stoker.fleet.nodes.finding import CheckState, NodeReport
+from stoker.fleet.nodes.lemon import LemonScore
 from stoker.fleet.nodes.node_acts import NodeRecord
 from stoker.fleet.nodes.node_state import Overruled, Reason
 
@@ -53,6 +54,32 @@ class NodeShown:
     version: ClassVar[int] = 1
     node: NodeRow
     history: tuple[NodeAct, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lemons:
+    """Every node's score since `since_s`, worst first, and the list that launchers leave out."""
+
+    kind: ClassVar[str] = "lemons"
+    version: ClassVar[int] = 1
+    since_s: float
+    nodes: tuple[LemonScore, ...]
+    excluded: tuple[str, ...]
+    recorded: bool
+
+
+SHOWN_LEMONS = 20
+
+
+def lemons_text(result: Lemons) -> str:
+    """The worst nodes, and the list as launchers take it."""
+    rows = [
+        (each.node, f"{each.score:.1f}", "lemon" if each.lemon else "", each.evidence)
+        for each in result.nodes[:SHOWN_LEMONS]
+    ]
+    left_out = ",".join(result.excluded) or "none"
+    head = f"{len(result.nodes)} nodes since {day(result.since_s)}; left out: {left_out}"
+    return f"{table(('node', 'score', 'judged', 'surprises'), rows)}\n{head}"
 
 
 def row_of(record: NodeRecord) -> NodeRow:

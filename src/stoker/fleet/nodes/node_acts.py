@@ -140,7 +140,7 @@ def record_event(
 
 
 def require_possible(ledger: Ledger, node: str, kind: type[Event], hint: str) -> None:
-    """Raise NodeActRefused unless an event of this kind means something where `node` stands; NodeNeverSeen."""
+    """Raise NodeActRefused unless such an event means something where `node` stands; NodeNeverSeen."""
     phase = node_record(ledger, node).state.phase
     if (phase, kind) not in TABLE:
         raise NodeActRefused(f"Node {node} is {phase.value}; this cannot be done to it now.", hint=hint)
