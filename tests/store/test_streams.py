@@ -12,7 +12,9 @@ import pytest
 
 from stoker.core.errors import DiskFull
 from stoker.keys.refs import Purpose
+from stoker.store import local_sink
 from stoker.store.errors import ObjectExists, ObjectMissing, OutOfRange
+from stoker.store.local_sink import Together
 from stoker.store.objects import ObjectStore
 from stoker.store.ranges import ReadAhead
 from stoker.store.sealed import PartitionSeal
@@ -167,3 +169,112 @@ def test_a_far_object_read_in_another_order_gives_the_same_bytes() -> None:
         assert source.read(start, length) == data[start : start + length]
     with pytest.raises(OutOfRange):
         source.read(len(data) - 1, 2)
+
+
+def test_objects_written_together_are_there_when_the_block_ends(store: ObjectStore) -> None:
+    with Together() as together:
+        for name in ("a/one", "a/two", "b/three"):
+            with store.writing(name) as sink:
+                together.take(sink)
+                sink.write(name.encode() * 1000)
+        if not store.place.startswith("memory"):
+            assert list(store.list()) == []
+    assert sorted(store.list()) == ["a/one", "a/two", "b/three"]
+    assert store.get("b/three") == b"b/three" * 1000
+
+
+def test_of_objects_written_together_nothing_stays_after_an_error(tmp_path: Path) -> None:
+    store = ObjectStore.open(tmp_path.as_uri())
+    with pytest.raises(ZeroDivisionError), Together() as together:
+        for name in ("a/one", "a/b/two"):
+            with store.writing(name) as sink:
+                together.take(sink)
+                sink.write(bytes(100_000))
+        raise ZeroDivisionError
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_each_object_is_synced_before_it_has_a_name_and_its_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ObjectStore.open(tmp_path.as_uri())
+    done: list[tuple[str, str]] = []
+    sync, link = os.fsync, os.link
+
+    def synced(descriptor: int) -> None:
+        sync(descriptor)
+        where = Path(f"/proc/self/fd/{descriptor}").readlink()
+        done.append(("folder" if where.is_dir() else "file", where.name))
+
+    def linked(source: str, name: str, **named: int | bool) -> None:
+        link(source, name, **named)
+        done.append(("name", name))
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "link", linked)
+    with Together() as together:
+        for name in ("a/one", "a/two"):
+            with store.writing(name) as sink:
+                together.take(sink)
+                sink.write(b"bytes")
+        assert done == []
+    kinds = [kind for kind, _ in done]
+    assert kinds == ["file", "file", "name", "name", "folder", "folder"]
+    assert done[2:4] == [("name", "one"), ("name", "two")]
+    assert {name for kind, name in done if kind == "folder"} == {tmp_path.name, "a"}
+
+
+def open_files() -> int:
+    """How many descriptors this process has."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_more_objects_than_may_be_open_are_made_durable_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_sink, "_MOST_OPEN", 3)
+    store = ObjectStore.open(tmp_path.as_uri())
+    before = open_files()
+    with Together() as together:
+        for number in range(10):
+            with store.writing(f"a/{number}") as sink:
+                together.take(sink)
+                sink.write(bytes([number]))
+            assert open_files() <= before + 3
+        assert len(list(store.list())) == 9
+    assert [store.get(f"a/{number}") for number in range(10)] == [bytes([number]) for number in range(10)]
+    assert open_files() == before
+
+
+def test_a_name_taken_meanwhile_is_refused_and_the_other_object_stays(tmp_path: Path) -> None:
+    store = ObjectStore.open(tmp_path.as_uri())
+    with pytest.raises(ObjectExists, match="a/two"), Together() as together:
+        for name in ("a/one", "a/two"):
+            with store.writing(name) as sink:
+                together.take(sink)
+                sink.write(b"mine")
+        store.create("a/two", b"another's")
+    assert store.get("a/two") == b"another's"
+
+
+def test_a_writer_killed_before_the_end_of_the_block_leaves_no_object(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        store = ObjectStore.open(tmp_path.as_uri())
+        with Together() as together:
+            with store.writing("a/one") as sink:
+                together.take(sink)
+                sink.write(bytes(3_000_000))
+            os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_disk_that_fills_while_objects_are_written_together_keeps_none(small_disk: Path) -> None:
+    store = ObjectStore.open(small_disk.as_uri())
+    with pytest.raises(DiskFull, match="two"), Together() as together:
+        for name in ("one", "two"):
+            with store.writing(name) as sink:
+                together.take(sink)
+                sink.write(bytes(700_000))
+    assert list(small_disk.rglob("*")) == []

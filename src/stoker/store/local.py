@@ -15,22 +15,16 @@ import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from stoker.core.atomic import naming_full_disk, sync_folder
 from stoker.store.errors import ObjectExists, ObjectMissing, StoreUnreachable, UnsafeStore
+from stoker.store.local_sink import FOLDER_ATTEMPTS, NO_ANONYMOUS_FILES, LocalSink
 from stoker.store.ranges import BytesLike, FileSource, check_range, read_exactly, regular_size
-from stoker.store.streams import begin_writing_back
 
 _LEFTOVER = re.compile(r".+#\d+")
 """What a named temporary file looks like, here and in LocalStore; such names are no objects."""
 
-_FOLDER_ATTEMPTS = 5
-_BEGIN_BYTES = 8 << 20
-"""So much is written before the disk is asked to begin with it."""
-
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
-_NO_ANONYMOUS_FILES = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
 
 
 class LocalFolder:
@@ -59,20 +53,20 @@ class LocalFolder:
     def create(self, key: str, data: BytesLike) -> None:
         """Write, sync, then link under the final name; the kernel refuses a name that is taken."""
         path = self._root / key
-        with self._naming(key), naming_full_disk(path):
+        with self.naming(key), naming_full_disk(path):
             if path.exists():
                 raise FileExistsError(errno.EEXIST, "exists", str(path))
-            for attempt in range(_FOLDER_ATTEMPTS):
+            for attempt in range(FOLDER_ATTEMPTS):
                 try:
                     self._create_in_folder(path, data)
                     return
                 except FileNotFoundError:
                     # A delete beside us has just taken the empty folder away.
-                    if attempt + 1 == _FOLDER_ATTEMPTS:
+                    if attempt + 1 == FOLDER_ATTEMPTS:
                         raise
 
     def _create_in_folder(self, path: Path, data: BytesLike) -> None:
-        made = self._make_folders(path.parent)
+        made = self.make_folders(path.parent)
         try:
             self._write_new(path, data)
         except BaseException:
@@ -86,14 +80,15 @@ class LocalFolder:
 
     def writing(self, key: str) -> LocalSink:
         """An object that is written bit by bit; the disk begins with the first block."""
-        return LocalSink(self, key)
+        return LocalSink(self, key, self._root / key)
 
     def reading(self, key: str) -> FileSource:
         """An object that stays open, for one who reads all of it."""
-        with self._naming(key):
+        with self.naming(key):
             return FileSource(self._root / key)
 
-    def _make_folders(self, folder: Path) -> list[Path]:
+    def make_folders(self, folder: Path) -> list[Path]:
+        """Make the folder; says which were made, the outermost first."""
         missing = []
         while not folder.is_dir():
             missing.append(folder)
@@ -109,13 +104,13 @@ class LocalFolder:
             try:
                 descriptor = os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=folder)
             except OSError as error:
-                if error.errno not in _NO_ANONYMOUS_FILES:
+                if error.errno not in NO_ANONYMOUS_FILES:
                     raise
                 self._write_named(path, data, folder)
                 return
             try:
                 _write_and_sync(descriptor, data)
-                self._link(f"/proc/self/fd/{descriptor}", path.name, folder)
+                self.link(f"/proc/self/fd/{descriptor}", path.name, folder)
             finally:
                 os.close(descriptor)
         finally:
@@ -130,11 +125,11 @@ class LocalFolder:
                 _write_and_sync(descriptor, data)
             finally:
                 os.close(descriptor)
-            self._link(temporary, path.name, folder)
+            self.link(temporary, path.name, folder)
         finally:
             os.unlink(temporary, dir_fd=folder)
 
-    def _link(self, existing: str, name: str, folder: int) -> None:
+    def link(self, existing: str, name: str, folder: int) -> None:
         """linkat(2), which follows the link in /proc to an unnamed file and refuses a name that is taken."""
         try:
             os.link(existing, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=True)
@@ -147,7 +142,7 @@ class LocalFolder:
             ) from error
 
     def size(self, key: str) -> int:
-        with self._naming(key):
+        with self.naming(key):
             path = self._root / key
             if path.is_dir():
                 raise FileNotFoundError(errno.ENOENT, "is a folder", str(path))
@@ -160,7 +155,7 @@ class LocalFolder:
         return self.read_many(key, [(start, length)])[0]
 
     def read_many(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
-        with self._naming(key):
+        with self.naming(key):
             # A FIFO in an object's place must not make us wait for a writer.
             descriptor = os.open(self._root / key, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
@@ -185,7 +180,7 @@ class LocalFolder:
 
     def delete(self, key: str) -> None:
         path = self._root / key
-        with self._naming(key), contextlib.suppress(FileNotFoundError):
+        with self.naming(key), contextlib.suppress(FileNotFoundError):
             path.unlink()
             self._remove_empty(path.parent)
 
@@ -193,7 +188,7 @@ class LocalFolder:
         """Remove everything under the folder, what a killed writer left included."""
         count = sum(1 for _ in self.list(prefix))
         top = self._root / prefix
-        with self._naming(prefix):
+        with self.naming(prefix):
             if top.is_dir():
                 shutil.rmtree(top)
                 self._remove_empty(top.parent)
@@ -208,7 +203,8 @@ class LocalFolder:
             folder = folder.parent
 
     @contextlib.contextmanager
-    def _naming(self, key: str) -> Iterator[None]:
+    def naming(self, key: str) -> Iterator[None]:
+        """Tell the system's errors as the store's, naming the object."""
         try:
             yield
         except FileExistsError as error:
@@ -222,102 +218,6 @@ class LocalFolder:
                 f"{key} in {self.place}: {error.strerror}.",
                 hint="Check the folder's owner and modes, and the health of its disk.",
             ) from error
-
-
-class LocalSink:
-    """An object of a LocalFolder while it is written: no name, no bytes for others, until it is whole."""
-
-    def __init__(self, folder: LocalFolder, key: str) -> None:
-        self._folder = folder
-        self._key = key
-        self._path = folder._root / key
-        self._made: list[Path] = []
-        self._descriptor = -1
-        self._temporary: Path | None = None
-        self._done = 0
-        self._begun = 0
-
-    def __enter__(self) -> LocalSink:
-        with self._naming():
-            if self._path.exists():
-                raise FileExistsError(errno.EEXIST, "exists", str(self._path))
-            for attempt in range(_FOLDER_ATTEMPTS):
-                self._made += self._folder._make_folders(self._path.parent)
-                try:
-                    self._open()
-                    break
-                except FileNotFoundError:
-                    # A delete beside us has just taken the empty folder away.
-                    if attempt + 1 == _FOLDER_ATTEMPTS:
-                        raise
-        return self
-
-    def _open(self) -> None:
-        try:
-            flags = os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC
-            self._descriptor = os.open(self._path.parent, flags, 0o600)
-        except OSError as error:
-            if error.errno not in _NO_ANONYMOUS_FILES or not self._path.parent.is_dir():
-                raise
-            self._temporary = self._path.with_name(f"{self._path.name}#{secrets.randbelow(10**12)}")
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            self._descriptor = os.open(self._temporary, flags, 0o600)
-
-    def write(self, data: BytesLike) -> int:
-        """Append all of it, and let the disk begin. Raises DiskFull."""
-        view, begin = memoryview(data).cast("B"), self._done
-        with self._naming():
-            while self._done - begin < len(view):
-                self._done += os.write(self._descriptor, view[self._done - begin :])
-        if self._done - self._begun >= _BEGIN_BYTES:
-            begin_writing_back(self._descriptor, self._begun, self._done - self._begun)
-            self._begun = self._done
-        return len(view)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        whole = False
-        try:
-            if error is None:
-                with self._naming():
-                    os.fsync(self._descriptor)
-                    self._name()
-                whole = True
-        finally:
-            os.close(self._descriptor)
-            if self._temporary is not None:
-                self._temporary.unlink(missing_ok=True)
-            if not whole:
-                for folder in reversed(self._made):
-                    with contextlib.suppress(OSError):
-                        folder.rmdir()
-
-    def _name(self) -> None:
-        existing = str(self._temporary or f"/proc/self/fd/{self._descriptor}")
-        for attempt in range(_FOLDER_ATTEMPTS):
-            try:
-                self._link(existing)
-                break
-            except FileNotFoundError:
-                if attempt + 1 == _FOLDER_ATTEMPTS:
-                    raise
-                self._made += self._folder._make_folders(self._path.parent)
-        sync_folder(self._path.parent)
-        for made in self._made:
-            sync_folder(made.parent)
-
-    def _link(self, existing: str) -> None:
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            self._folder._link(existing, self._path.name, folder)
-        finally:
-            os.close(folder)
-
-    @contextlib.contextmanager
-    def _naming(self) -> Iterator[None]:
-        with self._folder._naming(self._key), naming_full_disk(self._path):
-            yield
 
 
 def _write_and_sync(descriptor: int, data: BytesLike) -> None:

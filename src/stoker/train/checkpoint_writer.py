@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from stoker.core.canonical import JsonValue
+from stoker.store.local_sink import Together
 from stoker.train.checkpoint_errors import CheckpointUnfit, NonFiniteState
 from stoker.train.checkpoint_metadata import chunk_name, encode_metadata
 from stoker.train.commit_record import Part
@@ -101,14 +102,16 @@ class CheckpointWriter(StorageWriter):
         return told
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """Seal this rank's pieces into its parts; a rank without pieces writes none."""
+        """Seal this rank's pieces into its parts, all durable on return; without pieces there are none.
+
+        Raises NonFiniteState, and what the store raises; then other parts of this rank may be there.
+        """
         share = plan.storage_data
         assert isinstance(share, _Share)
         pieces = {item.index: _tensor(planner, item) for item in plan.items}
-        check_finite(pieces)
-        with ThreadPoolExecutor(_WRITERS, thread_name_prefix="write-part") as writers:
+        with Together() as together, ThreadPoolExecutor(_WRITERS, thread_name_prefix="write-part") as writers:
             parts = [
-                writers.submit(self._write, share.destination, number, items, pieces)
+                writers.submit(self._write, share.destination, number, items, pieces, together)
                 for number, items in enumerate(divided(plan.items), share.first)
             ]
             try:
@@ -127,10 +130,14 @@ class CheckpointWriter(StorageWriter):
         number: int,
         items: Sequence[WriteItem],
         pieces: Mapping[MetadataIndex, Tensor],
+        together: Together,
     ) -> list[WriteResult]:
+        check_finite({item.index: pieces[item.index] for item in items})
         tensors = {chunk_name(item.index): pieces[item.index] for item in items}
         assert len(tensors) == len(items)
-        part = self._objects.write_part(destination.prefix, destination.version, number, tensor_file(tensors))
+        part = self._objects.write_part(
+            destination.prefix, destination.version, number, tensor_file(tensors), together
+        )
         return [WriteResult(item.index, _bytes(item), (number, part)) for item in items]
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:

@@ -11,6 +11,7 @@ from stoker.keys.partition import KeySource
 from stoker.keys.refs import KekRef, Purpose
 from stoker.store.errors import ObjectMissing
 from stoker.store.header import StreamKind, StreamLabel
+from stoker.store.local_sink import Together
 from stoker.store.objects import ObjectStore
 from stoker.store.ranges import BytesLike, BytesSource, RangeSource
 from stoker.store.reader import StreamReader
@@ -65,13 +66,22 @@ class RunObjects:
         """The object that holds record `sequence` of the commit log."""
         return f"runs/{self.run}/log/{sequence:08d}.stk"
 
-    def write_part(self, prefix: str, version: str, number: int, pieces: Iterable[BytesLike]) -> Part:
-        """Seal `pieces` as part `number`; durable on return.
+    def write_part(
+        self,
+        prefix: str,
+        version: str,
+        number: int,
+        pieces: Iterable[BytesLike],
+        together: Together | None = None,
+    ) -> Part:
+        """Seal `pieces` as part `number`; durable on return, or at the end of `together`.
 
         Raises DiskFull and what the store raises; then nothing of it is left behind.
         """
         key = f"{prefix}/part-{number:05d}.stk"
         with self._store.writing(key) as sink:
+            if together is not None:
+                together.take(sink)
             writer = self._seal.writer(self._part_label(version, number), sink, digest=False)
             for piece in pieces:
                 writer.write(piece)
