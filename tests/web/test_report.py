@@ -15,6 +15,7 @@ from stoker.fleet.goodput import Goodput, TimeKind
 from stoker.fleet.lineage import Lineage
 from stoker.fleet.measured import MeasuredFigure
 from stoker.fleet.recoveries import Recovery
+from stoker.fleet.stragglers import NONE_TOLD
 from stoker.fleet.summary import EvaluationFigure, RunReport, StepPoint
 from stoker.ledger.records import RunOutcome
 from stoker.web.report import render_report
@@ -72,6 +73,7 @@ def report() -> RunReport:
         "lineage": lineage,
         "cut_lines": 0,
         "feed": FeedWaits(3, 0.5, 0.25, 1, 0.5, 3, 1, 0.125),
+        "stragglers": NONE_TOLD,
     }
     defaults = {
         field.name: None if field.name == "error" else False

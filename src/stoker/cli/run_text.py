@@ -82,7 +82,8 @@ def report_text(report: RunReport) -> str:
     if report.cut_lines:
         rows.append(("note", f"{report.cut_lines} event lines were cut by a crash and are not counted"))
     parts = [pairs(rows), _losses_text(report), recoveries_text(report.recoveries), time_text(report.goodput)]
-    parts += [feed_text(report.feed), evaluations_text(report.evaluations), measured_text(report.measured)]
+    parts += [feed_text(report.feed), f"[ranks]  {report.stragglers.sentence()}"]
+    parts += [evaluations_text(report.evaluations), measured_text(report.measured)]
     parts += [*(each.sentence() for each in report.exposures), sample_text(report.sample)]
     return "\n".join(part for part in parts if part)
 

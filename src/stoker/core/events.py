@@ -39,6 +39,7 @@ class EventKind(enum.StrEnum):
     RANK_READY = "rank_ready"
     HEARTBEAT = "heartbeat"
     STEP = "step"
+    RANK_PARTS = "rank_parts"
     BATCH_SKIPPED = "batch_skipped"
     ROLLED_BACK = "rolled_back"
     CHECKPOINT_STARTED = "checkpoint_started"
@@ -96,6 +97,14 @@ REQUIRED_FIELDS: Final[Mapping[EventKind, Mapping[str, type | tuple[type, ...]]]
     },
     EventKind.BATCH_SKIPPED: {
         "step": int,
+    EventKind.RANK_PARTS: {
+        "first_step": int,
+        "step": int,
+        "data_s": (int, float),
+        "compute_s": (int, float),
+        "optimizer_s": (int, float),
+        "waited_s": (int, float),
+    },
         "reason": str,
         "loss": (int, float),
         "grad_norm": (int, float),

@@ -19,6 +19,7 @@ RANK_KINDS: Final = frozenset(
         EventKind.RANK_READY,
         EventKind.HEARTBEAT,
         EventKind.STEP,
+        EventKind.RANK_PARTS,
         EventKind.BATCH_SKIPPED,
         EventKind.ROLLED_BACK,
         EventKind.CHECKPOINT_STARTED,

@@ -26,6 +26,7 @@ from stoker.fleet.measured import EarlyStop, MeasuredFigure, early_stop_of, meas
 from stoker.fleet.recoveries import Placed, Recovery, find_recoveries
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.slurm.job_folder import JobFolder
+from stoker.fleet.stragglers import NONE_TOLD, Stragglers, find_stragglers
 from stoker.fleet.timeline import Timeline
 from stoker.fleet.verdict import RunError, Verdict
 from stoker.ledger.ledger import Ledger
@@ -118,6 +119,7 @@ class RunReport:
     lineage: Lineage
     cut_lines: int
     feed: FeedWaits
+    stragglers: Stragglers = NONE_TOLD
     jobs: tuple[JobEvent, ...] = ()
     """What happened to the jobs in which it ran, oldest first; none for a run without a launcher."""
 
@@ -207,6 +209,7 @@ def report(record: RunRecord, lineage: Lineage, told: EventFile, *, abandoned: b
         lineage=lineage,
         cut_lines=told.cut_lines,
         feed=feed_waits(told.events),
+        stragglers=find_stragglers(told.events),
     )
 
 

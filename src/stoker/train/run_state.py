@@ -26,6 +26,7 @@ from stoker.train.task import Task
 from stoker.train.telemetry import Telemetry, step_fields
 from stoker.train.watch.guard import Decision, Guard
 from stoker.train.watch.meter import Meter, SectionTimes
+from stoker.train.watch.parts import OwnParts, both, counting_waits
 from stoker.train.watch.patience import Patience
 from stoker.train.watch.together import digest_over_ranks
 
@@ -55,18 +56,24 @@ class RunState:
         self._shape = task.shape
         self._guard = Guard(job.spec.watch)
         self._patience = Patience(job.spec.watch)
+        self._counting = counting_waits(clock)
+        self._parts: OwnParts
+        self._last_step = 0
         self._saver = open_saver(
             job.spec.train, objects, place.rank, log, job.attempt, self._tell_saved, clock, job.resume
         )
 
     def __enter__(self) -> RunState:
         self._saver.__enter__()
+        waits = self._counting.__enter__()
+        self._parts = OwnParts(self._telemetry, waits, self._place.device, self._clock)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Bring a checkpoint that is under way to its end."""
+        self._counting.__exit__(kind, error, trace)
         self._saver.__exit__(kind, error, trace)
 
     def resume(self) -> int:
@@ -87,10 +94,11 @@ class RunState:
         spec = self._job.spec.train
         begun_s = self._clock.monotonic_s()
         self._telemetry.enter(Section.DATA, step)
+        self._parts.begin(step)
         seed_step(spec.seed, step, self._data_rank)
         self._arrivals.settle()
         batch = self._arrivals.bring(self._task.batch(next(self._feed), step))
-        times = SectionTimes(self._telemetry.enter, self._clock)
+        times = SectionTimes(both(self._telemetry.enter, self._parts.enter), self._clock)
         figures = train_step(
             self._model,
             self._optimizer,
@@ -103,6 +111,8 @@ class RunState:
             before_update=self._saver.settle,
             spread=self._task.built.spread,
         )
+        self._parts.end(step)
+        self._last_step = step
         if figures.decision is not Decision.APPLY:
             return self._leave_out(step, batch, figures)
         by_part = self._task.loss_by_part()
@@ -178,6 +188,7 @@ class RunState:
 
     def finish(self) -> None:
         """Until the last checkpoint is committed."""
+        self._parts.tell(self._last_step)
         self._telemetry.enter(Section.CHECKPOINT)
         self._saver.wait()
 
