@@ -156,5 +156,6 @@ def report_text(report: NodeReport) -> str:
     counts = ", ".join(f"{len(report.of(state))} {state.value}" for state in CheckState)
     asked = f"; asks for: {report.severity.value}" if report.severity else ""
     became = f"; recorded as {report.recorded_as}" if report.recorded_as else ""
-    head = f"{report.node}: {counts}, in {human_seconds(report.took_s)}{asked}{became}"
+    slurm = f"\nslurm {report.for_slurm}" if report.for_slurm else ""
+    head = f"{report.node}: {counts}, in {human_seconds(report.took_s)}{asked}{became}{slurm}"
     return f"{table(('check', 'state', 'severity', 'took', 'evidence'), rows)}\n{head}"

@@ -43,6 +43,7 @@ class EventKind(enum.StrEnum):
     BATCH_SKIPPED = "batch_skipped"
     ROLLED_BACK = "rolled_back"
     CHECKPOINT_STARTED = "checkpoint_started"
+    CHECKPOINT_INTERVAL = "checkpoint_interval"
     CHECKPOINT_COMMITTED = "checkpoint_committed"
     EVALUATION = "evaluation"
     FIGURE = "figure"
@@ -115,6 +116,7 @@ REQUIRED_FIELDS: Final[Mapping[EventKind, Mapping[str, type | tuple[type, ...]]]
     EventKind.CHECKPOINT_COMMITTED: {
         "step": int,
         "sequence": int,
+    EventKind.CHECKPOINT_INTERVAL: {"step": int, "every_steps": int},
         "digest": str,
         "stall_s": (int, float),
         "bytes": int,

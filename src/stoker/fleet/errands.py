@@ -15,9 +15,10 @@ from typing import Final
 from stoker.core.atomic import write_atomic
 from stoker.core.canonical import JsonValue
 from stoker.core.clock import Clock, iso_utc
-from stoker.core.events import Event
+from stoker.core.events import Event, read_events
 from stoker.core.result import plain
 from stoker.fleet.errors import DatasetGone
+from stoker.fleet.failure_history import after_run
 from stoker.fleet.links import Link, require_protection
 from stoker.fleet.run_folder import RunFolder
 from stoker.intake.permission import require_permission
@@ -29,6 +30,7 @@ from stoker.keys.refs import KekRef
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import CheckpointRecord, DatasetRecord, DatasetState, ReviewRecord
 from stoker.spec.job import CommitRef, Job
+from stoker.spec.reliability import FailureRate
 from stoker.train.checkpoint_levels import SecondLevel
 
 WORKER: Final = (sys.executable, "-P", "-m", "stoker.train.worker")
@@ -88,6 +90,8 @@ class HouseErrands:
     rank_command: Sequence[str] = WORKER
     links: Sequence[Link] = ()
     second: SecondLevel | None = None
+    failures: FailureRate | None = None
+    """What is believed of a node's failures, where the run chooses its checkpoints by it."""
 
     def resume_step(self) -> int:
         point = self._resume_point()
@@ -105,6 +109,7 @@ class HouseErrands:
             rendezvous=str(self.folder.rendezvous(attempt)),
             resume=point,
         )
+            mttf_s=self._mttf_s(),
         path = self.folder.job(attempt)
         write_atomic(path, json.dumps(plain(job), indent=1).encode())
         return self.commands(attempt)
@@ -163,6 +168,13 @@ class HouseErrands:
             self.second.committed(CommitRef(record.sequence, record.step, record.digest))
 
     def _resume_point(self) -> CommitRef | None:
+    def _mttf_s(self) -> float:
+        """How long the run is believed to go on until it fails, after what it has been through itself."""
+        if self.failures is None:
+            return 0.0
+        path = self.folder.events
+        return after_run(self.failures, read_events(path).events if path.exists() else ()).mttf_s(1)
+
         records = self.ledger.catalogue.checkpoints(self.job.run)
         if not records:
             return None

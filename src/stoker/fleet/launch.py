@@ -27,6 +27,7 @@ from stoker.fleet.crash_loop import failures_in_row
 from stoker.fleet.device import device_environment, device_for
 from stoker.fleet.errands import WORKER, HouseErrands, require_leave, require_live
 from stoker.fleet.errors import CrashLoop, DatasetGone, NotResumable
+from stoker.fleet.failure_history import believed_rate
 from stoker.fleet.faults import Fault
 from stoker.fleet.first_weights import digest_on_record, with_first_weights
 from stoker.fleet.links import links_of
@@ -47,7 +48,8 @@ from stoker.keys.rotation import sealing_kek
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import DatasetRecord, DatasetState, RunOutcome, RunRecord
 from stoker.spec.job import Job, JobPart
-from stoker.spec.run import LaunchSpec, RunSpec
+from stoker.spec.reliability import RSC_1_PER_1000_NODE_DAYS, FailureRate
+from stoker.spec.run import CheckpointEvery, LaunchSpec, RunSpec
 from stoker.train.hardware import ChosenDevice
 
 EARLIER_ATTEMPT_S: Final = 15.0
@@ -70,6 +72,7 @@ def start_run(
     faults: Sequence[Fault] = (),
     origins: Mapping[str, str] | None = None,
     rank_command: Sequence[str] = WORKER,
+    failures_per_1000_node_days: float = RSC_1_PER_1000_NODE_DAYS,
 ) -> RunSummary:
     """Train `spec` to its end; returns when no process of the run exists any more.
 
@@ -78,7 +81,7 @@ def start_run(
     WeightsUnfit for first weights from elsewhere, DeviceMissing, PrecisionUnsupported, LedgerRefused, Busy,
     DiskFull; nothing of the run is left behind when it could not begin.
     """
-    house = House(home, ledger, backend, store_url, actor, progress, clock)
+    house = House(home, ledger, backend, store_url, actor, progress, clock, failures_per_1000_node_days)
     held = confinement_of(spec.launch, store_url, home.cache_dir)
     datasets = tuple(live_dataset(ledger, name, clock) for name in spec.datasets)
     links = links_of(store_url, spec.launch.links, os.environ)
@@ -104,14 +107,15 @@ def resume_run(
     clock: Clock,
     faults: Sequence[Fault] = (),
     rank_command: Sequence[str] = WORKER,
+    failures_per_1000_node_days: float = RSC_1_PER_1000_NODE_DAYS,
     forgive: bool = False,
 ) -> RunSummary:
     """Go on with a run that was cancelled, failed, or lost its supervisor, from its last recorded checkpoint.
 
-    Its restart budget is whole again; failures in a row go on counting, unless they are to be forgiven. Raises
-    UnknownRun, NotResumable, CrashLoop, and what `start_run` raises.
+    Its restart budget is whole again; failures in a row go on counting, unless they are to be forgiven.
+    Raises UnknownRun, NotResumable, CrashLoop, and what `start_run` raises.
     """
-    house = House(home, ledger, backend, store_url, actor, progress, clock)
+    house = House(home, ledger, backend, store_url, actor, progress, clock, failures_per_1000_node_days)
     record = ledger.catalogue.run(run_id)
     if record.outcome is RunOutcome.FINISHED:
         raise NotResumable(f"Run {run_id} is finished.", hint="Start a new run with `stoker train`.")
@@ -140,7 +144,7 @@ class _Resumed:
 
 
 def _failures_in_row(home: Home, run: RunId, launch: LaunchSpec, clock: Clock) -> int:
-    """How often the run has failed lately without getting further. Raises CrashLoop when that is too often."""
+    """How often the run has failed lately without getting further. Raises CrashLoop when too often."""
     path = RunFolder.of(home.runs_dir, run).events
     events = read_events(path).events if path.exists() else ()
     found = failures_in_row(events, clock.now_s(), launch.failures_within_s)
@@ -288,6 +292,7 @@ def _supervise(
         house.clock,
         rank_command,
         links,
+        failures=_believed(house, spec),
     )
     charge = Charge(
         run=run,
@@ -325,6 +330,14 @@ def _supervise(
             supervisor = Supervisor(replace(charge, hand=hand), errands, house.progress, house.clock)
             verdicts.append(supervisor.run())
     return summarise(read_run(home, house.ledger, run), verdicts[-1], folder)
+
+
+def _believed(house: House, spec: RunSpec) -> FailureRate | None:
+    """What is believed of a node's failures; None for a run that saves after a fixed number of steps."""
+    if spec.train.checkpoint_every is not CheckpointEvery.AUTO:
+        return None
+    prior = FailureRate.prior(house.failures_per_1000_node_days)
+    return believed_rate(prior, house.home.runs_dir, house.ledger.catalogue.runs(), house.clock.now_s())
 
 
 def _review_digest(house: House, dataset: DatasetRecord) -> str:

@@ -55,6 +55,16 @@ class Optimizer(enum.StrEnum):
     """AdamW for everything."""
 
 
+class CheckpointEvery(enum.StrEnum):
+    """What says after which steps a checkpoint is saved."""
+
+    STEPS = "steps"
+    """`checkpoint_every_steps`."""
+
+    AUTO = "auto"
+    """What a checkpoint was measured to cost, and how often runs here fail."""
+
+
 class Schedule(enum.StrEnum):
     """What the learning rate does after its warm-up, down to its final ratio at the last step."""
 
@@ -67,6 +77,9 @@ class Schedule(enum.StrEnum):
 @dataclass(frozen=True, slots=True)
 class TrainSpec:
     """The step, its optimizer and its schedule. `decay_share` is of the schedule `stable`.
+
+    With `checkpoint_every` "auto" the first checkpoint comes after `checkpoint_every_steps`, and further ones
+    as often as costs least.
 
     The last `keep_checkpoints` stay, and those of every `keep_every_steps`-th step (0: of none). With
     `checkpoint_async` training goes on as soon as a checkpoint's copy is taken. `checkpoint_copy` is the URL
@@ -93,6 +106,7 @@ class TrainSpec:
     kernels: Kernels = Kernels.PLAIN
     deterministic: bool = True
     checkpoint_every_steps: int = 120
+    checkpoint_every: CheckpointEvery = CheckpointEvery.STEPS
     keep_checkpoints: int = 2
     keep_every_steps: int = 0
     checkpoint_async: bool = False
@@ -110,6 +124,11 @@ class TrainSpec:
         if self.warmup_steps < 0:
             yield f"warmup_steps is {self.warmup_steps}; it must be 0 or more."
         every = max(1, self.checkpoint_every_steps)
+        if self.checkpoint_every is CheckpointEvery.AUTO and (self.keep_every_steps or self.copy_every_steps):
+            yield (
+                "checkpoint_every is 'auto', so checkpoints fall on no fixed steps; keep_every_steps and "
+                "copy_every_steps must be 0."
+            )
         for name in ("keep_every_steps", "copy_every_steps"):
             if getattr(self, name) < 0 or getattr(self, name) % every:
                 yield (

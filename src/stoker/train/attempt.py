@@ -61,6 +61,7 @@ def run_attempt(
         RunState(job, place, task, feed, objects=objects, log=log, telemetry=telemetry, clock=clock) as state,
     ):
         step = state.resume() if job.resume is not None else 0
+        state.cadence.begin(step)
         meter = task.meter
         facts = {"resume_step": step, "parameters": task.parameters, **meter.facts()}
         telemetry.emit(EventKind.RANK_READY, device=str(place.device), **facts)
@@ -68,7 +69,7 @@ def run_attempt(
         while step < job.spec.train.steps and not enough:
             step = state.step(step + 1, meter)
             enough = state.evaluate(step)
-            due = step % job.spec.train.checkpoint_every_steps == 0 or step == job.spec.train.steps
+            due = state.cadence.due(step) or step == job.spec.train.steps
             if asked(place.device) or due or enough:
                 state.save(step)
         state.finish()

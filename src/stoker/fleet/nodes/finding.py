@@ -87,6 +87,10 @@ class NodeReport:
     results: tuple[CheckResult, ...]
     recorded_as: str = ""
     """Where the node stands in the ledger after this report; empty when it was not recorded."""
+    for_slurm: str = ""
+    """What was done with the node in Slurm; empty when Slurm did not ask."""
+    refuses: bool = False
+    """Whether a prolog refuses the job."""
 
     def of(self, state: CheckState) -> tuple[CheckResult, ...]:
         """The results in this state, in order."""
