@@ -155,6 +155,7 @@ def train(
         actor=house.actor,
         progress=house.progress,
         clock=house.clock,
+        failures_per_1000_node_days=house.settings.fleet.failures_per_1000_node_days,
         origins=loaded.origins,
     )
 
@@ -252,6 +253,7 @@ def resume(house: House, run_id: str, on: str, forgive: bool) -> RunSummary | Ru
         actor=house.actor,
         progress=house.progress,
         clock=house.clock,
+        failures_per_1000_node_days=house.settings.fleet.failures_per_1000_node_days,
         forgive=forgive,
     )
 

@@ -80,6 +80,13 @@ class PreparingSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class FleetSettings:
+    """What the site expects of its nodes, before its own runs say otherwise."""
+
+    failures_per_1000_node_days: float = 6.5
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The merged `stoker.toml`."""
 
@@ -89,6 +96,7 @@ class Settings:
     cache: CacheSettings = field(default_factory=CacheSettings)
     access: AccessSettings = field(default_factory=AccessSettings)
     preparing: PreparingSettings = field(default_factory=PreparingSettings)
+    fleet: FleetSettings = field(default_factory=FleetSettings)
     nodes: NodeSettings = field(default_factory=NodeSettings)
     slurm: SlurmSettings = field(default_factory=SlurmSettings)
 
@@ -99,6 +107,8 @@ class Settings:
                 yield f"{name}.url holds a password, and this is no place for secrets"
         if any(_URL_PASSWORD.search(url) for url in self.store.replicas):
             yield "store.replicas holds a password, and this is no place for secrets"
+        if not 0.0 < self.fleet.failures_per_1000_node_days < 1e6:
+            yield "fleet.failures_per_1000_node_days must be above 0 and below 1,000,000"
 
     def ledger_url(self, home: Home) -> str:
         return self.ledger.url or f"sqlite:///{home.ledger_path}"

@@ -160,7 +160,7 @@ def mttf_by_size(runs: Sequence[RunTime]) -> tuple[MttfRow, ...]:
     rows = []
     for place, members in sorted(classes.items()):
         alive_s = math.fsum(run.goodput.alive_s for run in members)
-        failures = sum(_counted(run) for run in members)
+        failures = sum(counted_failures(run) for run in members)
         rate = rate_interval(failures, alive_s)
         rows.append(
             MttfRow(
@@ -193,11 +193,11 @@ def expectation(run: RunTime, fleet: Sequence[RunTime]) -> Expectation | None:
     """What the formulas expect of `run`; None where it saved no two checkpoints, or nothing ever failed."""
     if run.interval_s is None or run.write_s is None:
         return None
-    failures = _counted(run) + run.injected
+    failures = counted_failures(run) + run.injected
     assumed = failures == 0
     if assumed:
         node_s = math.fsum(each.goodput.alive_s * each.nodes for each in fleet)
-        seen = sum(_counted(each) for each in fleet)
+        seen = sum(counted_failures(each) for each in fleet)
         mttf_s = node_s / seen / run.nodes if seen else 0.0
     else:
         mttf_s = run.goodput.alive_s / failures
@@ -217,7 +217,8 @@ def expectation(run: RunTime, fleet: Sequence[RunTime]) -> Expectation | None:
     )
 
 
-def _counted(run: RunTime) -> int:
+def counted_failures(run: RunTime) -> int:
+    """How many of a run's failures say something of its nodes."""
     return sum(kind in COUNTED for kind, _ in run.failures)
 
 

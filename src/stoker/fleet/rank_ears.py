@@ -23,6 +23,7 @@ RANK_KINDS: Final = frozenset(
         EventKind.BATCH_SKIPPED,
         EventKind.ROLLED_BACK,
         EventKind.CHECKPOINT_STARTED,
+        EventKind.CHECKPOINT_INTERVAL,
         EventKind.CHECKPOINT_COMMITTED,
         EventKind.EVALUATION,
         EventKind.STOPPED_EARLY,

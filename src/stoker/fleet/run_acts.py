@@ -30,6 +30,7 @@ from stoker.keys.backend import KeyBackend
 from stoker.keys.refs import Purpose
 from stoker.ledger.ledger import Ledger
 from stoker.ledger.records import DatasetRecord, RunOutcome, RunRecord
+from stoker.spec.reliability import RSC_1_PER_1000_NODE_DAYS
 from stoker.spec.run import RunSpec
 
 RUN_FILE_FORMAT: Final = 1
@@ -52,6 +53,7 @@ class House:
     actor: str
     progress: Progress
     clock: Clock
+    failures_per_1000_node_days: float = RSC_1_PER_1000_NODE_DAYS
 
 
 def begin_run(

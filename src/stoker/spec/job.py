@@ -38,6 +38,7 @@ class Job:
     them the one that `dataset` and the fields behind it name; empty when the run reads no other.
     `init_digest` is of the folder `spec.train.init_from`, as the log recorded it when the run began. `device`
     is where every rank computes, CPU or CUDA: what `spec.launch.device` came to on this machine.
+    `mttf_s`: how long such a run is believed to go on until it fails; 0 when nobody asked.
     """
 
     run: RunId
@@ -61,3 +62,4 @@ class Job:
     parts: tuple[JobPart, ...] = ()
     init_digest: str = ""
     device: Device = Device.CPU
+    mttf_s: float = 0.0

@@ -24,6 +24,7 @@ from stoker.train.schedule import learning_rate_at
 from stoker.train.step import StepFigures, train_step
 from stoker.train.task import Task
 from stoker.train.telemetry import Telemetry, step_fields
+from stoker.train.watch.cadence import Cadence
 from stoker.train.watch.guard import Decision, Guard
 from stoker.train.watch.meter import Meter, SectionTimes
 from stoker.train.watch.parts import OwnParts, both, counting_waits
@@ -56,6 +57,7 @@ class RunState:
         self._shape = task.shape
         self._guard = Guard(job.spec.watch)
         self._patience = Patience(job.spec.watch)
+        self.cadence = Cadence(job.spec.train, job.mttf_s)
         self._counting = counting_waits(clock)
         self._parts: OwnParts
         self._last_step = 0
@@ -83,6 +85,7 @@ class RunState:
         self._feed.load_state_dict(_feed_state(record, self._objects.record_key(record.sequence)))
         self._guard.load_state_dict(record.extra.get("guard"))
         self._patience.load_state_dict(record.extra.get("patience"))
+        self.cadence.load_state_dict(record.extra.get("cadence"))
         return record.step
 
     def _load(self, reference: CommitRef) -> Commit:
@@ -112,6 +115,7 @@ class RunState:
             spread=self._task.built.spread,
         )
         self._parts.end(step)
+        self.cadence.took(self._clock.monotonic_s() - begun_s)
         self._last_step = step
         if figures.decision is not Decision.APPLY:
             return self._leave_out(step, batch, figures)
@@ -181,8 +185,13 @@ class RunState:
             "feed": self._feed.state_dict(),
             "guard": self._guard.state_dict(),
             "patience": self._patience.state_dict(),
+            "cadence": self.cadence.state_dict(),
         }
+        begun_s = self._clock.monotonic_s()
         stall_s = self._saver.save(self._model, self._optimizer, step, extra)
+        changed = self.cadence.saved(step, self._clock.monotonic_s() - begun_s)
+        if changed and self._place.leads:
+            self._telemetry.emit(EventKind.CHECKPOINT_INTERVAL, step=step, **self.cadence.figures())
         if stall_s is not None and self._place.leads:
             self._telemetry.emit(EventKind.CHECKPOINT_STARTED, step=step, stall_s=round(stall_s, 6))
 
