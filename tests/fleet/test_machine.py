@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from stoker.core.errors import BadName, Busy
 from stoker.core.events import Section
 from stoker.fleet.machine import TABLE, back_off_s, can_be_mended, transition, validate
+from stoker.fleet.places import Room
 from stoker.fleet.run_state import (
     ALIVE,
     ENDED,
@@ -30,6 +31,8 @@ from stoker.fleet.run_state import (
     Instruction,
     Leave,
     Named,
+    NodeBack,
+    NodeLost,
     Phase,
     Policy,
     Ready,
@@ -134,7 +137,7 @@ def test_failures_without_progress_wait_longer_each_time_until_the_budget_is_spe
     assert delays == [0.0, 1.0, 2.0]
     last = POLICY.restarts + 1
     state, end = drive(state, [Exited(now_s, last, 0, 1, 0), Gone(now_s, last)])
-    assert end[-1] == EndRun(Phase.FAILED, Cause(CauseKind.EXIT, 0, 1), budget_spent=True)
+    assert end[-1] == EndRun(Phase.FAILED, Cause(CauseKind.EXIT, 0, 1), True, failures_in_row=last)
 
 
 def test_progress_takes_the_waiting_back_but_not_the_budget() -> None:
@@ -162,7 +165,8 @@ def test_a_known_error_is_never_retried(exit_code: int) -> None:
     state, _ = drive(begin_state(), [Begin(0.0), *trained_until(1.0)])
     state, _ = drive(state, [Exited(5.0, 1, 0, exit_code, 0)])
     state, end = drive(state, [Exited(5.0, 1, 1, 0, KILL), Gone(5.0, 1)])
-    assert end == [AttemptOver(1, "failed"), EndRun(Phase.FAILED, Cause(CauseKind.EXIT, 0, exit_code))]
+    cause = Cause(CauseKind.EXIT, 0, exit_code)
+    assert end == [AttemptOver(1, "failed"), EndRun(Phase.FAILED, cause, failures_in_row=1)]
 
 
 @pytest.mark.parametrize("exit_code", [1, Busy.exit_code, 137, 165])
@@ -174,7 +178,7 @@ def test_a_known_error_explains_what_it_did_to_the_other_ranks() -> None:
     """Rank 1 loses its peer and is reaped first; the error of rank 0 is the reason."""
     state, _ = drive(begin_state(), [Begin(0.0), *trained_until(1.0)])
     state, end = drive(state, [Exited(5.0, 1, 1, 1, 0), Exited(5.0, 1, 0, 121, 0), Gone(5.0, 1)])
-    assert end[-1] == EndRun(Phase.FAILED, Cause(CauseKind.EXIT, 0, 121))
+    assert end[-1] == EndRun(Phase.FAILED, Cause(CauseKind.EXIT, 0, 121), failures_in_row=1)
 
 
 def test_a_rank_that_says_nothing_hangs() -> None:
@@ -263,7 +267,8 @@ def test_an_attempt_that_may_not_be_started_ends_the_run() -> None:
     state, stop = drive(state, [Refused(0.0, 1)])
     assert stop == [StopAttempt(1, POLICY.refused_grace_s, quiet=True)]
     _, end = drive(state, [Gone(0.0, 1)])
-    assert end == [AttemptOver(1, "failed"), EndRun(Phase.FAILED, Cause(CauseKind.REFUSED, -1))]
+    refused = Cause(CauseKind.REFUSED, -1)
+    assert end == [AttemptOver(1, "failed"), EndRun(Phase.FAILED, refused, failures_in_row=1)]
 
 
 def test_cancel_stops_politely_then_at_once_and_never_restarts() -> None:
@@ -281,7 +286,7 @@ def test_cancel_during_the_waiting_ends_the_run_at_once() -> None:
     state, _ = drive(state, [Exited(0.0, 2, 0, 1, 0), Gone(0.0, 2)])
     assert state.phase is Phase.WAITING
     _, end = drive(state, [Cancel(0.5)])
-    assert end == [EndRun(Phase.CANCELLED, None)]
+    assert end == [EndRun(Phase.CANCELLED, None, failures_in_row=2)]
 
 
 def test_a_run_that_was_done_before_the_cancel_reached_it_is_finished() -> None:
@@ -322,9 +327,12 @@ def test_the_table_covers_each_phase_in_which_something_can_happen() -> None:
 class AnyInterleaving(RuleBasedStateMachine):
     """A world of processes around the machine; `living` holds the ranks of each attempt that exist."""
 
-    @initialize(world=st.integers(1, 3), restarts=st.integers(0, 4), earlier=st.integers(0, 3))
-    def begin(self, world: int, restarts: int, earlier: int) -> None:
-        self.policy = dataclasses.replace(POLICY, world_size=world, restarts=restarts)
+    @initialize(
+        world=st.integers(1, 3), restarts=st.integers(0, 4), earlier=st.integers(0, 3), spread=st.booleans()
+    )
+    def begin(self, world: int, restarts: int, earlier: int, spread: bool) -> None:
+        nodes = Room(tuple("abcd"), 1, tuple(range(world, 0, -1))) if spread else None
+        self.policy = dataclasses.replace(POLICY, world_size=world, restarts=restarts, nodes=nodes)
         self.state = begin_state(earlier)
         self.now_s = 1_000.0
         self.living: dict[int, set[int]] = {}
@@ -371,6 +379,14 @@ class AnyInterleaving(RuleBasedStateMachine):
     @rule(rank=st.integers(-1, 3))
     def the_stacks_name_a_rank(self, rank: int) -> None:
         self.feed(Named(self.now_s, self.attempt(), rank))
+
+    @rule(node=st.sampled_from("abcd"))
+    def a_node_is_lost(self, node: str) -> None:
+        self.feed(NodeLost(self.now_s, node))
+
+    @rule(node=st.sampled_from("abcd"))
+    def a_node_is_back(self, node: str) -> None:
+        self.feed(NodeBack(self.now_s, node))
 
     @rule(step=st.integers(0, 99))
     def a_checkpoint_stands(self, step: int) -> None:

@@ -51,12 +51,12 @@ class FakeErrands:
     def resume_step(self) -> int:
         return max((int(each.number("step")) for each in self.recorded), default=0)
 
-    def prepare(self, attempt: int) -> tuple[tuple[str, ...], ...]:
+    def prepare(self, attempt: int, world_size: int) -> tuple[tuple[str, ...], ...]:
         self.may_go_on()
         job = {
             "run": RUN,
             "attempt": attempt,
-            "world_size": self.world_size,
+            "world_size": world_size,
             "steps": self.steps,
             "resume": self.resume_step(),
             "checkpoint_every": self.checkpoint_every,
@@ -67,11 +67,11 @@ class FakeErrands:
         }
         path = self.folder.job(attempt)
         path.write_text(json.dumps(job))
-        return self.commands(attempt)
+        return self.commands(attempt, world_size)
 
-    def commands(self, attempt: int) -> tuple[tuple[str, ...], ...]:
+    def commands(self, attempt: int, world_size: int) -> tuple[tuple[str, ...], ...]:
         path = str(self.folder.job(attempt))
-        ranks = range(self.world_size)
+        ranks = range(world_size)
         return tuple((sys.executable, FAKE_RANK, "--job", path, "--rank", str(rank)) for rank in ranks)
 
     def lease(self, attempt: int) -> KeyAgent | None:

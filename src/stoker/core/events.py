@@ -55,6 +55,9 @@ class EventKind(enum.StrEnum):
     RANK_ERROR = "rank_error"
     OUTPUT_WITHHELD = "output_withheld"
     RANK_EXITED = "rank_exited"
+    NODE_LOST = "node_lost"
+    NODE_BACK = "node_back"
+    REGROUPING = "regrouping"
     RANK_HUNG = "rank_hung"
     RANK_STACK = "rank_stack"
     HANG_NAMED = "hang_named"
@@ -96,8 +99,6 @@ REQUIRED_FIELDS: Final[Mapping[EventKind, Mapping[str, type | tuple[type, ...]]]
         "step_s": (int, float),
         "data_wait_s": (int, float),
     },
-    EventKind.BATCH_SKIPPED: {
-        "step": int,
     EventKind.RANK_PARTS: {
         "first_step": int,
         "step": int,
@@ -106,6 +107,8 @@ REQUIRED_FIELDS: Final[Mapping[EventKind, Mapping[str, type | tuple[type, ...]]]
         "optimizer_s": (int, float),
         "waited_s": (int, float),
     },
+    EventKind.BATCH_SKIPPED: {
+        "step": int,
         "reason": str,
         "loss": (int, float),
         "grad_norm": (int, float),
@@ -113,10 +116,10 @@ REQUIRED_FIELDS: Final[Mapping[EventKind, Mapping[str, type | tuple[type, ...]]]
     },
     EventKind.ROLLED_BACK: {"step": int, "to_step": int, "reason": str},
     EventKind.CHECKPOINT_STARTED: {"step": int},
+    EventKind.CHECKPOINT_INTERVAL: {"step": int, "every_steps": int},
     EventKind.CHECKPOINT_COMMITTED: {
         "step": int,
         "sequence": int,
-    EventKind.CHECKPOINT_INTERVAL: {"step": int, "every_steps": int},
         "digest": str,
         "stall_s": (int, float),
         "bytes": int,
@@ -131,6 +134,9 @@ REQUIRED_FIELDS: Final[Mapping[EventKind, Mapping[str, type | tuple[type, ...]]]
     EventKind.RANK_ERROR: {"error_id": str, "message": str, "hint": str, "exit_code": int},
     EventKind.OUTPUT_WITHHELD: {"bytes": int},
     EventKind.RANK_EXITED: {"exit_code": int, "signal": int},
+    EventKind.NODE_LOST: {"name": str},
+    EventKind.NODE_BACK: {"name": str},
+    EventKind.REGROUPING: {"reason": str},
     EventKind.RANK_HUNG: {"silent_s": (int, float), "section": str},
     EventKind.RANK_STACK: {"frames": list},
     EventKind.HANG_NAMED: {"waiting": int},

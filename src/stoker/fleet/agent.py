@@ -29,6 +29,7 @@ from stoker.fleet.agent_plan import (
     MAX_PLAN_BYTES,
     AgentPlan,
     Kill,
+    Lose,
     Order,
     Save,
     Spawn,
@@ -178,6 +179,8 @@ class Agent:
                 self._probe_again()
             else:
                 self._tell_isolation()
+        elif isinstance(order, Lose):
+            self._lose(order.node)
         elif isinstance(order, Kill):
             if order.rank in self._ranks:
                 self._ranks[order.rank].kill()
@@ -198,6 +201,13 @@ class Agent:
         elif not order.quiet:
             for rank in self._ranks.values():
                 rank.ask_to_end()
+
+    def _lose(self, node: str) -> None:
+        """Told before its ranks end, so that nobody takes their ends for failures of their own."""
+        self._tell(EventKind.NODE_LOST, name=node)
+        for rank, process in self._ranks.items():
+            if self._plan.nodes[rank] == node:
+                process.kill()
 
     def _kill_all(self) -> None:
         self._stacks.give_up()
@@ -334,7 +344,7 @@ class Agent:
                 run=RunId(plan.run),
                 attempt=plan.attempt,
                 rank=rank,
-                node=plan.node,
+                node=plan.nodes[rank],
                 mono_s=min(event.mono_s, now_s),
             )
             self._record(stamped, keep=ear.worth_keeping(event, now_s))
@@ -380,7 +390,9 @@ class Agent:
     def _tell(self, kind: EventKind, *, rank: int = -1, **fields: JsonValue) -> None:
         plan = self._plan
         now_s, mono_s = self._clock.now_s(), self._clock.monotonic_s()
-        self._record(Event(now_s, mono_s, RunId(plan.run), plan.attempt, rank, plan.node, kind, fields))
+        self._record(
+            Event(now_s, mono_s, RunId(plan.run), plan.attempt, rank, plan.nodes[max(rank, 0)], kind, fields)
+        )
 
     def _record(self, event: Event, *, keep: bool = True) -> None:
         if keep and not self._ahead:

@@ -26,7 +26,8 @@ class AgentPlan:
     need no keys; `lease_fd` is -1 where there is no page of the lease. `store_fds` are several a rank, or
     none where ranks reach their store themselves.
 
-    `ahead`: it is not begun yet; what it tells is not in the run's events until it is woken.
+    `nodes` is the node of each rank; an agent that has several plays them as groups of processes. `ahead`: it
+    is not begun yet; what it tells is not in the run's events until it is woken.
     `outside` is where the supervisor listens: the isolation probe, repeated every `probe_every_s`, must not
     reach it. Ranks write only in `writable` where the kernel can see to it; None: nobody sees to it.
     `datagrams`: ranks may make datagram sockets of AF_UNIX, without which NCCL does not begin.
@@ -34,7 +35,7 @@ class AgentPlan:
 
     run: str
     attempt: int
-    node: str
+    nodes: tuple[str, ...]
     commands: tuple[tuple[str, ...], ...]
     environment: Mapping[str, str]
     key_fds: tuple[int, ...]
@@ -84,6 +85,13 @@ class Save:
 
 
 @dataclass(frozen=True, slots=True)
+class Lose:
+    """A node that this agent plays is gone, with all its ranks: an injected fault."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """End every rank: SIGTERM first when `grace_s` is more than zero, SIGKILL after it; then end.
 
@@ -96,7 +104,7 @@ class Stop:
     stacks: bool = False
 
 
-Order: TypeAlias = Spawn | Warm | Wake | Kill | Save | Stop
+Order: TypeAlias = Spawn | Warm | Wake | Kill | Lose | Save | Stop
 
 
 def encode_plan(plan: AgentPlan) -> bytes:
@@ -121,6 +129,8 @@ def decode_order(line: bytes) -> Order:
     name = body["order"]
     if name == "spawn":
         return Spawn()
+    if name == "lose":
+        return Lose(str(body["node"]))
     if name == "warm":
         return Warm()
     if name == "wake":

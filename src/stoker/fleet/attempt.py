@@ -23,6 +23,7 @@ from stoker.core.isolation import Outside
 from stoker.fleet.agent_plan import (
     AgentPlan,
     Kill,
+    Lose,
     Order,
     Save,
     Spawn,
@@ -91,7 +92,7 @@ class AttemptOrder:
     folder: RunFolder
     run: str
     attempt: int
-    node: str
+    nodes: tuple[str, ...]
     commands: tuple[tuple[str, ...], ...]
     environment: Mapping[str, str]
     isolation: IsolationPolicy
@@ -169,7 +170,7 @@ class Attempt:
             plan = AgentPlan(
                 run=order.run,
                 attempt=order.attempt,
-                node=order.node,
+                nodes=order.nodes,
                 commands=order.commands,
                 environment=_with_own_temporary(order, attempt_folder),
                 key_fds=tuple(each.fileno() for each in rank_ends),
@@ -230,6 +231,9 @@ class Attempt:
     def save(self) -> None:
         """Ask for a checkpoint now; that it was committed is told by an event, if at all."""
         self._order(Save())
+
+    def lose_node(self, node: str) -> None:
+        self._order(Lose(node))
 
     def signal_rank(self, rank: int, signal: int) -> None:
         self._order(Kill(rank, signal))

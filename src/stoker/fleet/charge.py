@@ -9,7 +9,8 @@ from typing import Final, Protocol
 
 from stoker.core.events import Event
 from stoker.core.ids import RunId
-from stoker.fleet.faults import KillRank
+from stoker.fleet.attribution import Attribution
+from stoker.fleet.faults import Fault
 from stoker.fleet.links import Link
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.run_state import Policy
@@ -33,7 +34,7 @@ class Charge:
     policy: Policy
     environment: Mapping[str, str]
     isolation: IsolationPolicy
-    faults: Sequence[KillRank] = ()
+    faults: Sequence[Fault] = ()
     isolate_by: IsolationMeans = IsolationMeans.AUTO
     probe_every_s: float = 10.0
     links: Sequence[Link] = ()
@@ -50,6 +51,8 @@ class Charge:
     """How often the run has failed without progress before this supervisor."""
     forgiven: bool = False
     """A person said that failures of before shall not count."""
+    left_open: Attribution | None = None
+    """What the last attempt of the supervisor before died of, when nobody told its end."""
     witnesses: Witnesses = nobody
     """Who else may say what an attempt died of."""
     device: ChosenDevice = ON_CPU
@@ -63,11 +66,11 @@ class Errands(Protocol):
         """The step of the last recorded checkpoint; 0 when there is none."""
         ...
 
-    def commands(self, attempt: int) -> tuple[tuple[str, ...], ...]:
+    def commands(self, attempt: int, world_size: int) -> tuple[tuple[str, ...], ...]:
         """The command of each rank, whether its job file is there or not."""
         ...
 
-    def prepare(self, attempt: int) -> tuple[tuple[str, ...], ...]:
+    def prepare(self, attempt: int, world_size: int) -> tuple[tuple[str, ...], ...]:
         """Write the attempt's job file and return the command of each rank.
 
         Raises a StokerError when the run may not go on: the review, the dataset or a key is gone.

@@ -97,7 +97,7 @@ class HouseErrands:
         point = self._resume_point()
         return 0 if point is None else point.step
 
-    def prepare(self, attempt: int) -> tuple[tuple[str, ...], ...]:
+    def prepare(self, attempt: int, world_size: int) -> tuple[tuple[str, ...], ...]:
         """Raises DatasetGone, CheckpointLost, and intake's refusals when a review is no more in force."""
         self._permissions()
         point = self._resume_point()
@@ -106,17 +106,18 @@ class HouseErrands:
         job = replace(
             self.job,
             attempt=attempt,
+            world_size=world_size,
             rendezvous=str(self.folder.rendezvous(attempt)),
             resume=point,
-        )
             mttf_s=self._mttf_s(),
+        )
         path = self.folder.job(attempt)
         write_atomic(path, json.dumps(plain(job), indent=1).encode())
-        return self.commands(attempt)
+        return self.commands(attempt, world_size)
 
-    def commands(self, attempt: int) -> tuple[tuple[str, ...], ...]:
+    def commands(self, attempt: int, world_size: int) -> tuple[tuple[str, ...], ...]:
         path = str(self.folder.job(attempt))
-        ranks = range(self.job.world_size)
+        ranks = range(world_size)
         return tuple((*self.rank_command, "--job", path, "--rank", str(rank)) for rank in ranks)
 
     def lease(self, attempt: int) -> KeyAgent:
@@ -167,7 +168,6 @@ class HouseErrands:
         if self.second is not None:
             self.second.committed(CommitRef(record.sequence, record.step, record.digest))
 
-    def _resume_point(self) -> CommitRef | None:
     def _mttf_s(self) -> float:
         """How long the run is believed to go on until it fails, after what it has been through itself."""
         if self.failures is None:
@@ -175,6 +175,7 @@ class HouseErrands:
         path = self.folder.events
         return after_run(self.failures, read_events(path).events if path.exists() else ()).mttf_s(1)
 
+    def _resume_point(self) -> CommitRef | None:
         records = self.ledger.catalogue.checkpoints(self.job.run)
         if not records:
             return None

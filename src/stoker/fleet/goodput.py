@@ -215,6 +215,9 @@ class _Fold:
             if self.stage in (_Stage.WORKING, _Stage.GETTING_READY):
                 self._settle_as_lost()
                 self.stage = _Stage.FAULTY
+        elif kind is EventKind.REGROUPING:
+            self._settle_by_section()
+            self.stage = _Stage.RECOVERING
         elif kind is EventKind.RANK_HUNG:
             self._failed(_seconds(event, "silent_s"))
         elif kind is EventKind.RANK_ERROR or (kind is EventKind.RANK_EXITED and not _well(event)):

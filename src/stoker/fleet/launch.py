@@ -15,12 +15,13 @@ from stoker.core.atomic import exclusive
 from stoker.core.clock import Clock
 from stoker.core.config import from_plain
 from stoker.core.errors import Busy, StokerError
-from stoker.core.events import read_events
+from stoker.core.events import Event, read_events
 from stoker.core.home import Home
 from stoker.core.ids import RunId, new_run_id
 from stoker.core.progress import Progress
 from stoker.fleet.attempt import rank_environment
 from stoker.fleet.attempt_lock import held_lock
+from stoker.fleet.attribution import Attribution
 from stoker.fleet.charge import Charge
 from stoker.fleet.confinement import Confinement, confinement_of, hand_of
 from stoker.fleet.crash_loop import failures_in_row
@@ -30,6 +31,7 @@ from stoker.fleet.errors import CrashLoop, DatasetGone, NotResumable
 from stoker.fleet.failure_history import believed_rate
 from stoker.fleet.faults import Fault
 from stoker.fleet.first_weights import digest_on_record, with_first_weights
+from stoker.fleet.left_open import left_open
 from stoker.fleet.links import links_of
 from stoker.fleet.places import Room, one_node
 from stoker.fleet.run_acts import House, begin_run, recording, reopen_run
@@ -125,7 +127,10 @@ def resume_run(
             hint="Go on where it was started, or restore its folder.",
         )
     spec = from_plain(RunSpec, dict(record.spec), f"the ledger's record of run {run_id}")
-    resumed = _Resumed(0 if forgive else _failures_in_row(home, run_id, spec.launch, clock), forgive)
+    path = RunFolder.of(home.runs_dir, run_id).events
+    told = read_events(path).events if path.exists() else ()
+    failures = 0 if forgive else _failures_in_row(run_id, told, spec.launch, clock)
+    resumed = _Resumed(failures, forgive, left_open(told, "local", clock.monotonic_s()))
     held = confinement_of(spec.launch, store_url, home.cache_dir)
     datasets = _datasets_of(ledger, record, spec)
     links = links_of(store_url, spec.launch.links, os.environ)
@@ -141,12 +146,11 @@ class _Resumed:
 
     failures_in_row: int
     forgiven: bool
+    left_open: Attribution | None
 
 
-def _failures_in_row(home: Home, run: RunId, launch: LaunchSpec, clock: Clock) -> int:
+def _failures_in_row(run: RunId, events: Sequence[Event], launch: LaunchSpec, clock: Clock) -> int:
     """How often the run has failed lately without getting further. Raises CrashLoop when too often."""
-    path = RunFolder.of(home.runs_dir, run).events
-    events = read_events(path).events if path.exists() else ()
     found = failures_in_row(events, clock.now_s(), launch.failures_within_s)
     if found >= launch.failures_in_row:
         raise CrashLoop(
@@ -317,6 +321,7 @@ def _supervise(
         witnesses=witnesses_here(folder, "local", house.clock),
         failures_in_row=0 if resumed is None else resumed.failures_in_row,
         forgiven=resumed is not None and resumed.forgiven,
+        left_open=None if resumed is None else resumed.left_open,
         standby_after_s=spec.launch.standby_after_s if spec.launch.standby else None,
         device=device,
     )

@@ -28,11 +28,14 @@ from stoker.fleet.run_state import (
     Instruction,
     Leave,
     Named,
+    NodeBack,
+    NodeLost,
     Phase,
     Policy,
     RankView,
     Ready,
     Refused,
+    Regroup,
     ReportHang,
     RestartPlanned,
     RunState,
@@ -101,7 +104,11 @@ def _forgive_own_pause(state: RunState, now_s: float) -> RunState:
 
 def _start(policy: Policy, state: RunState, now_s: float) -> Step:
     attempt = state.attempt + 1
-    ranks = tuple(RankView(heard_s=now_s, moved_s=now_s) for _ in range(policy.world_size))
+    place = policy.room.place(state.lost, state.place)
+    if not place:
+        return _end(replace(state, cause=Cause(CauseKind.NO_NODE, -1)), Phase.FAILED)
+    state = replace(state, place=place)
+    ranks = tuple(RankView(heard_s=now_s, moved_s=now_s) for _ in place)
     begun = replace(state, phase=Phase.STARTING, attempt=attempt, ranks=ranks, phase_since_s=now_s)
     begun = replace(begun, cause=None, times=SectionTimes())
     return begun, [StartAttempt(attempt)]
@@ -197,10 +204,15 @@ def _leave(policy: Policy, state: RunState, given: Input) -> Step:
 
 
 def _committed_in_training(policy: Policy, state: RunState, given: Input) -> Step:
+    """Nothing is lost by an end right now: the time to leave, or to grow when a node is back."""
     assert isinstance(given, Committed)
     state, _ = _committed(policy, state, given)
     if state.leave_by_s and given.step >= state.leave_after_step:
         return _cancel_alive(policy, state, given)
+    if len(policy.room.place(state.lost, state.place)) > len(state.place):
+        cause = Cause(CauseKind.REGROUP, -1)
+        stopping, instructions = _stop(state, cause, given.now_s)
+        return stopping, [Regroup(state.attempt, str(cause)), *instructions]
     return state, []
 
 
@@ -277,6 +289,24 @@ def _committed(policy: Policy, state: RunState, given: Input) -> Step:
     return replace(state, committed_step=given.step, failures_in_row=0), []
 
 
+def _node_lost(policy: Policy, state: RunState, given: Input) -> Step:
+    """An attempt that has ranks on it is over; that is what its ranks' ends come from."""
+    assert isinstance(given, NodeLost)
+    state = replace(state, lost=state.lost | {given.node})
+    if given.node not in state.place or state.phase not in ALIVE:
+        return state, []
+    cause = Cause(CauseKind.NODE_LOST, state.place.index(given.node))
+    if state.phase is not Phase.STOPPING:
+        return _stop(state, cause, given.now_s)
+    mendable = state.cause is not None and can_be_mended(policy, state.cause)
+    return (replace(state, cause=cause) if mendable else state), []
+
+
+def _node_back(policy: Policy, state: RunState, given: Input) -> Step:
+    assert isinstance(given, NodeBack)
+    return replace(state, lost=state.lost - {given.node}), []
+
+
 def _gone(policy: Policy, state: RunState, given: Input) -> Step:
     """The only way out of the phases in which processes may exist."""
     done = bool(state.ranks) and all(rank.ended == 0 for rank in state.ranks)
@@ -287,6 +317,10 @@ def _gone(policy: Policy, state: RunState, given: Input) -> Step:
         cancelled, instructions = _end(replace(state, cancelling=True), Phase.CANCELLED)
         return cancelled, [AttemptOver(state.attempt, "cancelled"), *instructions]
     cause = state.cause or Cause(CauseKind.AGENT_LOST, -1)
+    if cause.kind is CauseKind.REGROUP:
+        started, instructions = _start(policy, state, given.now_s)
+        planned = RestartPlanned(0.0, str(cause))
+        return started, [AttemptOver(state.attempt, "regrouped"), planned, *instructions]
     state = replace(state, cause=cause, failures_in_row=state.failures_in_row + 1)
     over = AttemptOver(state.attempt, "failed")
     mendable = can_be_mended(policy, cause)
@@ -341,6 +375,14 @@ TABLE: Final[Mapping[tuple[Phase, type[Input]], Rule]] = {
     (Phase.STOPPING, Committed): _committed,
     (Phase.STOPPING, Gone): _gone,
     (Phase.STOPPING, Named): _named,
+    (Phase.STARTING, NodeLost): _node_lost,
+    (Phase.TRAINING, NodeLost): _node_lost,
+    (Phase.STOPPING, NodeLost): _node_lost,
+    (Phase.WAITING, NodeLost): _node_lost,
+    (Phase.STARTING, NodeBack): _node_back,
+    (Phase.TRAINING, NodeBack): _node_back,
+    (Phase.STOPPING, NodeBack): _node_back,
+    (Phase.WAITING, NodeBack): _node_back,
     (Phase.STOPPING, Cancel): _cancel_again,
     (Phase.STOPPING, Tick): _tick_stopping,
     (Phase.WAITING, Cancel): _cancel_idle,
@@ -357,7 +399,9 @@ def validate(policy: Policy, state: RunState) -> None:
     assert state.failures_in_row >= 0
     alive = state.phase in ALIVE
     assert bool(state.ranks) == alive, "ranks are known exactly while an attempt may be alive"
-    assert not state.ranks or len(state.ranks) == policy.world_size
+    assert not state.ranks or len(state.ranks) == len(state.place)
+    assert not state.place or len(state.place) in policy.room.worlds
+    assert set(state.place) <= set(policy.room.nodes)
     assert (state.wait_until_s > 0) <= (state.phase is Phase.WAITING)
     done = all(rank.ended == 0 for rank in state.ranks)
     assert state.phase is not Phase.STOPPING or state.cancelling or state.cause is not None or done

@@ -59,9 +59,16 @@ def find_recoveries(events: Iterable[Placed]) -> tuple[Recovery, ...]:
     """Every failure in the order of its detection; ranks that end because of it are not counted again."""
     found: list[Recovery] = []
     injected_s: float | None = None
-    step, failing, cancelled = 0, False, False
+    step, attempt, last_s, failing, cancelled = 0, 0, 0.0, False, False
     for placed in events:
         event, kind = placed.event, placed.event.kind
+        if kind is EventKind.RUN_STARTED and (lost := Attribution.told_in(event)) is not None:
+            if failing:
+                _last(found, attribution=lost)
+            else:
+                what = "the supervisor was lost"
+                found.append(Recovery(attempt, -1, what, False, step, last_s, placed.at_s, attribution=lost))
+        last_s = placed.at_s
         if kind in (EventKind.RUN_STARTED, EventKind.ATTEMPT_STARTED):
             failing, cancelled, injected_s = False, False, None
         if kind is EventKind.CANCEL_REQUESTED:
@@ -76,7 +83,7 @@ def find_recoveries(events: Iterable[Placed]) -> tuple[Recovery, ...]:
         elif kind is EventKind.RANK_READY and event.rank == 0:
             _last(found, ready_s=placed.at_s)
         elif kind is EventKind.ATTEMPT_STARTED:
-            step = int(event.number("resume_step"))
+            step, attempt = int(event.number("resume_step")), event.attempt
             _last(found, resume_step=step)
         what = _what(event)
         if failing and what is not None and _explains(event, found[-1]):

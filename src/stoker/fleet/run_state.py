@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from stoker.core.events import Section
+from stoker.fleet.places import Room, one_node
 from stoker.fleet.section_limits import SectionTimes
 
 
@@ -39,6 +40,9 @@ class CauseKind(enum.StrEnum):
     HANG = "hang"
     START_LIMIT = "start_limit"
     AGENT_LOST = "agent_lost"
+    NODE_LOST = "node_lost"
+    REGROUP = "regroup"
+    NO_NODE = "no_node"
     REFUSED = "refused"
 
 
@@ -62,6 +66,12 @@ class Cause:
             return f"rank {self.rank} was not ready within the start-up limit"
         if self.kind is CauseKind.REFUSED:
             return "an attempt may not be started"
+        if self.kind is CauseKind.NODE_LOST:
+            return f"the node of rank {self.rank} was lost"
+        if self.kind is CauseKind.REGROUP:
+            return "a node came back"
+        if self.kind is CauseKind.NO_NODE:
+            return "too few nodes are left for any world that fits"
         return "the agent was lost"
 
 
@@ -91,6 +101,12 @@ class Policy:
     backoff_limit_s: float = 60.0
     row_limit: int = 10
     """So many failures without progress between them end the run, over all of its supervisors."""
+    nodes: Room | None = None
+    """The nodes that ranks can be on; None: all `world_size` of them are on one."""
+
+    @property
+    def room(self) -> Room:
+        return self.nodes or one_node(self.world_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +137,10 @@ class RunState:
     """It ends with the first checkpoint of this step or a later one."""
     cause: Cause | None = None
     ranks: tuple[RankView, ...] = ()
+    place: tuple[str, ...] = ()
+    """The node of each rank of the newest attempt."""
+    lost: frozenset[str] = frozenset()
+    """Nodes that cannot be used now."""
     times: SectionTimes = field(default_factory=SectionTimes)
     phase_since_s: float = 0.0
     wait_until_s: float = 0.0
@@ -201,6 +221,22 @@ class Named:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeLost:
+    """A node is gone, and with it its ranks."""
+
+    now_s: float
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeBack:
+    """A node that was lost can be used again."""
+
+    now_s: float
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     """A person asked the run to stop. Asked twice: stop at once."""
 
@@ -221,7 +257,21 @@ class Tick:
     now_s: float
 
 
-Input: TypeAlias = Begin | Heard | Ready | Exited | Refused | Gone | Committed | Named | Cancel | Leave | Tick
+Input: TypeAlias = (
+    Begin
+    | Heard
+    | Ready
+    | Exited
+    | Refused
+    | Gone
+    | Committed
+    | Named
+    | NodeLost
+    | NodeBack
+    | Cancel
+    | Leave
+    | Tick
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +313,14 @@ class ReportHang:
 
 
 @dataclass(frozen=True, slots=True)
+class Regroup:
+    """Tell that an attempt ends so that the next one can have more ranks."""
+
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptOver:
     """Tell how the attempt ended."""
 
@@ -289,7 +347,7 @@ class EndRun:
 
 
 Instruction: TypeAlias = (
-    StartAttempt | SaveNow | StopAttempt | ReportHang | AttemptOver | RestartPlanned | EndRun
+    StartAttempt | SaveNow | StopAttempt | ReportHang | Regroup | AttemptOver | RestartPlanned | EndRun
 )
 
 

@@ -61,7 +61,8 @@ class Standby:
 
         None where it is of no use, or was started for another attempt or other ranks than `order` has.
         """
-        same = (order.attempt, order.commands) == (self.number, self._order.commands)
+        ours = self._order
+        same = (order.attempt, order.commands, order.nodes) == (ours.attempt, ours.commands, ours.nodes)
         if self.broken or self._isolated is None or not same:
             return None
         self._attempt.wake()

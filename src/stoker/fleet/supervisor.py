@@ -12,6 +12,7 @@ import selectors
 import signal
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from stoker.core.canonical import JsonValue
@@ -27,7 +28,7 @@ from stoker.fleet.attribution import Attribution
 from stoker.fleet.charge import Charge, Errands
 from stoker.fleet.curves import Curves
 from stoker.fleet.errors import IsolationLost, IsolationRefused
-from stoker.fleet.faults import Faults
+from stoker.fleet.faults import Faults, LoseNode
 from stoker.fleet.machine import transition, validate
 from stoker.fleet.run_state import (
     ENDED,
@@ -43,9 +44,12 @@ from stoker.fleet.run_state import (
     Instruction,
     Leave,
     Named,
+    NodeBack,
+    NodeLost,
     Phase,
     Ready,
     Refused,
+    Regroup,
     ReportHang,
     RestartPlanned,
     RunState,
@@ -89,6 +93,7 @@ class Supervisor:
         self._ended_socket = False
         self._keys: KeyAgent | None = None
         self._renew_at_s = 0.0
+        self._renew_by_s = 0.0
         self._faults = Faults(charge.faults)
         self._errors: dict[int, RunError] = {}
         self._stacks: dict[int, tuple[str, ...]] = {}
@@ -116,6 +121,7 @@ class Supervisor:
             world_size=charge.policy.world_size,
             session="resumed" if resumed else "new",
             forgiven=charge.forgiven,
+            why=charge.left_open,
         )
         with contextlib.ExitStack() as stack:
             stack.callback(self._log.close)
@@ -146,12 +152,13 @@ class Supervisor:
                 self._listen()
             else:
                 self._standby.listen()
-                self._inject_faults()
         self._renew_lease()
         self._tell_strangers()
         attempt = self._attempt
         if attempt is not None and self._ended_socket and attempt.gone():
             self._attempt_gone()
+        self._inject_faults()
+        self._bring_nodes_back()
         self._standby.tend(self._state, self._ahead)
         self._feed(Tick(self._now_s()))
 
@@ -203,6 +210,8 @@ class Supervisor:
             self._feed(Committed(now_s, attempt, int(event.number("step"))))
         elif event.kind is EventKind.EVALUATION:
             self._moved(event, Section.EVALUATE)
+        elif event.kind is EventKind.NODE_LOST:
+            self._feed(NodeLost(now_s, event.text("name")))
         elif event.kind is EventKind.RANK_STACK:
             self._stood(event)
         elif event.kind is EventKind.RANK_ERROR:
@@ -228,8 +237,19 @@ class Supervisor:
         if self._attempt is None or self._state.phase is not Phase.TRAINING:
             return
         for fault in self._faults.due(loaded=self._standby.loaded):
-            self._tell(EventKind.FAULT_INJECTED, fault=fault.name, step=self._faults.step, target=fault.rank)
-            self._attempt.signal_rank(fault.rank, fault.signal)
+            tell = partial(self._tell, EventKind.FAULT_INJECTED, step=self._faults.step)
+            if isinstance(fault, LoseNode):
+                tell(fault="lose_node", node_lost=fault.node)
+                self._attempt.lose_node(fault.node)
+                self._faults.lost(fault)
+            else:
+                tell(fault=fault.name, target=fault.rank)
+                self._attempt.signal_rank(fault.rank, fault.signal)
+
+    def _bring_nodes_back(self) -> None:
+        for node in self._faults.back():
+            self._tell(EventKind.NODE_BACK, name=node)
+            self._feed(NodeBack(self._now_s(), node))
 
     def _stood(self, event: Event) -> None:
         """Where a rank of an attempt that hung stands; with the last one, which rank the others wait for."""
@@ -281,7 +301,7 @@ class Supervisor:
         self._attempt.spawn()
 
     def _renew_lease(self) -> None:
-        if self._keys is None or self._clock.now_s() < self._renew_at_s or self._probe_is_late():
+        if self._keys is None or not self._renewal_due() or self._probe_is_late():
             return
         try:
             expiry_s = self._errands.lease_expiry_s()
@@ -290,7 +310,12 @@ class Supervisor:
             return
         self._keys.renew(expiry_s)
         now_s = self._clock.now_s()
-        self._renew_at_s = now_s + max((expiry_s - now_s) / 3, 1.0)
+        third_s = max((expiry_s - now_s) / 3, 1.0)
+        self._renew_at_s, self._renew_by_s = self._now_s() + third_s, now_s + third_s
+
+    def _renewal_due(self) -> bool:
+        """By either clock: ranks measure a lease by the monotonic one, the key agent by the wall's, which is set."""
+        return self._now_s() >= self._renew_at_s or self._clock.now_s() >= self._renew_by_s
 
     def _probe_is_late(self) -> bool:
         """A lease is renewed only while the agent goes on telling that its ranks are isolated."""
@@ -303,7 +328,7 @@ class Supervisor:
         """Nothing is opened from this moment on; ranks see it, wipe what they hold, and end."""
         assert self._keys is not None
         self._keys.revoke(why)
-        self._renew_at_s = math.inf
+        self._renew_at_s = self._renew_by_s = math.inf
         self._tell(EventKind.LEASE_ENDED, reason=error.id, message=error.message)
         self._refuse(error)
 
@@ -336,8 +361,11 @@ class Supervisor:
                 silent_s=instruction.silent_s,
                 section=instruction.section.value,
             )
+        elif isinstance(instruction, Regroup):
+            self._tell(EventKind.REGROUPING, reason=instruction.reason)
         elif isinstance(instruction, AttemptOver):
-            self._tell(EventKind.ATTEMPT_ENDED, why=self._why(instruction), outcome=instruction.outcome)
+            attempt, why = instruction.attempt, self._why(instruction)
+            self._tell(EventKind.ATTEMPT_ENDED, attempt=attempt, why=why, outcome=instruction.outcome)
         elif isinstance(instruction, RestartPlanned):
             self._tell(EventKind.RESTART_SCHEDULED, delay_s=instruction.delay_s, reason=instruction.reason)
         else:
@@ -358,10 +386,13 @@ class Supervisor:
         self._stacks.clear()
         charge.folder.attempt(number).mkdir(mode=0o700, exist_ok=True)
         try:
-            commands = self._errands.prepare(number)
+            commands = self._errands.prepare(number, len(self._state.place))
             self._tell(
                 EventKind.ATTEMPT_STARTED,
-                world_size=charge.policy.world_size,
+                world_size=len(self._state.place),
+                placed=list(self._state.place),
+                nodes=len(set(self._state.place)),
+                spares=len(set(charge.policy.room.nodes) - self._state.lost - set(self._state.place)),
                 resume_step=self._errands.resume_step(),
                 links=[plain(link) for link in charge.links],
                 device=charge.device.device.value,
@@ -378,7 +409,9 @@ class Supervisor:
 
     def _ahead(self, number: int) -> AttemptOrder:
         """What the next attempt is made of, while this one trains."""
-        return replace(self._order(number, self._errands.commands(number)), ahead=True)
+        return replace(
+            self._order(number, self._errands.commands(number, len(self._state.place))), ahead=True
+        )
 
     def _order(self, number: int, commands: Sequence[Sequence[str]]) -> AttemptOrder:
         charge = self._charge
@@ -386,7 +419,7 @@ class Supervisor:
             folder=charge.folder,
             run=charge.run,
             attempt=number,
-            node=charge.node,
+            nodes=self._state.place,
             commands=tuple(map(tuple, commands)),
             environment=charge.environment,
             isolation=charge.isolation,
@@ -438,13 +471,21 @@ class Supervisor:
         return self._story.attribution(over.attempt, refused, self._clock.now_s())
 
     def _tell(
-        self, kind: EventKind, *, rank: int = -1, why: Attribution | None = None, **fields: JsonValue
+        self,
+        kind: EventKind,
+        *,
+        rank: int = -1,
+        attempt: int | None = None,
+        why: Attribution | None = None,
+        **fields: JsonValue,
     ) -> None:
+        """`attempt` is the newest one, unless another is named."""
         charge = self._charge
+        number = self._state.attempt if attempt is None else attempt
         now_s, mono_s = self._clock.now_s(), self._clock.monotonic_s()
         if why is not None:
             fields.update(why.fields())
-        event = Event(now_s, mono_s, charge.run, self._state.attempt, rank, charge.node, kind, fields)
+        event = Event(now_s, mono_s, charge.run, number, rank, charge.node, kind, fields)
         self._story.note(event)
         self._log.append(event)
 

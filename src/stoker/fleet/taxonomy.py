@@ -44,6 +44,7 @@ class Component(enum.StrEnum):
     LEDGER = "ledger"
     PROCESS = "process"
     AGENT = "agent"
+    SUPERVISOR = "supervisor"
     LIBRARY = "library"
     DRIVER = "driver"
     SCHEDULER = "scheduler"
@@ -224,6 +225,12 @@ HANG: Final = Meaning(_K.UNKNOWN, _C.PROCESS, 0.3)
 
 AGENT_GONE: Final = Meaning(_K.SYSTEM_SOFTWARE, _C.AGENT, 0.5)
 """Nobody told of the ranks any more, and no rank ended before."""
+
+SUPERVISOR_GONE: Final = Meaning(_K.SYSTEM_SOFTWARE, _C.SUPERVISOR, 0.7)
+"""An attempt without an end: who would have told it was gone, and the attempt with it."""
+
+MACHINE_GONE: Final = Meaning(_K.HARDWARE, _C.NODE, 0.5)
+"""The same, and the node's monotonic clock began anew."""
 
 UNEXPLAINED: Final = Meaning(_K.UNKNOWN, _C.NONE, 0.1)
 

@@ -202,7 +202,8 @@ class LinksSpec:
 class LaunchSpec:
     """Where and how the ranks run. `isolation` required: no key is leased to ranks that reach a network.
 
-    `standby`: once an attempt has trained for `standby_after_s`, the next one's processes are started ahead,
+    Ranks are spread evenly over `nodes`; a `spare_nodes` takes the place of one that is lost, and where there is
+    none left the run goes on with as many ranks as fit (`shrink`) until the node comes back. `standby`: once an attempt has trained for `standby_after_s`, the next one's processes are started ahead,
     so that a restart waits for no import; they take the memory of an interpreter with torch for each rank.
     Ranks hang when none gets on within `hang_after_s`; sooner where steps are usually faster, but never before
     `hang_at_least_s`. Without its supervisor a lease lasts `lease_s`; a way out of the network is looked for
@@ -214,6 +215,9 @@ class LaunchSpec:
     """
 
     ranks: int = 2
+    nodes: int = 1
+    spare_nodes: int = 0
+    shrink: bool = True
     device: Device = Device.AUTO
     pin_batches: bool = True
     threads_per_rank: int = 1
@@ -237,6 +241,10 @@ class LaunchSpec:
         for name in ("ranks", "threads_per_rank"):
             if getattr(self, name) < 1:
                 yield f"{name} is {getattr(self, name)}; it must be at least 1."
+        if self.nodes < 1 or (self.ranks >= 1 and self.ranks % self.nodes):
+            yield f"nodes is {self.nodes} and ranks {self.ranks}; nodes must be at least 1 and divide ranks."
+        if self.spare_nodes < 0:
+            yield f"spare_nodes is {self.spare_nodes}; it must be 0 or more."
         if self.restarts < 0:
             yield f"restarts is {self.restarts}; it must be 0 or more."
         if self.failures_in_row < 1:
