@@ -48,6 +48,9 @@ class SlurmHome:
         told = read_events(RunFolder.of(self.home.root / "runs", run).events).events
         return [int(each.number("step")) for each in told if each.kind is EventKind.STEP]
 
+    def attempt_of_last_step(self, run: RunId) -> int:
+        return int(self.of_kind(run, EventKind.STEP)[-1].attempt)
+
     def of_kind(self, run: RunId, kind: EventKind) -> list[Any]:
         told = read_events(RunFolder.of(self.home.root / "runs", run).events).events
         return [each for each in told if each.kind is kind]
@@ -166,10 +169,7 @@ def test_a_lost_node_is_given_up_and_the_run_goes_on_on_another(there: SlurmHome
     watch, deeds = there.watch(), []
     list(watch.look())
     there.slurm.lose_node(lost)
-    before = len(there.steps(run))
-    lost_s = time.monotonic()
-    there.until(lambda: len(there.steps(run)) > before, lambda: deeds.extend(watch.look()))
-    print(f"fault to next step: {time.monotonic() - lost_s:.1f} s; {[deed.care.value for deed in deeds]}")
+    there.until(lambda: there.attempt_of_last_step(run) > 1, lambda: deeds.extend(watch.look()))
     view = there.launcher.job(job)
     assert view.node != lost and view.restarts == 1
     assert deeds[0].care is Care.GIVE_UP_NODE

@@ -70,19 +70,31 @@ class Slurm:
 
 
 def _processes_on(node: str, conf: Path) -> list[int]:
-    """Every process that Slurm started on a node: it and its children know the node by a variable."""
-    found = []
+    """Every process that Slurm started on a node, and what those started; first who would tell of their end.
+
+    What a job begins with knows the node by a variable; its parent is slurmstepd.
+    """
+    parents: dict[int, int] = {}
+    begun = set()
     for process in Path("/proc").iterdir():
         if process.name.isdecimal():
             try:
+                parents[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
                 environment = (process / "environ").read_bytes().split(b"\0")
-                arguments = (process / "cmdline").read_bytes()
             except OSError:
                 continue
-            here = f"SLURMD_NODENAME={node}".encode() in environment
-            if here and f"SLURM_CONF={conf}".encode() in environment and b"pytest" not in arguments:
-                found.append(int(process.name))
-    return found
+            if {f"SLURMD_NODENAME={node}".encode(), f"SLURM_CONF={conf}".encode()} <= set(environment):
+                begun.add(int(process.name))
+    tellers = {
+        parents[pid]
+        for pid in begun
+        if parents.get(pid, 1) != 1
+        and Path(f"/proc/{parents[pid]}/comm").read_text().startswith("slurmstepd")
+    }
+    found = set(begun)
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return [*tellers, *found]
 
 
 @contextmanager

@@ -70,12 +70,12 @@ class SlurmLauncher:
         said = self._ask("scontrol", "requeue", job, tolerated=("pending execution",))
         self._require_done(said, f"queue job {job} again")
 
-    def hasten(self, job: JobId) -> bool:
+    def hasten(self, job: JobId, *, safe_s: float = SAFE_S) -> bool:
         """Slurm lets about two minutes pass before it runs a job again; this ends them, once that is safe.
 
         As long as old steps are ending the job is COMPLETING. And slurmd refuses to launch what was
         credentialled in the second in which it was told to end the job, or before, as if it were the old
-        life; credentials know whole seconds only, so SAFE_S must have passed.
+        life; credentials know whole seconds only, so `safe_s` must have passed: none for a node that is lost.
         """
         view = self.job(job)
         if view.state is JobState.ENDING:
@@ -85,7 +85,7 @@ class SlurmLauncher:
         now_s = self.clock.now_s()
         if view.eligible_s <= now_s:
             return True
-        if now_s >= view.queued_s + SAFE_S:
+        if now_s >= view.queued_s + safe_s:
             said = self._ask("scontrol", "update", f"jobid={job}", "starttime=now")
             self._require_done(said, f"let job {job} begin")
         return False  # until the queue says so

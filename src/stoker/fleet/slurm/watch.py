@@ -139,6 +139,7 @@ class JobWatch:
         """An operator's right; whoever has it not can only have the job queued again, off that node."""
         try:
             self.launcher.give_up(view.node, f"stoker: {reason}")
+            self.launcher.hasten(view.job, safe_s=0.0)
         except LauncherRefused:
             self.launcher.requeue(view.job)
             self.launcher.avoid(view.job, [view.node])
