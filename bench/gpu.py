@@ -9,8 +9,10 @@ from __future__ import annotations
 import gc
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -28,6 +30,8 @@ from measuring.plain_decoder import PlainDecoder
 from measuring.turns import take_turns
 from stoker.spec.configurations import configuration
 from stoker.spec.model import ModelSpec
+from stoker.spec.run import Device, Kernels, Optimizer, Precision, TrainSpec
+from stoker.train.device import BACKENDS
 from stoker.train.watch.meter import PEAKS
 
 VOCABULARY: Final = configuration("llama-3.2-1b").vocabulary
@@ -42,6 +46,7 @@ METHOD: Final = (
     "On a GPU: random tokens; each case alone on the card, four steps that are not counted (compiling among "
     "them), then steps between CUDA events; medians and quartiles. Plain: bf16 parameters, torch.compile of "
     "the whole, AdamW(fused=True), clipping. Ours: bf16 products over fp32 masters (src/stoker/train/fused). "
+    "Engine: a step of `stoker train` with train.kernels=fused on one rank. "
     "MFU is the model's FLOPs of a token, both passes (docs/design/spec.md), x tokens/s over the peak. "
     "On a CPU: the same small decoder, one thread, processor time: the engine's step (FSDP2 over one rank, "
     "guard, Muon) beside a loop by hand with the same modules, loss and optimizer, in turns."
@@ -112,12 +117,54 @@ def fused(*, float8: bool) -> Callable[[ModelSpec], Step]:
     return make
 
 
+def engine(spec: ModelSpec, vocabulary: int, train: TrainSpec, device: torch.device) -> Step:
+    """What `stoker train` does in a step, in a group of one: FSDP2, guard, schedule, optimizer."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    from stoker.spec.run import RunSpec
+    from stoker.train.models import build_model, materialise
+    from stoker.train.optimizer import build_optimizer
+    from stoker.train.parallelize import parallelize
+    from stoker.train.step import train_step
+
+    mesh = init_device_mesh(device.type, (1,), mesh_dim_names=("dp_shard",))
+    run = RunSpec(dataset="none", model=spec, train=train)
+    model = materialise(parallelize(build_model(spec, vocabulary), mesh, run), 0, device)
+    optimizer = build_optimizer(model, train, device)
+
+    def step(batch: Tensor) -> Tensor:
+        return torch.tensor(train_step(model, optimizer, batch, train, 1).loss)
+
+    return step
+
+
+def trained(spec: ModelSpec) -> Step:
+    """The engine's step by the fused kernels, with AdamW as the loop by hand."""
+    train = TrainSpec(kernels=Kernels.FUSED, optimizer=Optimizer.ADAMW, deterministic=False)
+    return engine(spec, VOCABULARY, train, torch.device("cuda", 0))
+
+
+@contextmanager
+def group_of_one(backend: str) -> Iterator[None]:
+    """A process group without peers."""
+    import torch.distributed as distributed
+
+    with tempfile.TemporaryDirectory() as folder:
+        store = distributed.FileStore(f"{folder}/meeting", 1)  # type: ignore[attr-defined]
+        distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+        try:
+            yield
+        finally:
+            distributed.destroy_process_group()
+
+
 LLAMA_1B: Final = untied("llama-3.2-1b")
 LLAMA_3B: Final = untied("llama-3.2-3b")
 CASES: Final = (
     Case("plain_1b", LLAMA_1B, plain),
     Case("ours_1b", LLAMA_1B, fused(float8=False), at_least(66_000), at_least(0.60), at_most(66)),
     Case("ours_1b_float8", LLAMA_1B, fused(float8=True), at_least(80_000)),
+    Case("engine_1b", LLAMA_1B, trained, at_least(66_000), at_least(0.60), at_most(66)),
     Case("ours_3b", LLAMA_3B, fused(float8=False), None, at_least(0.55)),
 )
 UNTRIED: Final = {"ours_moe_mfu": (at_least(0.45), "the fused decoder has no experts yet")}
@@ -188,18 +235,10 @@ def _timed(step: Step, rows: int, sequence: int, steps: int) -> tuple[list[float
 
 def on_cpu(rounds: int) -> dict[str, Figure]:
     """What the engine adds to a step of a small model, on one thread."""
-    import tempfile
-
-    import torch.distributed as distributed
-    from torch.distributed.device_mesh import init_device_mesh
-
-    from stoker.spec.run import Precision, RunSpec, TrainSpec
     from stoker.train.loss import next_token_loss
     from stoker.train.models import build_model, materialise
     from stoker.train.optimizer import build_optimizer, set_learning_rate
-    from stoker.train.parallelize import parallelize
     from stoker.train.schedule import learning_rate_at
-    from stoker.train.step import train_step
 
     torch.set_num_threads(1)
     train = TrainSpec(precision=Precision.FP32)
@@ -219,22 +258,11 @@ def on_cpu(rounds: int) -> dict[str, Figure]:
         set_learning_rate(hand_optimizer, learning_rate_at(1, train))
         hand_optimizer.step()
 
-    with tempfile.TemporaryDirectory() as folder:
-        store = distributed.FileStore(f"{folder}/meeting", 1)  # type: ignore[attr-defined]
-        distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-        mesh = init_device_mesh("cpu", (1,), mesh_dim_names=("dp_shard",))
-        spec = RunSpec(dataset="none", model=SMALL, train=train)
-        model = parallelize(build_model(SMALL, SMALL_VOCABULARY), mesh, spec)
-        materialise(model, 0, torch.device("cpu"))
-        optimizer = build_optimizer(model, train)
+    with group_of_one("gloo"):
+        step = engine(SMALL, SMALL_VOCABULARY, train, torch.device("cpu"))
         seconds = take_turns(
-            {
-                "engine": lambda: spent_s(lambda: train_step(model, optimizer, batch, train, 1)),
-                "loop": lambda: spent_s(loop),
-            },
-            rounds,
+            {"engine": lambda: spent_s(lambda: step(batch)), "loop": lambda: spent_s(loop)}, rounds
         )
-        distributed.destroy_process_group()
     return {
         "cpu_engine_to_loop": ratio_of(seconds["engine"], seconds["loop"], at_most(1.05)),
         "cpu_engine_step_ms": Figure(1e3 * statistics.median(seconds["engine"]), "ms"),
@@ -249,8 +277,9 @@ def measure(rows: int, sequence: int, steps: int, rounds: int) -> Measured:
     facts: Mapping[str, str] = {}
     if torch.cuda.is_available():
         facts = {"device": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}
-        for case in CASES:
-            figures |= on_gpu(case, rows, sequence, steps)
+        with group_of_one(BACKENDS[Device.CUDA]):
+            for case in CASES:
+                figures |= on_gpu(case, rows, sequence, steps)
     else:
         print("No CUDA device is at hand: what needs one is not measured.", file=sys.stderr)
         why = "no CUDA device at hand"

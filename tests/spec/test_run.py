@@ -49,7 +49,7 @@ def test_fused_kernels_take_what_is_written_out() -> None:
     for more in (
         {},
         {"train": {"kernels": "fused", "precision": "float8"}},
-        {"layout": {"recompute": "full"}},
+        {"layout": {"recompute": "selective"}},
     ):
         table = {"dataset": "d", "train": {"kernels": "fused"}, **FITS, **more}
         assert load(RunSpec, [Layer("f", table)]).value.model.qk_norm is False
@@ -69,10 +69,8 @@ def test_fused_kernels_take_what_is_written_out() -> None:
             {**FITS, "layout": {"pp": 2, "schedule": "zero_bubble", "micro_batches": 4}},
             "layout.schedule 'zero_bubble', which goes back twice",
         ),
-        (
-            {**FITS, "layout": {"recompute": "budget", "compile": "block"}},
-            "layout.recompute 'budget', the compiler's",
-        ),
+        ({**FITS, "layout": {"recompute": "full"}}, "layout.recompute 'full'; a fused block makes its norms"),
+        ({"model": {**FITS["model"], "width": 192, "heads": 4}}, "heads of 48 elements, no power of two"),
         ({**FITS, "train": {"precision": "mxfp8"}}, "'mxfp8'; fused blocks know fp32, bf16, float8"),
     ],
 )

@@ -9,24 +9,36 @@ import copy
 import json
 import os
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from torch import Tensor
 
+from stoker.spec.layout import LayoutSpec, Recompute
 from stoker.spec.model import ModelSpec
+from stoker.spec.run import Kernels
 from stoker.train.fused.adamw import MasterAdamW
 from stoker.train.fused.decoder import FusedChoices, FusedDecoder
 from stoker.train.fused.kernels.cast import cast_both, raise_amax
 from stoker.train.fused.kernels.entropy import cross_entropy_
 from stoker.train.loss import next_token_loss
 from stoker.train.models import build_model, materialise
+from support.layouts import Case, Course, train_over
+from support.ranks import run_ranks
 
 SPEC = ModelSpec(layers=2, width=64, heads=4, kv_heads=2, ffn_width=96, tied_embeddings=False, qk_norm=False)
 VOCABULARY = 203
 ALPHA = 1e-3
+ENGINE_SPEC = replace(SPEC, width=32, heads=2, kv_heads=1, ffn_width=48)
+LAYOUTS = {
+    "shards": LayoutSpec(recompute=Recompute.SELECTIVE),
+    "stages": LayoutSpec(dp_shard=1, pp=2, micro_batches=2),
+}
 
 
 def apart(found: Tensor, wanted: Tensor) -> float:
@@ -109,7 +121,29 @@ def casting() -> dict[str, Any]:
     }
 
 
+def engine(layout: LayoutSpec) -> dict[str, Any]:
+    """Losses, gradient norms and the whole first gradient of two ranks of the engine, by both kernels."""
+
+    def rank(kernels: Kernels) -> Course:
+        return train_over(Case(layout, model=ENGINE_SPEC, kernels=kernels), steps=1)
+
+    plain, fused = (
+        run_ranks(2, lambda _, kernels=kernels: rank(kernels), timeout_s=600) for kernels in Kernels
+    )
+    gradients = {
+        f"{number}: {name}": apart(gradient, plain[number].gradients[name])
+        for number, course in enumerate(fused)
+        for name, gradient in course.gradients.items()
+    }
+    return {
+        "losses": [course.losses for course in (*fused, *plain)],
+        "norms": [course.norms for course in (*fused, *plain)],
+        "gradients": gradients,
+    }
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    found = {"keep": decoder(True), "remake": decoder(False), "entropy": entropy(), "casting": casting()}
+    found = {"engine": {name: engine(layout) for name, layout in LAYOUTS.items()}}  # forks: before autograd
+    found |= {"keep": decoder(True), "remake": decoder(False), "entropy": entropy(), "casting": casting()}
     json.dump(found, sys.stdout)

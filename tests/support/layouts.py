@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from stoker.spec.layout import LayoutSpec
 from stoker.spec.model import ModelSpec
 from stoker.spec.moe import MoeSpec
-from stoker.spec.run import Precision, RunSpec, TrainSpec
+from stoker.spec.run import Kernels, Precision, RunSpec, TrainSpec
 from stoker.spec.speech import SpeechSpec
 from stoker.spec.vision import VisionObjective, VisionSpec
 from stoker.train.device import HOST, Arrivals, weights_device
@@ -71,11 +71,12 @@ class Case:
     ranks: int = 2
     model: ModelSpec | VisionSpec | SpeechSpec = DENSE
     precision: Precision = Precision.FP32
+    kernels: Kernels = Kernels.PLAIN
 
     @property
     def train(self) -> TrainSpec:
         """The step's settings in this precision."""
-        return replace(settings_of(self.model), precision=self.precision)
+        return replace(settings_of(self.model), precision=self.precision, kernels=self.kernels)
 
 
 @dataclass

@@ -10,7 +10,7 @@ import torch
 from stoker.core.config import Layer, load
 from stoker.core.errors import ConfigError
 from stoker.spec.layout import LayoutSpec
-from stoker.spec.run import EIGHT_BITS, Precision, RunSpec
+from stoker.spec.run import EIGHT_BITS, Kernels, Precision, RunSpec, TrainSpec
 from stoker.train.float8 import (
     E4M3,
     E5M2,
@@ -19,7 +19,7 @@ from stoker.train.float8 import (
     require_hardware,
     use_eight_bits,
 )
-from stoker.train.hardware import PrecisionUnsupported
+from stoker.train.hardware import DeviceMissing, PrecisionUnsupported
 from support.layouts import DENSE, Case, train_alone, train_over
 from support.ranks import run_ranks
 
@@ -119,9 +119,11 @@ def test_a_device_without_such_products_refuses_them_by_name() -> None:
     with pytest.raises(
         PrecisionUnsupported, match=r"'mxfp8', which needs CUDA capability 10\.0; .* cpu"
     ) as refused:
-        require_hardware(Precision.MXFP8, torch.device("cpu"))
+        require_hardware(TrainSpec(precision=Precision.MXFP8), torch.device("cpu"))
     assert refused.value.hint == "Set train.precision=bf16."
-    require_hardware(Precision.BF16, torch.device("cpu"))
+    with pytest.raises(DeviceMissing, match="'fused', which needs a CUDA device; this rank is on cpu"):
+        require_hardware(TrainSpec(kernels=Kernels.FUSED), torch.device("cpu"))
+    require_hardware(TrainSpec(precision=Precision.BF16), torch.device("cpu"))
 
 
 def test_a_run_file_with_eight_bits_and_tensor_parallelism_is_refused() -> None:

@@ -37,6 +37,19 @@ def test_loss_gradients_and_update_are_the_plain_decoders(found: dict[str, Any],
     assert max(told["updated"].values()) < 1e-5, told["updated"]
 
 
+@pytest.mark.parametrize("layout", ["shards", "stages"])
+def test_the_engine_computes_the_same_by_fused_kernels_on_two_ranks(
+    found: dict[str, Any], layout: str
+) -> None:
+    told = found["engine"][layout]
+    for name in ("losses", "norms"):
+        one, two, *plain = told[name]
+        assert one == pytest.approx(plain[0], rel=1e-5)
+        assert two == pytest.approx(plain[1], rel=1e-5)
+    assert len(told["gradients"]) >= 9 * 2
+    assert max(told["gradients"].values()) < 1e-5, told["gradients"]
+
+
 def test_cross_entropy_holds_for_large_logits_and_rows_wider_than_a_block(found: dict[str, Any]) -> None:
     assert found["entropy"]["losses"] < 1e-5
     assert found["entropy"]["gradient"] < 1e-5

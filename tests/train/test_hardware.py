@@ -59,7 +59,7 @@ def test_a_run_is_where_its_ranks_can_be(
             run(Device.AUTO, precision=Precision.FLOAT8),
             NONE,
             PrecisionUnsupported,
-            "'float8', which needs CUDA capability 8.9; this run is on a cpu device",
+            "'float8', which needs CUDA capability 8.9; n7 has no CUDA device that torch can use",
             "train.precision=bf16",
         ),
         (

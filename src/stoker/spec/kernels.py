@@ -18,7 +18,8 @@ NOT_WRITTEN_OUT: Final = ("qk_norm", "tied_embeddings", "qkv_bias", "moe", "rope
 
 def fits(spec: ModelSpec) -> bool:
     """Whether a decoder of this shape is written out."""
-    return spec.query_width == spec.width and not any(getattr(spec, name) for name in NOT_WRITTEN_OUT)
+    even = spec.query_width == spec.width and spec.head_elements & (spec.head_elements - 1) == 0
+    return even and not any(getattr(spec, name) for name in NOT_WRITTEN_OUT)
 
 
 def kernel_problems(model: ModelSpec | None, layout: LayoutSpec, precision: str) -> Iterator[str]:
@@ -30,7 +31,9 @@ def kernel_problems(model: ModelSpec | None, layout: LayoutSpec, precision: str)
         return  # told by their own section
     odd = [name for name in NOT_WRITTEN_OUT if getattr(model, name)]
     if model.query_width != model.width:
-        odd.append("head_width")
+        odd.append(f"head_width {model.head_width}")
+    if model.head_elements & (model.head_elements - 1):
+        odd.append(f"heads of {model.head_elements} elements, no power of two")
     if odd:
         yield (
             f"train.kernels is 'fused' and the model has {', '.join(odd)}, which is not written out; "
@@ -52,8 +55,11 @@ def kernel_problems(model: ModelSpec | None, layout: LayoutSpec, precision: str)
             f"train.kernels is 'fused' and layout.compile '{layout.compile}'; one of them makes the kernels: "
             "set layout.compile=none or train.kernels=plain."
         )
-    if layout.recompute is Recompute.BUDGET:
-        yield "train.kernels is 'fused' and layout.recompute 'budget', the compiler's; choose another."
+    if layout.recompute not in (Recompute.NONE, Recompute.SELECTIVE):
+        yield (
+            f"train.kernels is 'fused' and layout.recompute '{layout.recompute}'; a fused block makes its norms "
+            "and SwiGLU again at most: set layout.recompute=selective or none."
+        )
     if precision not in PRECISIONS:
         yield (
             f"train.kernels is 'fused' and train.precision '{precision}'; fused blocks know "

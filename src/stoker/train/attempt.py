@@ -48,7 +48,7 @@ def run_attempt(
     telemetry.enter(Section.START_UP)
     train = job.spec.train
     settle_arithmetic(train.seed, job.spec.launch.threads_per_rank, deterministic=train.deterministic)
-    require_hardware(train.precision, place.device)
+    require_hardware(train, place.device)
     memory = Memory(job.spec, place.device)
     with memory.explained():
         task = task_of(job, place, dataset, parts, telemetry, clock)

@@ -16,20 +16,24 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from stoker.spec.run import EIGHT_BITS, Precision
-from stoker.train.hardware import Accelerator, refuse_eight_bits, require_capability
+from stoker.spec.run import EIGHT_BITS, Precision, TrainSpec
+from stoker.train.hardware import Accelerator, refuse_on_cpu, require_capability
 
 E4M3: Final = torch.float8_e4m3fn
 E5M2: Final = torch.float8_e5m2
 MX_BLOCK: Final = 32
 
 
-def require_hardware(precision: Precision, device: torch.device) -> None:
-    """Raise PrecisionUnsupported unless `device` multiplies in that precision itself."""
-    if precision not in EIGHT_BITS:
-        return
+def require_hardware(train: TrainSpec, device: torch.device) -> None:
+    """Raise PrecisionUnsupported unless `device` multiplies in the run's precision itself.
+
+    Raises DeviceMissing where it cannot run the run's kernels.
+    """
+    precision = train.precision
     if device.type != "cuda":
-        refuse_eight_bits(precision)
+        refuse_on_cpu(train, f"this rank is on {device}")
+        return
+    if precision not in EIGHT_BITS:
         return
     told = torch.cuda.get_device_properties(device)
     require_capability(precision, Accelerator(told.name, (told.major, told.minor), told.total_memory))

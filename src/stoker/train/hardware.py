@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from stoker.core.errors import StokerError
-from stoker.spec.run import EIGHT_BITS, Device, Kernels, Precision, RunSpec
+from stoker.spec.run import EIGHT_BITS, Device, Kernels, Precision, RunSpec, TrainSpec
 
 NEEDED: Final[dict[Precision, tuple[int, int]]] = {
     Precision.FLOAT8: (8, 9),
@@ -84,7 +84,7 @@ def choose_device(spec: RunSpec, seen: Accelerators) -> ChosenDevice:
             raise DeviceMissing(
                 f"launch.device is 'cuda', and {because}.", hint=f"{remedy} Or set launch.device=cpu."
             )
-    _refuse_on_cpu(spec, because)
+    refuse_on_cpu(spec.train, because)
     return ChosenDevice(Device.CPU, because)
 
 
@@ -116,14 +116,22 @@ def require_capability(precision: Precision, device: Accelerator) -> None:
         )
 
 
-def refuse_eight_bits(precision: Precision) -> None:
-    """Raise PrecisionUnsupported when a CPU cannot multiply in that precision."""
-    if precision in EIGHT_BITS:
-        needed = NEEDED[precision]
+def refuse_on_cpu(train: TrainSpec, because: str) -> None:
+    """Raise PrecisionUnsupported or DeviceMissing when a run asks for what only CUDA has.
+
+    `because` says why it is not there.
+    """
+    if train.precision in EIGHT_BITS:
+        needed = NEEDED[train.precision]
         raise PrecisionUnsupported(
-            f"train.precision is '{precision}', which needs CUDA capability {needed[0]}.{needed[1]}; "
-            "this run is on a cpu device.",
+            f"train.precision is '{train.precision}', which needs CUDA capability {needed[0]}.{needed[1]}; "
+            f"{because}.",
             hint="Set train.precision=bf16.",
+        )
+    if train.kernels is Kernels.FUSED:
+        raise DeviceMissing(
+            f"train.kernels is 'fused', which needs a CUDA device; {because}.",
+            hint="Set train.kernels=plain.",
         )
 
 
@@ -137,13 +145,4 @@ def _require_triton(spec: RunSpec, seen: Accelerators) -> None:
         raise DeviceMissing(
             f"train.kernels is 'fused', and Triton, which builds them, is not installed on {seen.node}.",
             hint="PyTorch's CUDA builds for Linux bring it. Or set train.kernels=plain.",
-        )
-
-
-def _refuse_on_cpu(spec: RunSpec, because: str) -> None:
-    refuse_eight_bits(spec.train.precision)
-    if spec.train.kernels is Kernels.FUSED:
-        raise DeviceMissing(
-            f"train.kernels is 'fused', which needs a CUDA device, and the run is on the CPU: {because}.",
-            hint="Set train.kernels=plain.",
         )

@@ -23,7 +23,7 @@ from torch.distributed.fsdp import (
 )
 
 from stoker.spec.layout import LayoutSpec
-from stoker.spec.run import Precision, RunSpec
+from stoker.spec.run import Kernels, Precision, RunSpec
 from stoker.train.float8 import use_eight_bits
 from stoker.train.models.decoder import Attention, Decoder
 from stoker.train.models.moe import GroupedExperts
@@ -101,9 +101,14 @@ def spread(model: nn.Module, meshes: Meshes, spec: RunSpec) -> Spread:
         if meshes.tp is not None:
             shard_encoders(model, meshes.tp)
     blocks = [block for stage in stages for block in blocks_of(stage)]
-    use_eight_bits(blocks, spec.train.precision)
-    recompute_blocks(blocks, layout)
-    compile_parts(model, blocks, layout.compile)
+    if spec.train.kernels is Kernels.FUSED:
+        from stoker.train.fused.plug import use_fused_kernels
+
+        use_fused_kernels(dict.fromkeys((model, *stages)), layout, spec.train.precision)
+    else:
+        use_eight_bits(blocks, spec.train.precision)
+        recompute_blocks(blocks, layout)
+        compile_parts(model, blocks, layout.compile)
     for stage in stages:
         shard(stage, meshes, spec)
     return Spread(model, meshes, pipeline, encoder_pipeline, spec.train.precision)
