@@ -101,6 +101,7 @@ _GROUPS: Final = (
         "192 form-unknown, 200 bad-mixture, 205 not-decodable, 22 unknown-dataset, 24 unknown-run, "
         "48 bad-keys-url, 132 not-resumable",
     ),
+    (_K.USER_ERROR, _C.GPU_MEMORY, _SURE, False, "194 out-of-memory"),
     (
         _K.USER_ERROR,
         _C.MODEL,
