@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch.distributed as distributed
 from stoker.core.clock import SystemClock
 from stoker.core.events import EventKind, Section, read_events
 from stoker.fleet.stragglers import find_stragglers
+from stoker.spec.layout import CompileUnit
 from stoker.train import run_state
+from stoker.train.parallel import recompute
 from stoker.train.step import train_step
 from stoker.train.watch.parts import counting_waits
 from support.ranks import run_ranks
@@ -65,3 +68,14 @@ def test_a_wait_is_counted_where_it_is_waited_and_nothing_stays_wrapped() -> Non
     assert first_s > second_s
     assert first_plain
     assert second_plain
+
+
+def test_what_the_compiler_took_is_told_of_the_step_that_waited_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recompute, "BACKEND", "eager")
+    spec = replace(RUN_SPEC, layout=replace(RUN_SPEC.layout, compile=CompileUnit.BLOCK))
+    steps = [event for event in RunPlace.make(tmp_path).attempt(spec=spec) if event.kind is EventKind.STEP]
+    first, last = steps[0], steps[-1]
+    assert 0 < float(str(first.fields["compile_s"])) <= first.number("step_s")
+    assert "compile_s" not in last.fields

@@ -173,7 +173,9 @@ class HouseErrands:
         if self.failures is None:
             return 0.0
         path = self.folder.events
-        return after_run(self.failures, read_events(path).events if path.exists() else ()).mttf_s(1)
+        return after_run(self.failures, read_events(path).events if path.exists() else ()).mttf_s(
+            self.job.spec.launch.nodes
+        )
 
     def _resume_point(self) -> CommitRef | None:
         records = self.ledger.catalogue.checkpoints(self.job.run)

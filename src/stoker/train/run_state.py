@@ -10,6 +10,7 @@ from stoker.core.clock import Clock
 from stoker.core.events import EventKind, Section
 from stoker.feed.stream import BatchStream
 from stoker.spec.job import CommitRef, Job
+from stoker.spec.layout import CompileUnit
 from stoker.train.checkpoint import load_checkpoint
 from stoker.train.checkpoint_errors import CheckpointUnfit
 from stoker.train.checkpoint_saver import Saved, open_saver
@@ -95,7 +96,7 @@ class RunState:
     def step(self, step: int, meter: Meter) -> int:
         """Train on a batch; the step that the weights are at then, which is an earlier one if rolled back."""
         spec = self._job.spec.train
-        begun_s = self._clock.monotonic_s()
+        begun_s, compiled_before_s = self._clock.monotonic_s(), self._compiled_s()
         self._telemetry.enter(Section.DATA, step)
         self._parts.begin(step)
         seed_step(spec.seed, step, self._data_rank)
@@ -135,8 +136,18 @@ class RunState:
                 tokens=tokens, step_s=step_s, parts_s=times.take(), device=self._place.device
             )
             domains = {"loss_of": dict(by_part)} if by_part else {}
-            self._telemetry.emit(EventKind.STEP, **fields, **rates, **domains)
+            compiled_s = self._compiled_s() - compiled_before_s
+            compiled = {"compile_s": round(compiled_s, 6)} if compiled_s > 0 else {}
+            self._telemetry.emit(EventKind.STEP, **fields, **rates, **domains, **compiled)
         return step
+
+    def _compiled_s(self) -> float:
+        """What this process has spent in torch's compiler so far; 0 where none is asked for."""
+        if self._job.spec.layout.compile is CompileUnit.NONE:
+            return 0.0
+        from torch._dynamo.utils import calculate_time_spent
+
+        return float(calculate_time_spent().get("total_wall_time", 0.0))
 
     def _leave_out(self, step: int, batch: Batch, figures: StepFigures) -> int:
         """Train no more on this batch, nor, with a roll-back, on those since the last checkpoint."""
