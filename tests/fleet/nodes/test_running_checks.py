@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from stoker.fleet.nodes.checks import CHECKS, Check, checks_for, run_checks
 from stoker.fleet.nodes.finding import MAX_EVIDENCE, CheckState, Finding, NodeReport, ok, one_line
 from stoker.fleet.nodes.machine_view import MachineView, Unreadable
 from support.machine_tree import MachineTree, sound_machine
+
+PATIENT_S = 120.0
+"""A machine that runs other tests may be slow; what is to answer is given all the time it needs."""
 
 EVICT, DRAIN = Severity.EVICT_NOW, Severity.DRAIN_AFTER
 
@@ -44,8 +48,8 @@ def test_every_name_is_given_once_and_there_are_about_thirty() -> None:
 
 def test_a_sound_machine_has_no_finding(tree: MachineTree) -> None:
     """All checks as they stand but those of time and speed, which a busy machine may fail."""
-    timed = {"loopback_bandwidth", "determinism"}
-    report = run_checks(tree.view(limit_s=4.0), "n1", [each for each in CHECKS if each.name not in timed])
+    sound = [each for each in CHECKS if each.name not in {"loopback_bandwidth", "determinism"}]
+    report = run_checks(tree.view(limit_s=PATIENT_S), "n1", sound, whole_limit_s=PATIENT_S)
     assert report.findings == ()
     assert report.severity is None
     assert len(report.of(CheckState.OK)) >= 25
@@ -59,7 +63,7 @@ def test_a_check_that_hangs_is_told_as_such_and_the_others_answer(
         return ok("too late")
 
     checks = [*(Check(f"hangs{n}", hang, EVICT, 0.05) for n in range(10)), Check("good", good, EVICT)]
-    report = run_checks(tree.view(limit_s=4.0), "n1", checks)
+    report = run_checks(tree.view(limit_s=PATIENT_S), "n1", checks, whole_limit_s=PATIENT_S)
     *hung, last = report.results
     assert {(each.state, each.answered, each.severity) for each in hung} == {(CheckState.FAIL, False, DRAIN)}
     assert "no answer within" in hung[0].evidence
@@ -85,7 +89,7 @@ def test_a_check_that_breaks_is_a_failure_of_its_own(tree: MachineTree) -> None:
         raise Unreadable("garbage")
 
     checks = [Check("a", broken, EVICT), Check("b", unreadable, EVICT), Check("c", good, EVICT)]
-    a, b, c = run_checks(tree.view(limit_s=4.0), "n1", checks).results
+    a, b, c = run_checks(tree.view(limit_s=PATIENT_S), "n1", checks, whole_limit_s=PATIENT_S).results
     assert (a.state, a.severity, a.answered) == (CheckState.FAIL, DRAIN, False)
     assert (b.evidence, b.severity) == ("no figure: garbage", DRAIN)
     assert c.state is CheckState.OK
@@ -96,7 +100,7 @@ def test_the_report_asks_for_the_worse_of_what_failed(tree: MachineTree) -> None
         return Finding(CheckState.FAIL, "bad")
 
     def asked(*checks: Check) -> Severity | None:
-        return run_checks(tree.view(limit_s=4.0), "n1", checks).severity
+        return run_checks(tree.view(limit_s=PATIENT_S), "n1", checks, whole_limit_s=PATIENT_S).severity
 
     assert asked(Check("a", bad, DRAIN), Check("b", bad, EVICT)) is EVICT
     assert asked(Check("a", bad, DRAIN), Check("b", good, EVICT)) is DRAIN
@@ -106,7 +110,7 @@ def external(tree: MachineTree, script: str, **more: object) -> NodeReport:
     tree.program("judge", f"#!/bin/sh\n{script}\n")
     wanted = ExternalCheck("judge", ("judge", "-x"), warn=(1,), severity=EVICT, **more)  # type: ignore[arg-type]
     (check,) = checks_for(tree.view(external=(wanted,)).settings)[len(CHECKS) :]
-    return run_checks(tree.view(limit_s=4.0), "n1", [check])
+    return run_checks(tree.view(limit_s=PATIENT_S), "n1", [check], whole_limit_s=PATIENT_S)
 
 
 @pytest.mark.parametrize(
@@ -116,25 +120,35 @@ def external(tree: MachineTree, script: str, **more: object) -> NodeReport:
 def test_the_exit_code_of_an_external_check_decides(
     tree: MachineTree, code: int, state: CheckState, severity: Severity | None
 ) -> None:
-    (result,) = external(tree, f"echo all well 42; exit {code}", limit_s=4.0).results
+    (result,) = external(tree, f"echo all well 42; exit {code}", limit_s=PATIENT_S).results
     assert (result.state, result.severity) == (state, severity)
     assert result.evidence == f"exit code {code}: all well 42"
 
 
 def test_an_external_check_ended_by_a_signal_has_failed(tree: MachineTree) -> None:
-    (result,) = external(tree, "kill -9 $$", limit_s=4.0).results
+    (result,) = external(tree, "kill -9 $$", limit_s=PATIENT_S).results
     assert (result.state, result.evidence) == (CheckState.FAIL, "ended by signal 9, nothing printed")
 
 
+def lives(stat: Path) -> bool:
+    try:
+        return stat.read_text().split(") ")[1][0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def test_an_external_check_that_runs_for_ever_is_ended_with_all_its_children(tree: MachineTree) -> None:
-    (result,) = external(tree, f"sleep 1000 & echo $! > {tree.root}/pid; wait", limit_s=0.5).results
+    (result,) = external(tree, f"sleep 1000 & echo $! > {tree.root}/pid; wait", limit_s=2.0).results
     assert (result.state, result.severity, result.answered) == (CheckState.FAIL, DRAIN, False)
     child = Path("/proc") / (tree.root / "pid").read_text().strip() / "stat"
-    assert not child.exists() or child.read_text().split(") ")[1][0] in "ZX"
+    deadline = time.monotonic() + PATIENT_S
+    while lives(child):  # it was killed, and a busy machine lets it end when it comes to that
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_an_external_check_that_prints_garbage_without_end_is_only_shown(tree: MachineTree) -> None:
-    (ends,) = external(tree, "head -c 3000000 /dev/urandom; exit 0", limit_s=4.0).results
+    (ends,) = external(tree, "head -c 3000000 /dev/urandom; exit 0", limit_s=PATIENT_S).results
     assert ends.state is CheckState.OK
     assert len(ends.evidence) <= MAX_EVIDENCE
     assert ends.evidence.isprintable()
