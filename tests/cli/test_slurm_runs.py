@@ -44,16 +44,16 @@ class SlurmHome:
         told = self.home.data("train", "run.toml", "--on", "slurm", *words)
         return RunId(told["run"]), JobId(told["job"])
 
+    def of_kind(self, run: RunId, kind: EventKind) -> list[Any]:
+        path = RunFolder.of(self.home.root / "runs", run).events
+        told = read_events(path).events if path.exists() else ()
+        return [each for each in told if each.kind is kind]
+
     def steps(self, run: RunId) -> list[int]:
-        told = read_events(RunFolder.of(self.home.root / "runs", run).events).events
-        return [int(each.number("step")) for each in told if each.kind is EventKind.STEP]
+        return [int(each.number("step")) for each in self.of_kind(run, EventKind.STEP)]
 
     def attempt_of_last_step(self, run: RunId) -> int:
         return int(self.of_kind(run, EventKind.STEP)[-1].attempt)
-
-    def of_kind(self, run: RunId, kind: EventKind) -> list[Any]:
-        told = read_events(RunFolder.of(self.home.root / "runs", run).events).events
-        return [each for each in told if each.kind is kind]
 
     def folder(self, run: RunId) -> JobFolder:
         return JobFolder.of(self.home.root / "runs", run)

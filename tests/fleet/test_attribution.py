@@ -164,6 +164,33 @@ def test_a_hang_is_dated_from_its_last_sign_and_explained_by_what_was_seen_then(
     assert found(told)[:2] == ("network", "link")
 
 
+IN_COLLECTIVE = ["/x/torch/distributed/distributed_c10d.py:3000 all_gather"]
+READING = ["/x/feed/stream.py:70 __next__"]
+
+
+def stood(rank: int, frames: list[str], state: str = "S") -> tuple[EventKind, int, dict[str, object]]:
+    return (K.RANK_STACK, rank, {"frames": frames, "process_state": state})
+
+
+def test_a_rank_that_hung_because_somebody_stopped_it_says_so() -> None:
+    hung = (K.RANK_HUNG, 0, {"silent_s": 9.0, "section": "data"})
+    told = attribute(died(hung, stood(0, READING), stood(1, [], "T"), killed(0, ordered=True)))
+    assert found(told) == ("system_software", "process", 1)
+    assert "rank 1 was stopped by a signal" in told.evidence
+
+
+@pytest.mark.parametrize(
+    ("second", "cause"), [(IN_COLLECTIVE, ("network", "link")), (READING, ("unknown", "process"))]
+)
+def test_ranks_that_all_wait_for_one_another_point_at_what_lies_between(
+    second: list[str], cause: tuple[str, str]
+) -> None:
+    hung = (K.RANK_HUNG, 1, {"silent_s": 9.0, "section": "compute"})
+    spawned = [(K.RANK_SPAWNED, rank, {"pid": 7 + rank}) for rank in (0, 1)]
+    told = attribute(died(*spawned, hung, stood(0, IN_COLLECTIVE), stood(1, second)))
+    assert found(told)[:2] == cause
+
+
 def test_a_rank_that_only_lost_its_peer_is_not_the_culprit() -> None:
     told = attribute(died(said(0, "peer-lost"), (K.RANK_EXITED, 0, {"exit_code": 118}), killed(1, 11)))
     assert found(told) == ("system_software", "library", 1)

@@ -60,7 +60,8 @@ class Slurm:
             if not (pid.exists() and Path(f"/proc/{pid.read_text().strip()}").exists()):
                 self.say("slurmd", "-N", node)
             if state.startswith(("down", "drain")):
-                self.say("scontrol", "update", f"nodename={node}", "state=resume")
+                with suppress(subprocess.CalledProcessError):  # it came back by itself
+                    self.say("scontrol", "update", f"nodename={node}", "state=resume")
         deadline = time.monotonic() + 60
         while (
             self.queue() or self.say("sinfo", "--noheader", "--Node", "--format=%T").split() != ["idle"] * 4

@@ -385,7 +385,8 @@ class Agent:
     # -- telling
 
     def _tell_stack(self, rank: int, stack: tuple[str, ...]) -> None:
-        self._tell(EventKind.RANK_STACK, rank=rank, frames=list(stack))
+        state = self._ranks[rank].state if rank in self._ranks else ""
+        self._tell(EventKind.RANK_STACK, rank=rank, frames=list(stack), process_state=state)
 
     def _tell(self, kind: EventKind, *, rank: int = -1, **fields: JsonValue) -> None:
         plan = self._plan

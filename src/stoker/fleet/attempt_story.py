@@ -13,6 +13,7 @@ TELLING: Final = frozenset(
         EventKind.ATTEMPT_STARTED,
         EventKind.RANK_SPAWNED,
         EventKind.RANK_HUNG,
+        EventKind.RANK_STACK,
         EventKind.RANK_ERROR,
         EventKind.RANK_EXITED,
     }

@@ -14,12 +14,15 @@ from typing import Final
 from stoker.core.canonical import JsonValue
 from stoker.core.events import Event, EventKind, Section
 from stoker.fleet.failure_texts import text_meaning
+from stoker.fleet.stacks import waits_for_others
 from stoker.fleet.taxonomy import (
     AGENT_GONE,
+    ALL_WAIT,
     BY_ID,
     CODES,
     HANG,
     SIGNALS,
+    STOPPED,
     SYMPTOMS,
     UNEXPLAINED,
     Component,
@@ -178,6 +181,7 @@ def _own_signs(events: Sequence[Event], refused: str) -> Iterator[_Sign]:
         yield sign
         yield from _last_words(event, sign)
         first, silent = first and symptom, False
+    yield from _stood(events)
     if silent and any(event.kind is EventKind.ATTEMPT_STARTED for event in events):
         yield _Sign(AGENT_GONE, -1, events[-1].node, "nobody told of the ranks any more", Source.EVENT)
 
@@ -206,6 +210,22 @@ def _sign_of(event: Event) -> _Sign | None:
             line = f"rank {event.rank} ended with exit code {code}"
         return _Sign(meaning, event.rank, event.node, line, Source.EVENT)
     return None
+
+
+def _stood(events: Sequence[Event]) -> Iterator[_Sign]:
+    """What the ranks of an attempt that hung were doing, beyond which of them the others waited for."""
+    stacks = {event.rank: event for event in events if event.kind is EventKind.RANK_STACK}
+    for rank, event in stacks.items():
+        if event.fields.get("process_state") in ("T", "t"):
+            yield _Sign(STOPPED, rank, event.node, f"rank {rank} was stopped by a signal", Source.EVENT)
+    ranks = {event.rank for event in events if event.kind is EventKind.RANK_SPAWNED}
+    frames = {rank: tuple(map(str, _lines(event.fields.get("frames")))) for rank, event in stacks.items()}
+    if len(ranks) > 1 and ranks <= frames.keys() and all(map(waits_for_others, frames.values())):
+        yield _Sign(ALL_WAIT, -1, "", "every rank was inside a collective, and none came out", Source.EVENT)
+
+
+def _lines(told: JsonValue) -> Sequence[JsonValue]:
+    return told if isinstance(told, list) else ()
 
 
 def _last_words(event: Event, sign: _Sign) -> Iterator[_Sign]:

@@ -59,6 +59,14 @@ class RankProcess:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGTERM)
 
+    @property
+    def state(self) -> str:
+        """The kernel's letter for what the process does, such as T for stopped; empty when it is gone."""
+        try:
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (OSError, IndexError):
+            return ""
+
     def ask_for_stack(self) -> bool:
         """Have the rank write where its threads stand. False when it does not listen: it would end."""
         try:

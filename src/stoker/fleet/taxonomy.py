@@ -224,6 +224,12 @@ SIGNALS: Final[Mapping[int, Meaning]] = {
 HANG: Final = Meaning(_K.UNKNOWN, _C.PROCESS, 0.3)
 """A rank that got nowhere, when nothing else says why."""
 
+STOPPED: Final = Meaning(_K.SYSTEM_SOFTWARE, _C.PROCESS, 0.8)
+"""A rank that hung stood still by a signal: somebody outside, or a debugger, stopped it."""
+
+ALL_WAIT: Final = Meaning(_K.NETWORK, _C.LINK, 0.5)
+"""All ranks that hung had entered a collective and none left it, so what lies between them did not deliver."""
+
 AGENT_GONE: Final = Meaning(_K.SYSTEM_SOFTWARE, _C.AGENT, 0.5)
 """Nobody told of the ranks any more, and no rank ended before."""
 
