@@ -15,9 +15,10 @@ LEAST_LOST_S: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class SlurmSettings:
-    """`early_s` before the time is up a run saves a checkpoint and leaves; a supervisor that gives no sign for
-    `lost_after_s` is looked after. `switches` (0: anywhere) bounds over how many a run may spread, which is
-    waited for `switches_wait_minutes`. `exclude` are nodes to keep off. `options` are further ones of sbatch.
+    """`early_s` before the time is up a run saves a checkpoint and leaves; a supervisor that gives no sign
+    for `lost_after_s` is looked after. `switches` (0: anywhere) bounds over how many a run may spread, which
+    is waited for `switches_wait_minutes`. `exclude` are nodes to keep off. `options` are further ones of
+    sbatch.
     """
 
     partition: str = ""

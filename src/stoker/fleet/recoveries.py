@@ -66,8 +66,8 @@ def find_recoveries(events: Iterable[Placed]) -> tuple[Recovery, ...]:
             if failing:
                 _last(found, attribution=lost)
             else:
-                what = "the supervisor was lost"
-                found.append(Recovery(attempt, -1, what, False, step, last_s, placed.at_s, attribution=lost))
+                gone = Recovery(attempt, -1, "the supervisor was lost", False, step, last_s, placed.at_s)
+                found.append(replace(gone, attribution=lost))
         last_s = placed.at_s
         if kind in (EventKind.RUN_STARTED, EventKind.ATTEMPT_STARTED):
             failing, cancelled, injected_s = False, False, None
@@ -85,7 +85,7 @@ def find_recoveries(events: Iterable[Placed]) -> tuple[Recovery, ...]:
         elif kind is EventKind.ATTEMPT_STARTED:
             step, attempt = int(event.number("resume_step")), event.attempt
             _last(found, resume_step=step)
-        what = _what(event)
+        what: str | None = _what(event)
         if failing and what is not None and _explains(event, found[-1]):
             found[-1] = replace(found[-1], rank=event.rank, what=what)
         if what is not None and not (failing or cancelled):

@@ -57,8 +57,8 @@ def kernel_problems(model: ModelSpec | None, layout: LayoutSpec, precision: str)
         )
     if layout.recompute not in (Recompute.NONE, Recompute.SELECTIVE):
         yield (
-            f"train.kernels is 'fused' and layout.recompute '{layout.recompute}'; a fused block makes its norms "
-            "and SwiGLU again at most: set layout.recompute=selective or none."
+            f"train.kernels is 'fused' and layout.recompute '{layout.recompute}'; a fused block makes its "
+            "norms and SwiGLU again at most: set layout.recompute=selective or none."
         )
     if precision not in PRECISIONS:
         yield (

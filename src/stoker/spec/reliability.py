@@ -34,9 +34,9 @@ def expected_ettr(rate: float, recovery_s: float, interval_s: float, write_s: fl
     """ETTR of a run that fails `rate` times a second and stands still `write_s` for a checkpoint.
 
     `interval_s` is the training time between two checkpoints, `recovery_s` what passes from a failure until
-    steps are done again. `closed` is (1 - rate (u + interval / 2)) / (1 + write / interval), arXiv 2410.21680;
-    `exponential` is Daly's complete form for failures at any time, recovery included:
-    rate interval / (e^(rate recovery) (e^(rate (interval + write)) - 1)).
+    steps are done again. `closed` is (1 - rate (u + interval / 2)) / (1 + write / interval), arXiv
+    2410.21680; `exponential` is Daly's complete form for failures at any time, recovery included: rate
+    interval / (e^(rate recovery) (e^(rate (interval + write)) - 1)).
     """
     if not (interval_s > 0 and rate >= 0 and recovery_s >= 0 and write_s >= 0):
         raise ValueError("an interval above 0 is needed, and nothing may be negative")

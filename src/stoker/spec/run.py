@@ -202,13 +202,15 @@ class LinksSpec:
 class LaunchSpec:
     """Where and how the ranks run. `isolation` required: no key is leased to ranks that reach a network.
 
-    Ranks are spread evenly over `nodes`; a `spare_nodes` takes the place of one that is lost, and where there is
-    none left the run goes on with as many ranks as fit (`shrink`) until the node comes back. `standby`: once an attempt has trained for `standby_after_s`, the next one's processes are started ahead,
-    so that a restart waits for no import; they take the memory of an interpreter with torch for each rank.
-    Ranks hang when none gets on within `hang_after_s`; sooner where steps are usually faster, but never before
-    `hang_at_least_s`. Without its supervisor a lease lasts `lease_s`; a way out of the network is looked for
-    every `isolation_probe_every_s`, and one that is found ends the lease at once. On a CUDA device batches are read
-    into page-locked memory, unless `pin_batches` is false.
+    Ranks are spread evenly over `nodes`; one of `spare_nodes` takes the place of one that is lost, and where
+    none is left the run goes on with as many ranks as fit (`shrink`) until the node is back. `standby`: once
+    an attempt has trained for `standby_after_s`, the next one's processes are started ahead, so that a
+    restart waits for no import; they take the memory of an interpreter with torch for each rank.
+
+    Ranks hang when none gets on within `hang_after_s`; sooner where steps are usually faster, but never
+    before `hang_at_least_s`. Without its supervisor a lease lasts `lease_s`; a way out of the network is
+    looked for every `isolation_probe_every_s`, and one that is found ends the lease at once. On a CUDA device
+    batches are read into page-locked memory, unless `pin_batches` is false.
 
     A run that failed `failures_in_row` times within `failures_within_s` without getting further is over, and
     goes on only when a person forgives it.
