@@ -15,8 +15,8 @@ from stoker.fleet.taxonomy import MACHINE_GONE, SUPERVISOR_GONE
 def left_open(events: Iterable[Event], node: str, mono_s: float) -> Attribution | None:
     """What the last attempt died of when its supervisor died with it; None when it told the end.
 
-    `mono_s` is the monotonic clock of `node` now: one that stands before what it told earlier was started anew,
-    and its machine with it.
+    `mono_s` is the monotonic clock of `node` now: one that stands before what it told earlier began anew, and
+    its machine with it.
     """
     attempt, last_s = 0, 0.0
     for event in events:

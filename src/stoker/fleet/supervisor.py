@@ -314,7 +314,7 @@ class Supervisor:
         self._renew_at_s, self._renew_by_s = self._now_s() + third_s, now_s + third_s
 
     def _renewal_due(self) -> bool:
-        """By either clock: ranks measure a lease by the monotonic one, the key agent by the wall's, which is set."""
+        """By either clock: ranks measure a lease by the monotonic one, the key agent by the wall's."""
         return self._now_s() >= self._renew_at_s or self._clock.now_s() >= self._renew_by_s
 
     def _probe_is_late(self) -> bool:

@@ -228,7 +228,7 @@ STOPPED: Final = Meaning(_K.SYSTEM_SOFTWARE, _C.PROCESS, 0.8)
 """A rank that hung stood still by a signal: somebody outside, or a debugger, stopped it."""
 
 ALL_WAIT: Final = Meaning(_K.NETWORK, _C.LINK, 0.5)
-"""All ranks that hung had entered a collective and none left it, so what lies between them did not deliver."""
+"""All ranks that hung had entered a collective, so what lies between them did not deliver."""
 
 AGENT_GONE: Final = Meaning(_K.SYSTEM_SOFTWARE, _C.AGENT, 0.5)
 """Nobody told of the ranks any more, and no rank ended before."""
