@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from stoker.keys.memory import harden_process
+from stoker.train.host_memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from stoker.core.errors import StokerError
@@ -43,6 +44,7 @@ COLLECTIVE_TIMEOUT: Final = timedelta(minutes=30)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one rank to its end; its exit code. Errors have been told by then."""
     harden_process()
+    keep_freed_memory()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     from stoker.core.errors import EXIT_DONE, EXIT_FINDING, StokerError
