@@ -147,6 +147,8 @@ def test_a_run_resumed_at_its_last_step_only_evaluates(whole: Whole) -> None:
     assert again == first
     texts = {event.text("text") for event in of_kind([*events, *whole.events], EventKind.SAMPLE)}
     assert len(texts) == 1
+    sections = [event.text("section") for event in of_kind(events, EventKind.HEARTBEAT)]
+    assert sections[:3] == ["start_up", "checkpoint", "start_up"], "what loading meets is the checkpoint's"
 
 
 @pytest.mark.parametrize(

@@ -80,13 +80,18 @@ class RunState:
         self._saver.__exit__(kind, error, trace)
 
     def resume(self) -> int:
-        """Load the checkpoint that the ledger recorded; the step it was saved after."""
+        """Load the checkpoint that the ledger recorded; the step it was saved after.
+
+        What is met there is of the checkpoint, so the rank says meanwhile that it is busy with one.
+        """
         assert self._job.resume is not None
+        self._telemetry.enter(Section.CHECKPOINT)
         record = self._load(self._job.resume)
         self._feed.load_state_dict(_feed_state(record, self._objects.record_key(record.sequence)))
         self._guard.load_state_dict(record.extra.get("guard"))
         self._patience.load_state_dict(record.extra.get("patience"))
         self.cadence.load_state_dict(record.extra.get("cadence"))
+        self._telemetry.enter(Section.START_UP)
         return record.step
 
     def _load(self, reference: CommitRef) -> Commit:
