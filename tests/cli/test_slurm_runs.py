@@ -168,8 +168,9 @@ def test_a_lost_node_is_given_up_and_the_run_goes_on_on_another(there: SlurmHome
     lost = there.launcher.job(job).node
     watch, deeds = there.watch(), []
     list(watch.look())
+    before = there.attempt_of_last_step(run)
     there.slurm.lose_node(lost)
-    there.until(lambda: there.attempt_of_last_step(run) > 1, lambda: deeds.extend(watch.look()))
+    there.until(lambda: there.attempt_of_last_step(run) > before, lambda: deeds.extend(watch.look()))
     view = there.launcher.job(job)
     assert view.node != lost and view.restarts == 1
     assert deeds[0].care is Care.GIVE_UP_NODE
