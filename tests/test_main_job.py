@@ -24,6 +24,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stoker.core.clock import SystemClock
+from stoker.core.events import read_events
+from stoker.fleet.curves import points
 from stoker.keys.open import open_backend
 from stoker.keys.partition import BackendKeySource
 from stoker.promises.search import forms_of, search
@@ -242,6 +244,15 @@ def test_other_tools_see_the_same_figures(owner: Owner, killed: dict[str, Any]) 
     curves.Reload()
     drawn = [(each.step, pytest.approx(each.value, rel=1e-6)) for each in curves.Scalars("train/loss")]
     assert drawn == [(each["step"], each["loss"]) for each in shown["steps"]]
+    offline = owner.home / "offline"
+    told = owner.run("run", "metrics", killed["run"], "--format", "wandb", "--out", str(offline))
+    assert told["text"] == f"{len(list(_figures(owner, killed)))} figures in {offline}"
+    assert len(list(offline.glob(f"offline-run-*/run-{killed['run']}.wandb"))) == 1
+
+
+def _figures(owner: Owner, killed: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    for event in read_events(owner.home / "runs" / killed["run"] / "events.jsonl").events:
+        yield from points(event)
 
 
 def test_every_promise_is_kept_and_the_check_says_how(owner: Owner, killed: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from stoker.cli.run_on import (
 )
 from stoker.cli.run_text import report_text, summary_text
 from stoker.cli.table import day, short, table
-from stoker.core.config import load, read_layer
+from stoker.core.config import from_plain, load, read_layer
 from stoker.core.errors import MissingExtra
 from stoker.core.events import read_events
 from stoker.core.ids import RunId
@@ -209,24 +209,30 @@ def report(house: House, run_id: str, out: Path | None) -> Page:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(("prometheus", "tensorboard")),
+    type=click.Choice(("prometheus", "tensorboard", "wandb")),
     default="prometheus",
     show_default=True,
-    help="Text for Prometheus, or event files anew.",
+    help="Text for Prometheus, or files anew.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="The folder of the event files.")
+@click.option("--out", type=click.Path(path_type=Path), help="The folder of the files.")
 def metrics(house: House, run_id: str, form: str, out: Path | None) -> Metrics:
     """RUN's figures for other tools. While it trains, event files are written into its folder `curves`."""
     from stoker.fleet.curves import prometheus_text, write_curves
+    from stoker.fleet.wandb_log import wandb_run, write_wandb
 
     report = read_run(house.home, house.ledger, RunId(run_id))
     events = read_events(RunFolder.of(house.home.runs_dir, report.run).events).events
     if form == "prometheus":
         return Metrics(prometheus_text(report.run, events), "")
     if out is None:
-        raise click.UsageError("--format tensorboard needs --out, the folder of the event files.")
-    require_torch()
-    count = write_curves(events, out)
+        raise click.UsageError(f"--format {form} needs --out, the folder of the files.")
+    if form == "wandb":
+        record = house.ledger.catalogue.run(report.run)
+        spec = from_plain(RunSpec, dict(record.spec), f"the ledger's record of run {report.run}")
+        count = write_wandb(events, out, wandb_run(report.run, spec))
+    else:
+        require_torch()
+        count = write_curves(events, out)
     return Metrics(f"{count} figures in {out}", str(out))
 
 

@@ -14,6 +14,7 @@ from stoker.fleet.faults import Fault
 from stoker.fleet.links import Link
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.run_state import Policy
+from stoker.fleet.wandb_log import WandbRun
 from stoker.fleet.witnesses import Witnesses, nobody
 from stoker.keys.agent import KeyAgent
 from stoker.spec.run import Device, IsolationMeans, IsolationPolicy, RankOutput
@@ -57,6 +58,8 @@ class Charge:
     """Who else may say what an attempt died of."""
     device: ChosenDevice = ON_CPU
     """Where every rank computes, and why there."""
+    wandb: WandbRun | None = None
+    """What W&B's offline file says of the run, where it asks for one."""
 
 
 class Errands(Protocol):

@@ -41,6 +41,7 @@ from stoker.fleet.second_level import second_level
 from stoker.fleet.summary import RunSummary, read_run, summarise, supervisor_lock
 from stoker.fleet.supervisor import Supervisor
 from stoker.fleet.taxonomy import RETRIED
+from stoker.fleet.wandb_log import wandb_run
 from stoker.fleet.witnesses import witnesses_here
 from stoker.intake.review_request import review_digest
 from stoker.keys.backend import KeyBackend
@@ -324,6 +325,7 @@ def _supervise(
         left_open=None if resumed is None else resumed.left_open,
         standby_after_s=spec.launch.standby_after_s if spec.launch.standby else None,
         device=device,
+        wandb=wandb_run(run, spec) if spec.watch.wandb else None,
     )
     with _saying_how_to_go_on(run):
         _wait_for_earlier_attempt(folder, house.clock)

@@ -41,6 +41,11 @@ class RunFolder:
         """TensorBoard's event files, one for each supervisor that the run had."""
         return self.path / "curves"
 
+    @property
+    def wandb(self) -> Path:
+        """W&B's offline runs, one for each supervisor that the run had, where it asks for them."""
+        return self.path / "wandb"
+
     def attempt_lock(self, attempt: int) -> Path:
         """Locked by every process of the attempt that is alive, so that it is free only when all are gone."""
         return self.path / f"attempt-{attempt}.lock"

@@ -26,7 +26,7 @@ from stoker.fleet.attempt import Attempt, AttemptOrder
 from stoker.fleet.attempt_story import AttemptStory
 from stoker.fleet.attribution import Attribution
 from stoker.fleet.charge import Charge, Errands
-from stoker.fleet.curves import Curves
+from stoker.fleet.drawing import Drawing
 from stoker.fleet.errors import IsolationLost, IsolationRefused
 from stoker.fleet.faults import Faults, LoseNode
 from stoker.fleet.machine import transition, validate
@@ -105,7 +105,7 @@ class Supervisor:
         self._end: EndRun | None = None
         self._selector = selectors.DefaultSelector()
         self._log = EventLog(charge.folder.events)
-        self._curves = Curves(charge.folder.curves)
+        self._drawing = Drawing(charge.folder, charge.wandb)
         self._outside = Outside(0, "")
         self._standby = StandbyKeeper(charge, self._selector, self._tell, clock)
         self._task: Task | None = None
@@ -125,7 +125,7 @@ class Supervisor:
         )
         with contextlib.ExitStack() as stack:
             stack.callback(self._log.close)
-            stack.callback(self._curves.close)
+            stack.callback(self._drawing.close)
             stack.callback(self._selector.close)
             stack.callback(self._end_whatever_lives)
             self._outside = stack.enter_context(listening_outside())
@@ -191,7 +191,7 @@ class Supervisor:
 
     def _hear(self, event: Event) -> None:
         now_s, attempt, rank = self._now_s(), event.attempt, event.rank
-        self._curves.take(event)
+        self._drawing.take(event)
         self._story.note(event)
         if event.kind is EventKind.ISOLATION_PROBED:
             self._probed(Isolation(IsolationState(event.text("state")), event.text("reason")))
@@ -488,6 +488,7 @@ class Supervisor:
         event = Event(now_s, mono_s, charge.run, number, rank, charge.node, kind, fields)
         self._story.note(event)
         self._log.append(event)
+        self._drawing.take(event)
 
     def _now_s(self) -> float:
         return self._clock.monotonic_s()

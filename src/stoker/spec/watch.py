@@ -30,7 +30,8 @@ class WatchSpec:
     their deviations (1.4826 times the median absolute one, at least 1 % of the median). More than
     `bad_steps_limit` bad steps within `limit_window_steps` end the attempt. An evaluation every
     `evaluate_every_steps` (0: only at the end) that has not got better by `min_improvement` for
-    `patience` times ends the run early (0: never).
+    `patience` times ends the run early (0: never). `wandb`: figures are also kept as W&B's offline mode
+    keeps them; nothing is sent anywhere.
     """
 
     on_bad_step: OnBadStep = OnBadStep.SKIP
@@ -41,6 +42,7 @@ class WatchSpec:
     evaluate_every_steps: int = 0
     patience: int = 0
     min_improvement: float = 0.0
+    wandb: bool = False
 
     def problems(self) -> Iterator[str]:
         """One sentence for each rule that is broken, naming the key and its value."""
