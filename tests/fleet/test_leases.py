@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from stoker.core.clock import SystemClock
 from stoker.core.events import EventKind
 from stoker.core.isolation import IsolationState, listening_outside
 from stoker.fleet.errors import IsolationLost, LinkTooWeak
@@ -135,6 +136,31 @@ def test_a_review_revoked_in_mid_run_ends_it_within_one_renewal_and_it_goes_on_a
     assert resumed[0] == saved + 1
     starts = told(run, K.ATTEMPT_STARTED)
     assert [int(e.number("resume_step")) for e in starts] == [0, saved]
+
+
+class SetClock(SystemClock):
+    """A wall clock that somebody sets."""
+
+    set_by_s = 0.0
+
+    def now_s(self) -> float:
+        return super().now_s() + self.set_by_s
+
+
+def test_a_wall_clock_that_goes_back_lets_no_lease_run_out(house: RunHouse) -> None:
+    """The run is longer than a lease, so it ends well only when that is renewed by the time that passes."""
+    clock = SetClock()
+    spec = replace(
+        QUICK,
+        train=replace(QUICK.train, steps=1_000, checkpoint_every_steps=200),
+        launch=replace(QUICK.launch, lease_s=9.0),
+    )
+    act = InMidRun(lambda: setattr(clock, "set_by_s", -1_800.0))
+    summary = house.start(spec, deeds=heeding(1_000), progress=act, clock=clock)
+    run = RunFolder.of(house.home.runs_dir, summary.run)
+    assert summary.outcome is RunOutcome.FINISHED
+    assert not told(run, K.RANK_ERROR)
+    assert len(told(run, K.ATTEMPT_STARTED)) == 1
 
 
 def open_a_way(folder: RunFolder) -> None:
