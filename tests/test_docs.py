@@ -89,7 +89,9 @@ def test_no_module_is_longer_than_the_house_allows() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [ROOT / "README.md", ROOT / "examples/own-text/README.md"], ids=["main", "example"]
+    "path",
+    [ROOT / "README.md", *sorted(ROOT.glob("examples/*/README.md"))],
+    ids=lambda path: path.parent.name,
 )
 def test_every_command_line_shown_is_one_that_the_command_line_knows(path: Path) -> None:
     lines = [

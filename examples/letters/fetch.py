@@ -32,14 +32,19 @@ LETTERS: Final = frozenset(string.ascii_lowercase)
 Wave = npt.NDArray[np.float32]
 
 
-def voices(folder: Path) -> dict[str, dict[str, Path]]:
-    """The clips of each voice by letter."""
+def fetched(folder: Path) -> Path:
+    """The files of the packages, as they would be installed."""
     for package in PACKAGES:
         subprocess.run(["apt-get", "download", "-qq", package], cwd=folder, check=True)
     for archive in folder.glob("*.deb"):
         subprocess.run(["dpkg-deb", "-x", str(archive), str(folder / "files")], check=True)
+    return folder / "files"
+
+
+def voices(files: Path) -> dict[str, dict[str, Path]]:
+    """The clips of each voice by letter."""
     found: dict[str, dict[str, Path]] = {}
-    for place in sorted((folder / "files/usr/share/klettres").glob("*/sounds.xml")):
+    for place in sorted((files / "usr/share/klettres").glob("*/sounds.xml")):
         language = place.parent
         # Each language says in sounds.xml which file is which letter.
         root = ElementTree.fromstring(place.read_text())  # noqa: S314 - a package of Debian
@@ -50,7 +55,7 @@ def voices(folder: Path) -> dict[str, dict[str, Path]]:
         latin = {name: path for name, path in letters.items() if name in LETTERS and path.exists()}
         if len(latin) >= 20:
             found[language.name] = latin
-    spoken = folder / "files/usr/share/asterisk/sounds/en_US_f_Allison/letters"
+    spoken = files / "usr/share/asterisk/sounds/en_US_f_Allison/letters"
     found["asterisk"] = {each.stem: each for each in spoken.glob("?.wav") if each.stem in LETTERS}
     return found
 
@@ -70,32 +75,38 @@ def stretched(wave: Wave, by: float) -> Wave:
     return np.interp(places, np.arange(len(wave)), wave).astype(np.float32)
 
 
+def laid_out(found: dict[str, dict[str, Path]], folder: Path) -> Counter[str]:
+    """Write NAME.wav and NAME.label for each clip; returns how many there are on each side."""
+    counts, chance = Counter[str](), np.random.default_rng(0)
+    for voice, letters in sorted(found.items()):
+        side = "later" if voice in HELD_OUT else "earlier"
+        for letter, path in sorted(letters.items()):
+            wave = heard(path)[: int(RATE * CLIP_S)]
+            variants = {"plain": wave}
+            if side == "earlier":
+                variants["faster"] = stretched(wave, 1.12)
+                variants["slower"] = stretched(wave, 0.88)[: int(RATE * CLIP_S)]
+                variants["noisy"] = wave + chance.normal(0, 0.01, len(wave)).astype(np.float32)
+                variants["noisier"] = stretched(wave, 0.95)[: int(RATE * CLIP_S)]
+                variants["noisier"] += chance.normal(0, 0.02, len(variants["noisier"])).astype(np.float32)
+            for name, each in variants.items():
+                place = folder / side / f"{voice}-{letter}-{name}"
+                place.parent.mkdir(parents=True, exist_ok=True)
+                file = io.BytesIO()
+                soundfile.write(file, each, RATE, format="WAV", subtype="PCM_16")
+                place.with_suffix(".wav").write_bytes(file.getvalue())
+                place.with_suffix(".label").write_text(letter)
+                counts[side] += 1
+    return counts
+
+
 def main() -> int:
-    """Write NAME.wav and NAME.label."""
+    """Fetch, lay out, and say how much there is."""
     if len(sys.argv) != 2:
         print(__doc__, file=sys.stderr)
         return 2
-    folder, counts, chance = Path(sys.argv[1]), Counter[str](), np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as temporary:
-        for voice, letters in sorted(voices(Path(temporary)).items()):
-            side = "later" if voice in HELD_OUT else "earlier"
-            for letter, path in sorted(letters.items()):
-                wave = heard(path)[: int(RATE * CLIP_S)]
-                variants = {"plain": wave}
-                if side == "earlier":
-                    variants["faster"] = stretched(wave, 1.12)
-                    variants["slower"] = stretched(wave, 0.88)[: int(RATE * CLIP_S)]
-                    variants["noisy"] = wave + chance.normal(0, 0.01, len(wave)).astype(np.float32)
-                    variants["noisier"] = stretched(wave, 0.95)[: int(RATE * CLIP_S)]
-                    variants["noisier"] += chance.normal(0, 0.02, len(variants["noisier"])).astype(np.float32)
-                for name, each in variants.items():
-                    place = folder / side / f"{voice}-{letter}-{name}"
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    file = io.BytesIO()
-                    soundfile.write(file, each, RATE, format="WAV", subtype="PCM_16")
-                    place.with_suffix(".wav").write_bytes(file.getvalue())
-                    place.with_suffix(".label").write_text(letter)
-                    counts[side] += 1
+        counts = laid_out(voices(fetched(Path(temporary))), Path(sys.argv[1]))
     print(", ".join(f"{count:,} clips in {side}/" for side, count in sorted(counts.items())))
     return 0
 
