@@ -1,8 +1,8 @@
 """Saving and loading sharded state, sealed, beside a bare write and read of the same bytes and torch's DCP.
 
 Run `python bench/checkpoint.py`, or with `--json` for one object. `--folder FOLDER` is where the files go:
-on a file system in memory, such as /dev/shm, what a disk does is no part of the figures. See
-docs/design/train.md, "Speed of checkpoints".
+on a file system in memory, such as /dev/shm, what a disk does is no part of the figures. `--cases NAME ...`:
+these alone. See docs/design/train.md, "Speed of checkpoints".
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -51,8 +51,8 @@ METHOD: Final = (
     "files, read into memory that is there already; load: the whole checkpoint, verified, into model and "
     "optimizer; before both, the files are put out of the page cache, where they are on a disk. dcp: "
     "torch.distributed.checkpoint on the same state, its files synced, not encrypted; its load unpickles. "
-    "Before each case everything is synced, and each rank writes a file of as many bytes and deletes it: "
-    "so all cases find memory that is there."
+    "Before each case everything is synced, and each rank writes two files of as many bytes and "
+    "deletes them: so all cases find memory that is there."
 )
 
 
@@ -140,8 +140,10 @@ class Rank:
         if before is not None:
             before()
         os.sync()
-        self._write(self._warm, durable=False)
-        self._warm.unlink()
+        for number in range(2):
+            self._write(self._warm.with_suffix(f".{number}"), durable=False)
+        for number in range(2):
+            self._warm.with_suffix(f".{number}").unlink()
         distributed.barrier()
         began_s, began_processor_s = time.perf_counter(), time.process_time()
         work()
@@ -154,8 +156,9 @@ class Rank:
         return Took(float(wall_s.item()), float(processor_s.item()))
 
     def raw_write(self) -> Took:
-        """A new file."""
-        return self.together(partial(self._write, self._raw), before=partial(remove, self._raw))
+        """A new file; the one before goes afterwards, as checkpoints do."""
+        new = self._raw.with_suffix(".new")
+        return self.together(partial(self._write, new), after=partial(new.replace, self._raw))
 
     def _write(self, path: Path, *, durable: bool = True) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -302,11 +305,6 @@ class Rank:
         self._saver.__exit__(None, None, None)
 
 
-def remove(path: Path) -> None:
-    """Delete the file, if it is there."""
-    path.unlink(missing_ok=True)
-
-
 def forget(paths: Iterable[Path]) -> None:
     """Put these files, which are synced, out of the page cache."""
     for path in paths:
@@ -315,22 +313,26 @@ def forget(paths: Iterable[Path]) -> None:
         os.close(descriptor)
 
 
-def one_rank(ranks: int, megabytes: int, rounds: int, folder: Path, keys: OneKey, rank: int) -> Any:
+def one_rank(
+    ranks: int, megabytes: int, rounds: int, cases: Sequence[str], folder: Path, keys: OneKey, rank: int
+) -> Any:
     """The samples of every case and its bare one, by name, and the bytes of a rank."""
     bench = Rank(rank, ranks, megabytes, folder, keys)
     bench.raw_write()
     for name in ("save", "dcp_save"):
         getattr(bench, name)()
-    pairs = {name: (getattr(bench, name), getattr(bench, case.beside)) for name, case in CASES.items()}
+    pairs = {name: (getattr(bench, name), getattr(bench, CASES[name].beside)) for name in cases}
     samples: dict[str, list[tuple[Took, Took]]] = take_pairs(pairs, rounds)
     bench.close()
     return bench.bytes, samples
 
 
-def measure(folder: Path, megabytes: int, ranks: int, rounds: int) -> Measured:
+def measure(folder: Path, cases: Sequence[str], megabytes: int, ranks: int, rounds: int) -> Measured:
     """Seconds and rates, and ratios to the bare write and read."""
     with tempfile.TemporaryDirectory(dir=folder) as inner:
-        size, samples = on_ranks(ranks, partial(one_rank, ranks, megabytes, rounds, Path(inner), OneKey()))
+        size, samples = on_ranks(
+            ranks, partial(one_rank, ranks, megabytes, rounds, cases, Path(inner), OneKey())
+        )
     amount = size * ranks / 1e9
     figures: dict[str, Figure] = {}
     for bare in ("raw_write", "raw_read"):
@@ -342,7 +344,8 @@ def measure(folder: Path, megabytes: int, ranks: int, rounds: int) -> Measured:
         ]
         figures[f"{bare}_s"] = median_of(walls_s, "s")
         figures[f"{bare}_rate"] = rate_of(amount, walls_s, "GB/s")
-    for name, case in CASES.items():
+    for name in cases:
+        case = CASES[name]
         took, before = zip(*samples[name], strict=True)
         figures[f"{name}_s"] = median_of([each.wall_s for each in took], "s")
         figures[f"{name}_to_{case.beside}"] = ratio_of(
@@ -375,12 +378,13 @@ SIZES: Final = (
 
 
 def main() -> int:
-    """Read `--folder`; the rest is every bench's command line."""
+    """Read `--folder` and `--cases`; the rest is every bench's command line."""
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    options.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     chosen, rest = options.parse_known_args()
     sys.argv[1:] = rest
-    return run("checkpoint", __doc__, SIZES, partial(measure, chosen.folder))
+    return run("checkpoint", __doc__, SIZES, partial(measure, chosen.folder, chosen.cases))
 
 
 if __name__ == "__main__":
