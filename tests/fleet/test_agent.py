@@ -23,8 +23,12 @@ from stoker.fleet.agent_plan import (
     IsolationMeans,
     IsolationPolicy,
     Kill,
+    Lose,
+    Save,
     Spawn,
     Stop,
+    Wake,
+    Warm,
     decode_order,
     decode_plan,
     encode_order,
@@ -84,7 +88,7 @@ def small_plan(**changes: Any) -> AgentPlan:
     values: dict[str, Any] = {
         "run": "r",
         "attempt": 3,
-        "node": "n",
+        "nodes": ("n",),
         "commands": (),
         "environment": {},
         "key_fds": (),
@@ -109,7 +113,8 @@ def test_a_plan_and_orders_survive_the_wire() -> None:
     plan = small_plan(commands=(("a", "b"),), environment={"X": "y"}, key_fds=(5, 6), secret_fds=(7, 8))
     assert decode_plan(encode_plan(plan)) == plan
     assert from_plain(AgentPlan, plain(plan), "here") == plan
-    for order in (Spawn(), Kill(2), Stop(0.5), Stop(1.5, quiet=True)):
+    stops = (Stop(0.5), Stop(1.5, quiet=True), Stop(1.0, stacks=True))
+    for order in (Spawn(), Warm(), Wake(), Kill(2), Kill(1, 19), Lose("n"), Save(), *stops):
         assert decode_order(encode_order(order)) == order
 
 
@@ -126,12 +131,13 @@ def test_a_rank_is_given_little(folder: RunFolder, monkeypatch: pytest.MonkeyPat
         "STOKER_KEY_FD",
         "STOKER_SECRET_FD",
         "STOKER_LEASE_FD",
+        "STOKER_STACK_FD",
         "LOCAL_RANK",
     }
     assert set(environment) <= {*ENVIRONMENT_KEPT, *given}
     assert given <= set(environment)
     lock_and_listing = 2
-    assert len(shown["descriptors"]) == 3 + lock_and_listing + 4
+    assert len(shown["descriptors"]) == 3 + lock_and_listing + 5
     assert {0, 1, 2, int(environment["STOKER_EVENT_FD"])} < set(shown["descriptors"])
     assert shown["group"] == shown["pid"]
     assert shown["core"] == ["0", "0"]

@@ -286,8 +286,8 @@ def test_what_slurm_does_not_take_is_told(
     monkeypatch.setenv("SBATCH_PARTITION", "no-such-partition")
     with pytest.raises(UnusableExecutor, match="invalid partition"):
         prepare_letters(home, executor=on_slurm(home))
-    monkeypatch.setenv("PATH", str(home.root))
-    with pytest.raises(UnusableExecutor, match="sbatch, squeue, scancel"):
+    with monkeypatch.context() as patch, pytest.raises(UnusableExecutor, match="sbatch, squeue, scancel"):
+        patch.setenv("PATH", str(home.root))
         prepare_letters(home, executor=on_slurm(home))
 
 

@@ -157,7 +157,8 @@ class Rank:
 
     def do_kill_waiting(self, deed: dict[str, Any]) -> None:
         """Kill the same rank of the next attempt, once it is there and waits at its gate."""
-        sought = f"attempt-{self.job['attempt'] + 1}/job.json\0--rank\0{self.rank}".encode()
+        job = f"{self.job['folder']}/attempt-{self.job['attempt'] + 1}/job.json"
+        sought = f"{job}\0--rank\0{self.rank}\0".encode()
         while True:
             for entry in Path("/proc").glob("[0-9]*"):
                 try:

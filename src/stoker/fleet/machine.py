@@ -221,6 +221,11 @@ def _cancel_again(policy: Policy, state: RunState, given: Input) -> Step:
     return state, [StopAttempt(state.attempt, 0.0)]
 
 
+def _leave_while_stopping(policy: Policy, state: RunState, given: Input) -> Step:
+    """What is stopping is not started again on this node."""
+    return replace(state, cancelling=True), []
+
+
 def _tick_starting(policy: Policy, state: RunState, given: Input) -> Step:
     if given.now_s - state.phase_since_s <= policy.start_within_s:
         return state, []
@@ -384,6 +389,7 @@ TABLE: Final[Mapping[tuple[Phase, type[Input]], Rule]] = {
     (Phase.STOPPING, NodeBack): _node_back,
     (Phase.WAITING, NodeBack): _node_back,
     (Phase.STOPPING, Cancel): _cancel_again,
+    (Phase.STOPPING, Leave): _leave_while_stopping,
     (Phase.STOPPING, Tick): _tick_stopping,
     (Phase.WAITING, Cancel): _cancel_idle,
     (Phase.WAITING, Leave): _cancel_idle,

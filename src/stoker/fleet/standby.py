@@ -68,10 +68,11 @@ class Standby:
         self._attempt.wake()
         return self._attempt
 
-    def close(self, clock: Clock) -> None:
-        """End its processes, and leave no trace of an attempt that never was."""
+    def close(self, clock: Clock, *, keep_folder: bool = False) -> None:
+        """End its processes, and leave no trace of an attempt that never was, unless it is to begin anew."""
         self._attempt.end_now(clock)
-        self._leave_no_trace()
+        if not keep_folder:
+            self._leave_no_trace()
 
     def _leave_no_trace(self) -> None:
         shutil.rmtree(self._order.folder.attempt(self.number), ignore_errors=True)
@@ -148,19 +149,19 @@ class StandbyKeeper:
             return None
         attempt = standby.begin(order)
         if attempt is None:
-            self.end()
+            self.end(keep_folder=standby.number == order.attempt)  # the attempt's job file is in it already
             return None
         self._selector.unregister(standby)
         self._standby = None
         return attempt
 
-    def end(self) -> None:
+    def end(self, *, keep_folder: bool = False) -> None:
         """Nothing waits any more."""
         standby, self._standby = self._standby, None
         if standby is not None:
             with contextlib.suppress(KeyError):
                 self._selector.unregister(standby)
-            standby.close(self._clock)
+            standby.close(self._clock, keep_folder=keep_folder)
 
     def _lose(self, reason: str) -> None:
         """The run goes on without it, and another one is tried later."""
