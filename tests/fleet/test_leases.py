@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -161,6 +163,30 @@ def test_a_wall_clock_that_goes_back_lets_no_lease_run_out(house: RunHouse) -> N
     assert summary.outcome is RunOutcome.FINISHED
     assert not told(run, K.RANK_ERROR)
     assert len(told(run, K.ATTEMPT_STARTED)) == 1
+
+
+def test_a_lease_that_was_ended_is_not_renewed_while_its_attempt_is_slow_to_go(house: RunHouse) -> None:
+    """The agent stands still while the run is cancelled twice, for longer than between two renewals."""
+
+    def hold_and_cancel() -> None:
+        (path,) = house.home.runs_dir.iterdir()
+        run = RunFolder(path)
+        rank = int(told(run, K.RANK_SPAWNED)[0].number("pid"))
+        agent = int(Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(agent, signal.SIGSTOP)
+        for times in (1, 2):
+            os.kill(os.getpid(), signal.SIGINT)
+            wait_until(lambda times=times: len(told(run, K.CANCEL_REQUESTED)) == times, "it was heard")
+        time.sleep(2.5)
+        os.kill(agent, signal.SIGCONT)
+
+    thread = threading.Thread(target=hold_and_cancel)
+    spec = replace(QUICK, train=replace(QUICK.train, steps=4_000))
+    try:
+        summary = house.start(spec, progress=InMidRun(thread.start))
+    finally:
+        thread.join()
+    assert (summary.outcome, summary.error) == (RunOutcome.CANCELLED, None)
 
 
 def open_a_way(folder: RunFolder) -> None:

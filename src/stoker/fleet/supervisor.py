@@ -301,7 +301,7 @@ class Supervisor:
         self._attempt.spawn()
 
     def _renew_lease(self) -> None:
-        if self._keys is None or not self._renewal_due() or self._probe_is_late():
+        if self._keys is None or self._keys.revoked or not self._renewal_due() or self._probe_is_late():
             return
         try:
             expiry_s = self._errands.lease_expiry_s()

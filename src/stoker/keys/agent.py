@@ -69,6 +69,11 @@ class KeyAgent:
         """The lease as it stands, with its latest expiry."""
         return self._lease
 
+    @property
+    def revoked(self) -> bool:
+        """Whether the lease was ended for good, so that it cannot be renewed."""
+        return self._revoked is not None
+
     def show_on(self, page: LeasePage) -> None:
         """From now on `page`, which stays the caller's, shows the ranks until when the lease is good."""
         with self._guard:
