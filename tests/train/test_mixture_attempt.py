@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from stoker.core.events import Event, EventKind
 from stoker.spec.job import CommitRef
+from stoker.spec.layout import LayoutSpec, Schedule
+from stoker.spec.run import Precision
 from stoker.train.commit_store import read_commit
 from support.ranks import RankFailed
-from support.run_places import Killed, RunPlace
+from support.run_places import RUN_SPEC, Killed, RunPlace
 from support.small_datasets import NAME
 from support.small_runs import open_objects
 
@@ -52,6 +57,45 @@ def test_a_mixture_goes_on_exactly_on_another_number_of_ranks(tmp_path: Path) ->
     assert losses(events) == pytest.approx({step: straight[step] for step in range(4, 9)}, rel=1e-3)
     names = [event.text("name") for event in events if event.kind is EventKind.EVALUATION]
     assert names == ["model", "bigram", "zlib-9", "xz", "model on other"]
+
+
+WIDE = replace(RUN_SPEC, model=replace(RUN_SPEC.model, layers=4, kv_heads=2, tied_embeddings=False))
+SHORT = replace(WIDE, train=replace(WIDE.train, steps=3, precision=Precision.FP32))
+
+
+def domains(events: list[Event]) -> dict[str, float]:
+    """The loss of each dataset in each step."""
+    return {
+        f"{int(event.number('step'))} {name}": value
+        for event in events
+        if event.kind is EventKind.STEP
+        for name, value in event.fields.get("loss_of", {}).items()  # type: ignore[union-attr]
+    }
+
+
+@pytest.fixture(scope="module")
+def by_dataset() -> Iterator[dict[str, float]]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield domains(mixed_place(Path(folder)).attempt(spec=SHORT))
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        LayoutSpec(micro_batches=2, loss_chunks=3),
+        LayoutSpec(dp_shard=1, tp=2),
+        LayoutSpec(dp_shard=1, cp=2),
+        LayoutSpec(dp_shard=1, pp=2, micro_batches=4),
+        LayoutSpec(dp_shard=1, pp=2, micro_batches=4, schedule=Schedule.ZBV),
+    ],
+    ids=["micro-batches in chunks", "tp", "cp", "pp", "zbv"],
+)
+def test_the_loss_of_each_dataset_is_the_same_on_every_layout(
+    layout: LayoutSpec, by_dataset: dict[str, float], tmp_path: Path
+) -> None:
+    found = domains(mixed_place(tmp_path).attempt(spec=replace(SHORT, layout=layout)))
+    assert len(by_dataset) > SHORT.train.steps
+    assert found == pytest.approx(by_dataset, rel=1e-4)
 
 
 def test_each_step_tells_the_loss_of_each_dataset_and_they_make_up_the_whole(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ TAGS: Final[Mapping[EventKind, Mapping[str, str]]] = {
         "grad_norm": "train/gradient_norm",
         "lr": "train/learning_rate",
         "tokens_per_s": "speed/tokens_per_s",
+        "samples_per_s": "speed/samples_per_s",
         "mfu": "speed/mfu",
         "hfu": "speed/hfu",
         "step_s": "time/step_s",

@@ -21,11 +21,30 @@ def next_token_loss(model: nn.Module, batch: Tensor) -> Tensor:
     return loss
 
 
+class RowLosses:
+    """What a step's loss is made of, kept until it is asked for: the mean loss of each row of this rank."""
+
+    def __init__(self) -> None:
+        self._kept: list[Tensor] = []
+
+    def keep(self, each: Tensor, targets: Tensor) -> None:
+        """Those of one micro-batch: of each token, fp32, in the order of `targets` `[batch, length]`."""
+        self._kept.append(each.detach().view(targets.shape).mean(dim=1))
+
+    def take(self) -> Tensor | None:
+        """Of all micro-batches since the last call, fp32 `[rows]`; None where this rank has no loss."""
+        kept, self._kept = self._kept, []
+        return torch.cat(kept) if kept else None
+
+
 class OutputHead:
     """From the normalised stream to logits or their loss, by `matrix` `[vocabulary, width]`.
 
     `stoker.train.parallel.vocabulary` has one for logits in chunks and for a vocabulary over several ranks.
+    `rows`, where it is given, is told of each row's loss.
     """
+
+    rows: RowLosses | None = None
 
     def logits(self, hidden: Tensor, matrix: Tensor) -> Tensor:
         """`[batch, length, vocabulary]` of `hidden` `[batch, length, width]`."""
@@ -34,25 +53,23 @@ class OutputHead:
     def loss(self, hidden: Tensor, matrix: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats, an fp32 scalar; `targets` int64 `[batch, length]`."""
         logits = self.logits(hidden, matrix).flatten(0, 1)
-        loss: Tensor = CrossEntropy.apply(logits, targets.flatten())  # type: ignore[no-untyped-call]
-        return loss
-
-
-class RowLosses(OutputHead):
-    """The same loss, which also keeps what it is made of: `rows`, fp32 `[batch]`, the mean of each row."""
-
-    def __init__(self) -> None:
-        self.rows: Tensor | None = None
-
-    def loss(self, hidden: Tensor, matrix: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy in nats, an fp32 scalar; `targets` int64 `[batch, length]`."""
-        logits = self.logits(hidden, matrix).flatten(0, 1)
-        each = torch.empty(targets.numel(), dtype=torch.float32, device=targets.device)
+        each = self.room_for(targets)
         loss: Tensor = CrossEntropy.apply(  # type: ignore[no-untyped-call]
             logits, targets.flatten(), each
         )
-        self.rows = each.view(targets.shape).mean(dim=1)
+        self.tell(each, targets)
         return loss
+
+    def room_for(self, targets: Tensor) -> Tensor | None:
+        """Where each token's loss is to be written, fp32; None where nobody wants to know."""
+        if self.rows is None:
+            return None
+        return torch.empty(targets.numel(), dtype=torch.float32, device=targets.device)
+
+    def tell(self, each: Tensor | None, targets: Tensor) -> None:
+        """Each token's loss was written."""
+        if self.rows is not None and each is not None and torch.is_grad_enabled():
+            self.rows.keep(each, targets)
 
 
 class CrossEntropy(torch.autograd.Function):

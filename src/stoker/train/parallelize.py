@@ -25,6 +25,7 @@ from torch.distributed.fsdp import (
 from stoker.spec.layout import LayoutSpec
 from stoker.spec.run import Kernels, Precision, RunSpec
 from stoker.train.float8 import use_eight_bits
+from stoker.train.loss import RowLosses
 from stoker.train.models.decoder import Attention, Decoder
 from stoker.train.models.moe import GroupedExperts
 from stoker.train.parallel.context import attention_across, positions
@@ -55,6 +56,12 @@ class Spread:
     def layout(self) -> LayoutSpec:
         """The layout, its `dp_shard` said."""
         return self.meshes.layout
+
+    def keep_rows(self, rows: RowLosses) -> None:
+        """From now on `rows` is told of the loss of each row, wherever this rank has a decoder's head."""
+        for decoder in (self.model, *(self.pipeline.stages if self.pipeline is not None else ())):
+            assert isinstance(decoder, Decoder)
+            decoder.output.rows = rows
 
 
 def parallelize(model: nn.Module, mesh: DeviceMesh | Meshes, spec: RunSpec) -> nn.Module:

@@ -21,6 +21,7 @@ from stoker.feed.record_batch import NUMBER_KEY
 from stoker.feed.source import FeedDataset
 from stoker.feed.stream import BatchStream
 from stoker.spec.job import Job
+from stoker.spec.layout import Recompute
 from stoker.spec.model import ModelSpec
 from stoker.spec.run import RunSpec
 from stoker.spec.speech import SpeechSpec
@@ -139,7 +140,9 @@ class RecordsTask:
             flops = spec.training_flops_per_sample()
         leads = self._place.leads
         peak = peak_of(self._place.device, self._job.spec.train.precision) if leads else None
-        return Meter(flops, 0.0, peak, self._place.world_size)
+        # A forward pass is a third of what training costs; see docs/design/spec.md.
+        again = flops / 3 if self._job.spec.layout.recompute is Recompute.FULL else 0.0
+        return Meter(flops, again, peak, self._place.world_size)
 
     @property
     def loss(self) -> Callable[[nn.Module, Any], Tensor]:

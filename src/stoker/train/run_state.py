@@ -138,7 +138,11 @@ class RunState:
                 data_wait_s=self._feed.last_wait_s,
             )
             rates = meter.figures(
-                tokens=tokens, step_s=step_s, parts_s=times.take(), device=self._place.device
+                tokens=tokens,
+                samples=spec.global_batch,
+                step_s=step_s,
+                parts_s=times.take(),
+                device=self._place.device,
             )
             domains = {"loss_of": dict(by_part)} if by_part else {}
             compiled_s = self._compiled_s() - compiled_before_s

@@ -18,14 +18,14 @@ from stoker.feed.mixture import Mixture, MixturePart
 from stoker.feed.source import SampleDataset
 from stoker.feed.stream import BatchStream
 from stoker.spec.job import Job
-from stoker.spec.layout import Recompute
+from stoker.spec.layout import CompileUnit, Recompute
 from stoker.train.device import HOST, pins_batches, weights_device
 from stoker.train.ending import end_run, tell_evaluation
 from stoker.train.evaluate import evaluate_model
 from stoker.train.exchange.read import load_first_weights
 from stoker.train.families import Sizes, shape_of
 from stoker.train.loss import RowLosses, next_token_loss
-from stoker.train.models.decoder import Decoder, build_model
+from stoker.train.models.decoder import build_model
 from stoker.train.models.initialise import materialise
 from stoker.train.objectives.objective import Batch
 from stoker.train.optimizer import build_optimizer
@@ -67,12 +67,11 @@ class TextTask:
         self._token_bytes = TokenBytes.parse(self._tokenizer)
         self._vocabulary = len(self._token_bytes.table)
         self._sequence_tokens = dataset.split("train").sample_tokens - 1
+        # A head inside a compiled whole has no place to put them.
+        compiled = job.spec.layout.compile is CompileUnit.WHOLE
+        self._row_losses = RowLosses() if parts and not compiled else None
         self.built = self._build()
         self._feed: BatchStream | None = None
-        self._rows_of = RowLosses()
-        if parts and self.built.spread is None:
-            assert isinstance(self.built.model, Decoder)
-            self.built.model.output = self._rows_of
 
     def _build(self) -> Built:
         spec, layout = self._job.spec, self._job.spec.layout
@@ -95,6 +94,8 @@ class TextTask:
                 verifies=self._place.leads,
             )
         optimizer = build_optimizer(model, spec.train, device)
+        if self._row_losses is not None:
+            laid.keep_rows(self._row_losses)
         if layout.plain:
             return Built(model, optimizer, None, model)
         return Built(model, optimizer, laid, Asked(laid))
@@ -157,17 +158,21 @@ class TextTask:
     def batch(self, drawn: Any, step: int) -> Batch:
         """As it was drawn: int64 `[rows, sequence_tokens + 1]`."""
         tokens: Tensor = drawn
+        if self._row_losses is not None:
+            self._row_losses.take()  # of a step before that was left out
         return tokens
 
     def loss_by_part(self) -> Mapping[str, float]:
         """Of the latest step: the mean loss of each dataset's rows, over all ranks that have any."""
-        if not isinstance(self._feed, Mixture) or self._rows_of.rows is None:
+        if not isinstance(self._feed, Mixture) or self._row_losses is None:
             return {}
+        rows = self._row_losses.take()
         names = [part.dataset for part in self._job.parts]
         of = torch.from_numpy(self._feed.sources.astype(np.int64))
         told = torch.zeros(2, len(names), dtype=torch.float64)
-        told[0].index_add_(0, of, self._rows_of.rows.detach().double().cpu())
-        told[1].index_add_(0, of, torch.ones(len(of), dtype=torch.float64))
+        if rows is not None:  # of a pipeline's ranks those with the last stage have them
+            told[0].index_add_(0, of, rows.double().cpu())
+            told[1].index_add_(0, of, torch.ones(len(of), dtype=torch.float64))
         if distributed.is_initialized():
             distributed.all_reduce(told)
         return {name: float(told[0, at] / told[1, at]) for at, name in enumerate(names) if told[1, at]}

@@ -22,7 +22,16 @@ class HeadLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, pieces: int, float8: bool) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        targets: Tensor,
+        pieces: int,
+        float8: bool,
+        each: Tensor | None = None,
+    ) -> Tensor:
+        """`each`, fp32 `[tokens]`, is filled with every token's loss, where it is given."""
         tokens = hidden.shape[0]
         dhidden = torch.empty_like(hidden)
         dhead = torch.empty(head.shape, dtype=torch.float32, device=head.device)
@@ -51,12 +60,15 @@ class HeadLoss(torch.autograd.Function):
             else:
                 dhead.add_(added)
         ctx.save_for_backward(dhidden, dhead)
-        return torch.cat(losses).mean()
+        whole = torch.cat(losses)
+        if each is not None:
+            each.copy_(whole)
+        return whole.mean()
 
     @staticmethod
     def backward(ctx: Any, *received: Tensor) -> tuple[Tensor | None, ...]:
         dhidden, dhead = ctx.saved_tensors
-        return dhidden.mul_(received[0]), dhead.mul_(received[0]), None, None, None
+        return dhidden.mul_(received[0]), dhead.mul_(received[0]), None, None, None, None
 
 
 def _sum_into(total: Tensor, logits: Tensor, rows: Tensor, *, first: bool) -> None:

@@ -36,9 +36,11 @@ class FusedHead(OutputHead):
 
     def loss(self, hidden: Tensor, matrix: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats, an fp32 scalar; `targets` int64 `[batch, length]`."""
+        each = self.room_for(targets)
         loss: Tensor = HeadLoss.apply(  # type: ignore[no-untyped-call]
-            hidden.flatten(0, 1), matrix, targets.flatten(), self._pieces, False
+            hidden.flatten(0, 1), matrix, targets.flatten(), self._pieces, False, each
         )
+        self.tell(each, targets)
         return loss
 
 

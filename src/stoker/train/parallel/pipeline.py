@@ -96,6 +96,11 @@ class Pipeline:
         self._schedules: dict[tuple[int, int, torch.dtype], Any] = {}
 
     @property
+    def stages(self) -> Sequence[Decoder]:
+        """Those of this rank, in order."""
+        return self._stages
+
+    @property
     def has_last(self) -> bool:
         """Whether this rank has the stage that gives the loss."""
         return self._layout.stages - 1 in self._indices

@@ -47,9 +47,11 @@ class SpreadHead(OutputHead):
         if self._mesh is not None:
             hidden, matrix = gathered(hidden, self._mesh, self._stream), _local(matrix)
             group, first = self._mesh.get_group(), self._mesh.get_local_rank() * matrix.shape[0]
+        each = self.room_for(targets)
         loss: Tensor = LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            hidden.flatten(0, 1), matrix, targets.flatten(), self._chunks, group, first
+            hidden.flatten(0, 1), matrix, targets.flatten(), self._chunks, group, first, each
         )
+        self.tell(each, targets)
         return loss
 
 
@@ -65,11 +67,13 @@ class LinearCrossEntropy(torch.autograd.Function):
         chunks: int,
         group: distributed.ProcessGroup | None,
         first: int,
+        losses: Tensor | None = None,
     ) -> Tensor:
         """`hidden` `[tokens, width]`, `matrix` `[rows, width]`: this rank's rows of the vocabulary, from
         `first`.
 
-        `targets` int64 `[tokens]`; an fp32 scalar.
+        `targets` int64 `[tokens]`; an fp32 scalar. `losses`, fp32 `[tokens]`, is filled with each token's
+        own, where it is given.
         """
         tokens = hidden.shape[0]
         wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
@@ -81,13 +85,16 @@ class LinearCrossEntropy(torch.autograd.Function):
             hidden.tensor_split(chunks),
             targets.tensor_split(chunks),
             [None] * chunks if hidden_gradient is None else hidden_gradient.tensor_split(chunks),
+            [None] * chunks if losses is None else losses.tensor_split(chunks),
             strict=True,
         )
-        for piece, aims, out in pieces:
+        for piece, aims, out, own in pieces:
             if not len(piece):
                 continue
-            loss, gradient = _cross_entropy(functional.linear(piece, matrix), aims, group, first)
-            total += loss
+            each, gradient = _cross_entropy(functional.linear(piece, matrix), aims, group, first)
+            total += each.sum()
+            if own is not None:
+                own.copy_(each)
             if out is not None and matrix_gradient is not None:
                 scaled = gradient.div_(tokens).to(hidden.dtype)
                 torch.mm(scaled, matrix, out=out)
@@ -97,20 +104,20 @@ class LinearCrossEntropy(torch.autograd.Function):
         return total / tokens
 
     @staticmethod
-    def backward(ctx: Any, *received: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+    def backward(ctx: Any, *received: Tensor) -> tuple[Tensor, Tensor, None, None, None, None, None]:
         """The gradients made on the way forward, times what came back.
 
         They are kept as they are: a zero-bubble pipeline asks twice, for the input's and for the weight's.
         """
         hidden, matrix = ctx.saved_tensors
         scale = received[0]
-        return hidden * scale.to(hidden.dtype), matrix * scale.to(matrix.dtype), None, None, None, None
+        return hidden * scale.to(hidden.dtype), matrix * scale.to(matrix.dtype), None, None, None, None, None
 
 
 def _cross_entropy(
     logits: Tensor, targets: Tensor, group: distributed.ProcessGroup | None, first: int
 ) -> tuple[Tensor, Tensor]:
-    """The summed loss, and its gradient `[tokens, rows]` in fp32, of this rank's columns of the logits."""
+    """Each token's loss, and the gradient of their sum, `[tokens, rows]` in fp32, of this rank's columns."""
     rows = logits.float()
     greatest = rows.amax(dim=-1, keepdim=True)
     if group is not None:
@@ -125,10 +132,10 @@ def _cross_entropy(
         both = torch.cat((sums, chosen), dim=1)
         distributed.all_reduce(both, group=group)
         sums, chosen = torch.split(both, 1, dim=1)
-    loss = (sums.log() - chosen).sum()
+    losses = (sums.log() - chosen).squeeze(1)
     gradient = rows.div_(sums)
     gradient.scatter_add_(1, places, ours.to(gradient.dtype).neg_())
-    return loss, gradient
+    return losses, gradient
 
 
 def _local(matrix: Tensor) -> Tensor:

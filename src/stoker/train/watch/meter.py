@@ -147,11 +147,20 @@ class Meter:
         }
 
     def figures(
-        self, *, tokens: int, step_s: float, parts_s: Mapping[Section, float], device: torch.device
+        self,
+        *,
+        tokens: int,
+        samples: int,
+        step_s: float,
+        parts_s: Mapping[Section, float],
+        device: torch.device,
     ) -> Mapping[str, JsonValue]:
-        """Of one step of `tokens` tokens of the global batch, which took `step_s`."""
+        """Of one step of `tokens` tokens in `samples` samples of the global batch, which took `step_s`."""
         rate = tokens / step_s if step_s > 0 else 0.0
-        told: dict[str, JsonValue] = {"tokens_per_s": round(rate, 3)}
+        told: dict[str, JsonValue] = {
+            "tokens_per_s": round(rate, 3),
+            "samples_per_s": round(samples / step_s if step_s > 0 else 0.0, 3),
+        }
         if self.peak is not None:
             whole = self.peak.flops * self.devices
             told["mfu"] = round(self.flops_per_token * rate / whole, 6)
