@@ -8,13 +8,14 @@ TORCH ?= cpu
 STOKER_HOME ?= $(CURDIR)/.stoker
 BIN := .venv/bin
 
-.PHONY: help run test check fuzz bench peers setup clean
+.PHONY: help run test check fuzz chaos bench peers setup clean
 
 help:
 	@echo "make run        private text becomes a trained model, the whole way, on this machine"
 	@echo "make test       every check and every test"
 	@echo "make check      ruff, mypy --strict, import-linter"
 	@echo "make fuzz       every parser of untrusted bytes, FUZZ_SECONDS (60) each, guided by coverage"
+	@echo "make chaos      CHAOS_FAULTS (200) faults on one run, in an order that CHAOS_SEED (1) gives"
 	@echo "make bench      the benchmarks, as tables"
 	@echo "make peers      the loaders that benchmarks compare with, in ./.venv-peers"
 	@echo "make run TORCH=cuda   the same with PyTorch's CUDA build"
@@ -47,6 +48,12 @@ fuzz: setup
 	@PYTHONPATH=tests $(BIN)/python -c "from support.fuzz_targets import TARGETS; print(*TARGETS, sep='\n')" | \
 	    xargs -P 2 -I{} bash -c 'out=$$($(BIN)/python tests/fuzz/run.py {} $(FUZZ_SECONDS) $(FUZZ_CORPUS) 2>&1) && \
 	    echo "{}: $$(grep -o "number_of_executed_units: .*" <<<"$$out")" || { echo "$$out"; exit 255; }'
+
+CHAOS_FAULTS ?= 200
+CHAOS_SEED ?= 1
+
+chaos: setup
+	@PYTHONPATH=tests $(BIN)/python -m support.chaos --faults $(CHAOS_FAULTS) --seed $(CHAOS_SEED)
 
 bench: setup
 	@for bench in bench/*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
