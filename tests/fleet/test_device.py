@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from stoker.cli.run_text import report_text
 from stoker.core.events import EventKind, read_events
 from stoker.fleet.device import device_environment, device_for, look
 from stoker.fleet.run_folder import RunFolder
+from stoker.fleet.summary import read_run
 from stoker.ledger.records import RunOutcome
 from stoker.spec.run import Device, RunSpec
 from stoker.train.hardware import DeviceMissing, choose_device
@@ -65,6 +68,9 @@ def test_the_job_and_the_events_say_where_ranks_compute(house: RunHouse) -> None
     events = read_events(folder.events).events
     (started,) = [each for each in events if each.kind is EventKind.ATTEMPT_STARTED]
     assert (started.fields["device"], started.fields["device_because"]) == ("cpu", "launch.device is 'cpu'")
+    report = read_run(house.home, house.ledger, summary.run)
+    assert report.device == "cpu: launch.device is 'cpu'"
+    assert re.search(r"^device +cpu: launch\.device is 'cpu'$", report_text(report), re.MULTILINE)
 
 
 def test_ranks_on_cuda_stay_on_their_node_and_compute_the_same_bits_again() -> None:

@@ -26,7 +26,8 @@ from stoker.train.fused.adamw import MasterAdamW
 from stoker.train.fused.decoder import FusedChoices, FusedDecoder
 from stoker.train.fused.kernels.cast import cast_both, raise_amax
 from stoker.train.fused.kernels.entropy import cross_entropy_
-from stoker.train.loss import next_token_loss
+from stoker.train.fused.plug import FusedHead
+from stoker.train.loss import OutputHead, RowLosses, next_token_loss
 from stoker.train.models import build_model, materialise
 from support.layouts import Case, Course, train_over
 from support.ranks import run_ranks
@@ -101,6 +102,19 @@ def entropy() -> dict[str, Any]:
     return {"losses": apart(losses, wanted), "gradient": apart(gradient, leaf.grad)}
 
 
+def by_row() -> dict[str, Any]:
+    """What the fused head tells of each row's loss, beside the plain one."""
+    generator = torch.Generator().manual_seed(5)
+    hidden, matrix = torch.randn(3, 8, 32, generator=generator), torch.randn(203, 32, generator=generator)
+    targets = torch.randint(0, 203, (3, 8), generator=generator)
+    told = []
+    for head in (FusedHead(3), OutputHead()):
+        head.rows = RowLosses()
+        head.loss(hidden, matrix, targets)
+        told.append(head.rows.take())
+    return {"apart": apart(*told), "rows": len(told[0])}
+
+
 def casting() -> dict[str, Any]:
     """Numbers that float8 has, times a scale: by rows and turned they come out as they went in.
 
@@ -145,5 +159,6 @@ def engine(layout: LayoutSpec) -> dict[str, Any]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     found = {"engine": {name: engine(layout) for name, layout in LAYOUTS.items()}}  # forks: before autograd
+    found["by row"] = by_row()
     found |= {"keep": decoder(True), "remake": decoder(False), "entropy": entropy(), "casting": casting()}
     json.dump(found, sys.stdout)

@@ -55,6 +55,11 @@ def test_cross_entropy_holds_for_large_logits_and_rows_wider_than_a_block(found:
     assert found["entropy"]["gradient"] < 1e-5
 
 
+def test_the_fused_head_tells_each_rows_loss(found: dict[str, Any]) -> None:
+    assert found["by row"]["apart"] < 1e-6
+    assert found["by row"]["rows"] == 3
+
+
 def test_float8_is_what_it_was_made_from_by_rows_and_turned(found: dict[str, Any]) -> None:
     told = found["casting"]
     assert told["amax"][0] == told["amax"][1]

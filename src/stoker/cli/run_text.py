@@ -89,7 +89,7 @@ def report_text(report: RunReport) -> str:
 
 
 def _protection_rows(report: RunReport) -> list[tuple[str, object]]:
-    rows: list[tuple[str, object]] = []
+    rows: list[tuple[str, object]] = [("device", printable(report.device))] if report.device else []
     if report.probe is not None:
         probe = report.probe
         when = f"the last of {probe.probes} probes, {human_seconds(probe.at_s)} after the start"

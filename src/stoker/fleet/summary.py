@@ -116,6 +116,8 @@ class RunReport:
     isolation: Isolation | None
     probe: LastProbe | None
     links: tuple[Link, ...]
+    device: str
+    """Where the newest attempt computed, and why there; empty for a run of before it was told."""
     lineage: Lineage
     cut_lines: int
     feed: FeedWaits
@@ -206,6 +208,7 @@ def report(record: RunRecord, lineage: Lineage, told: EventFile, *, abandoned: b
         isolation=_isolation(placed),
         probe=_last_probe(placed),
         links=_links(placed),
+        device=_device(placed),
         lineage=lineage,
         cut_lines=told.cut_lines,
         feed=feed_waits(told.events),
@@ -342,6 +345,12 @@ def _last_probe(placed: Iterable[Placed]) -> LastProbe | None:
     event, states = found[-1].event, {state.value: state for state in IsolationState}
     state = states.get(event.text("state"), IsolationState.OPEN)
     return LastProbe(state, event.text("reason"), found[-1].at_s, event.attempt, len(found))
+
+
+def _device(placed: Iterable[Placed]) -> str:
+    started = _of_kind(placed, EventKind.ATTEMPT_STARTED)
+    told = started[-1].event.fields if started else {}
+    return f"{told['device']}: {told.get('device_because', '')}" if told.get("device") else ""
 
 
 def _links(placed: Iterable[Placed]) -> tuple[Link, ...]:
