@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import stoker
 from stoker.core.errors import ERROR_CLASSES, EXIT_USAGE, ROOM_EXIT_CODES
 from stoker.core.events import Event, EventKind
+from stoker.core.isolation import NO_LOOPBACK
 from stoker.fleet.attribution import AFTER_S, BEFORE_S, Attribution, Witness, attribute
 from stoker.fleet.failure_texts import TEXTS, XID
 from stoker.fleet.launch import RETRY_CODES
@@ -189,6 +190,13 @@ def test_ranks_that_all_wait_for_one_another_point_at_what_lies_between(
     spawned = [(K.RANK_SPAWNED, rank, {"pid": 7 + rank}) for rank in (0, 1)]
     told = attribute(died(*spawned, hung, stood(0, IN_COLLECTIVE), stood(1, second)))
     assert found(told)[:2] == cause
+
+
+def test_a_loopback_that_died_under_the_ranks_is_the_link() -> None:
+    probed = (K.ISOLATION_PROBED, -1, {"state": "isolated", "reason": NO_LOOPBACK})
+    hung = (K.RANK_HUNG, 1, {"silent_s": 9.0, "section": "checkpoint"})
+    told = attribute(died(probed, hung, killed(1, ordered=True)))
+    assert found(told)[:2] == ("network", "link")
 
 
 def test_a_rank_that_only_lost_its_peer_is_not_the_culprit() -> None:

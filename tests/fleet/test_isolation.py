@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from stoker.core.events import EventKind
-from stoker.core.isolation import IsolationState, listening_outside, probe
+from stoker.core.isolation import NO_LOOPBACK, IsolationState, listening_outside, probe
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.run_state import Phase
 from stoker.keys.agent import KeyAgent
@@ -60,6 +60,24 @@ def test_an_isolated_process_finds_no_way_out(user: str) -> None:
     made, found = isolated_and_probed(user, [])
     assert made["state"] == "isolated"
     assert found["state"] == "isolated"
+
+
+DEAD_LOOPBACK = """
+import json, subprocess
+from stoker.core.isolation import isolate, probe
+from stoker.core.result import plain
+made = isolate()
+subprocess.run(["ip", "link", "set", "lo", "down"], check=True)
+print(json.dumps([plain(probe(None, begun=begun)) for begun in (False, True)]))
+"""
+
+
+def test_a_loopback_that_dies_under_ranks_is_told_and_is_no_way_out() -> None:
+    command = [sys.executable, "-c", DEAD_LOOPBACK]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    before, since = json.loads(done.stdout)
+    assert before["state"] == "open"
+    assert (since["state"], since["reason"]) == ("isolated", NO_LOOPBACK)
 
 
 def test_a_platform_that_refuses_is_told_as_that() -> None:

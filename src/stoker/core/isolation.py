@@ -135,10 +135,14 @@ def _bring_loopback_up() -> None:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | _IFF_UP))
 
 
+NO_LOOPBACK: Final = "no way out was found, and the loopback of the ranks works no longer"
+
+
 def probe(
     outside: Outside | None,
     *,
     loopback: bool = True,
+    begun: bool = False,
     processes: Iterable[int] = (),
     datagrams: bool = False,
     ruleset: int | None = None,
@@ -147,7 +151,8 @@ def probe(
 
     `processes` are looked at as well: they must be in this process's network. Where they may make sockets for
     `datagrams`, a socket file is tried by one in a child that is held to `ruleset`, as they are. ISOLATED
-    only when everything failed and, with `loopback`, loopback works; otherwise OPEN with the ways out.
+    only when everything failed and, with `loopback`, loopback works; otherwise OPEN with the ways out. Once
+    processes have `begun` there, a loopback that works no longer is no way out: it is told as NO_LOOPBACK.
     """
     ways = [
         *_devices(),
@@ -166,6 +171,8 @@ def probe(
     if not loopback:
         return Isolation(IsolationState.ISOLATED, "no network at all; no way out was found")
     if not _loopback_works():
+        if begun:
+            return Isolation(IsolationState.ISOLATED, NO_LOOPBACK)
         return Isolation(IsolationState.OPEN, "ranks could not reach one another either")
     return Isolation(IsolationState.ISOLATED, "only peers on this node are reached; no way out was found")
 

@@ -264,16 +264,18 @@ class Agent:
 
     def _probe_again(self) -> None:
         """Where ranks were isolated it is tried again and again whether they still are."""
-        found = self._probe([each.pid for each in self._ranks.values()])
+        found = self._probe([each.pid for each in self._ranks.values()], begun=True)
         self._found = found
         self._tell_isolation()
         closed = found.state is IsolationState.ISOLATED
         self._probe_at_s = self._clock.monotonic_s() + self._plan.probe_every_s if closed else None
 
-    def _probe(self, processes: Sequence[int]) -> Isolation:
+    def _probe(self, processes: Sequence[int], *, begun: bool = False) -> Isolation:
         plan = self._plan
         with ruleset_of(plan) as ruleset:
-            return probe(plan.outside, processes=processes, datagrams=plan.datagrams, ruleset=ruleset)
+            return probe(
+                plan.outside, begun=begun, processes=processes, datagrams=plan.datagrams, ruleset=ruleset
+            )
 
     def _spawn_all(self) -> None:
         if self._spawned or self._stopping:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from stoker.core.events import Event, EventKind
-from stoker.fleet.attribution import Attribution, attribute
+from stoker.fleet.attribution import Attribution, attribute, loopback_broke
 from stoker.fleet.witnesses import Witnesses
 
 TELLING: Final = frozenset(
@@ -30,7 +30,7 @@ class AttemptStory:
 
     def note(self, event: Event) -> None:
         """Remember an event; the first of a newer attempt lets go of the one before."""
-        if event.kind not in TELLING:
+        if event.kind not in TELLING and not loopback_broke(event):
             return
         if self._events and event.attempt > self._events[-1].attempt:
             self._events.clear()

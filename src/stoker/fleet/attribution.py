@@ -13,6 +13,7 @@ from typing import Final
 
 from stoker.core.canonical import JsonValue
 from stoker.core.events import Event, EventKind, Section
+from stoker.core.isolation import NO_LOOPBACK
 from stoker.fleet.failure_texts import text_meaning
 from stoker.fleet.stacks import waits_for_others
 from stoker.fleet.taxonomy import (
@@ -21,6 +22,7 @@ from stoker.fleet.taxonomy import (
     BY_ID,
     CODES,
     HANG,
+    LOOPBACK_GONE,
     SIGNALS,
     STOPPED,
     SYMPTOMS,
@@ -182,8 +184,15 @@ def _own_signs(events: Sequence[Event], refused: str) -> Iterator[_Sign]:
         yield from _last_words(event, sign)
         first, silent = first and symptom, False
     yield from _stood(events)
+    for event in filter(loopback_broke, events):
+        yield _Sign(LOOPBACK_GONE, -1, event.node, NO_LOOPBACK, Source.EVENT)
     if silent and any(event.kind is EventKind.ATTEMPT_STARTED for event in events):
         yield _Sign(AGENT_GONE, -1, events[-1].node, "nobody told of the ranks any more", Source.EVENT)
+
+
+def loopback_broke(event: Event) -> bool:
+    """Whether a probe of the ranks' network found that they do not reach one another any more."""
+    return event.kind is EventKind.ISOLATION_PROBED and event.fields.get("reason") == NO_LOOPBACK
 
 
 def _sign_of(event: Event) -> _Sign | None:

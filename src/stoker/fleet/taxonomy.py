@@ -227,6 +227,9 @@ HANG: Final = Meaning(_K.UNKNOWN, _C.PROCESS, 0.3)
 STOPPED: Final = Meaning(_K.SYSTEM_SOFTWARE, _C.PROCESS, 0.8)
 """A rank that hung stood still by a signal: somebody outside, or a debugger, stopped it."""
 
+LOOPBACK_GONE: Final = Meaning(_K.NETWORK, _C.LINK, 0.9)
+"""The probe of the ranks' network, made while they ran, found that nothing is delivered there any more."""
+
 ALL_WAIT: Final = Meaning(_K.NETWORK, _C.LINK, 0.5)
 """All ranks that hung had entered a collective, so what lies between them did not deliver."""
 

@@ -241,7 +241,7 @@ def failing_store(campaign: Campaign, random: Random) -> Injected:
     from support.slow_store import Fault
 
     campaign.site.store.plan(Fault.UNAVAILABLE, times=1 << 30)
-    return _until(campaign, random, (_K.NETWORK, _C.STORE))
+    return _until(campaign, random, (_K.NETWORK, _C.STORE), most_s=HANG_S)
 
 
 def slow_keys(campaign: Campaign, random: Random) -> Injected:
@@ -251,7 +251,7 @@ def slow_keys(campaign: Campaign, random: Random) -> Injected:
 
 def dead_keys(campaign: Campaign, random: Random) -> Injected:
     campaign.site.keys.dead = True
-    return _until(campaign, random, (_K.NETWORK, _C.KEYS))
+    return _until(campaign, random, (_K.NETWORK, _C.KEYS), most_s=HANG_S)
 
 
 # -- links and clocks
@@ -269,7 +269,7 @@ def _link(campaign: Campaign, random: Random, how: str) -> Injected:
     service = random.choice((_C.STORE, _C.KEYS))
     link = campaign.site.store_link if service is _C.STORE else campaign.site.keys_link
     getattr(link, how)()
-    return _until(campaign, random, (_K.NETWORK, service))
+    return _until(campaign, random, (_K.NETWORK, service), most_s=HANG_S if how == "cut" else HANG_S / 2)
 
 
 def slow_link(campaign: Campaign, random: Random) -> Injected:
@@ -297,9 +297,9 @@ def jump_clock(campaign: Campaign, random: Random) -> Injected:
     return Injected(_causes(PROCESS))
 
 
-def _until(campaign: Campaign, random: Random, *causes: Cause) -> Injected:
+def _until(campaign: Campaign, random: Random, *causes: Cause, most_s: float = HANG_S / 2) -> Injected:
     """It is mended after a while."""
-    return Injected(frozenset(causes), undo=campaign.site.mend, after_s=random.uniform(0.5, HANG_S / 2))
+    return Injected(frozenset(causes), undo=campaign.site.mend, after_s=random.uniform(0.5, most_s))
 
 
 ON, AGAIN, PERSON = Course.GOES_ON, Course.RESTARTS, Course.WAITS
