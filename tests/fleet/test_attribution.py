@@ -121,6 +121,27 @@ def test_a_rank_that_the_kernel_killed_for_memory_is_told_from_one_that_somebody
     assert found(stranger) == ("system_software", "process", 1)
 
 
+def test_a_segmentation_fault_explains_the_rank_that_it_names_and_nobody_else() -> None:
+    line = "python[4001]: segfault at 0 ip 00007f696a385ad8 sp 00007ffe2446fcd8 error 4 in libc.so.6[1+2]"
+    told = attribute(died(killed(1), killed(0)), [kernel(line)])
+    assert found(told) == ("system_software", "library", 1)
+    assert told.confidence > 0.9
+    stranger = attribute(died(killed(1), killed(0)), [kernel(line.replace("4001", "77"))])
+    assert found(stranger) == ("system_software", "process", 1)
+
+
+@pytest.mark.parametrize("code", [48, 45])
+def test_an_xid_of_anothers_process_counts_only_as_a_fault_of_the_hardware(code: int) -> None:
+    line = f"NVRM: Xid (PCI:0000:4e:00): {code}, pid=77, name=python, whatever"
+    told = attribute(died(killed(1)), [kernel(line)])
+    assert found(told)[:2] == (("hardware", "gpu_memory") if code == 48 else ("system_software", "process"))
+
+
+def test_an_xid_that_says_nothing_says_nothing_of_a_rank_either() -> None:
+    line = "NVRM: Xid (PCI:0000:4e:00): 45, pid=4001, name=python, whatever"
+    assert found(attribute(died(killed(1)), [kernel(line)])) == ("system_software", "process", 1)
+
+
 @pytest.mark.parametrize("code", XID)
 def test_an_xid_on_the_node_explains_a_rank_that_died(code: int) -> None:
     line = f"NVRM: Xid (PCI:0000:4e:00): {code}, pid=4001, name=python, whatever"

@@ -45,7 +45,10 @@ _OTHER_NODE: Final = 0.5
 """How much less a line counts that is about a node of the run on which no rank failed."""
 
 _SIGKILL: Final = 9
-_KILLED_PID: Final = re.compile(r"[Kk]illed process (\d+)|\bpid=(\d+)")
+_ENDED_PID: Final = re.compile(r"[Kk]illed process (\d+)|\[(\d+)\]: segfault")
+_NAMED_PID: Final = re.compile(r"\bpid=(\d+)")
+_STRANGER: Final = 0.2
+"""How much is believed at most of a line about the program of a process that is no rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,11 +277,17 @@ def _signs_of(witness: Witness, spawned: Mapping[int, int], failing_nodes: set[s
     if meaning is None:
         return
     confidence, rank = meaning.confidence, witness.rank
-    killed = _KILLED_PID.search(witness.text) if witness.source is Source.KERNEL else None
-    if killed is not None:
-        rank = spawned.get(int(killed[1] or killed[2]), -1)
-        # The kernel names whom it killed: a rank of ours for certain, or somebody else, who explains little.
-        confidence = 0.98 if rank >= 0 else 0.2
+    kernel = witness.source is Source.KERNEL
+    ended = _ENDED_PID.search(witness.text) if kernel else None
+    named = _NAMED_PID.search(witness.text) if kernel else None
+    if ended is not None:
+        rank = spawned.get(int(ended[1] or ended[2]), -1)
+        # The kernel names whom it ended: a rank of ours for certain, or somebody else, who explains little.
+        confidence = 0.98 if rank >= 0 else _STRANGER
+    elif named is not None:
+        rank = spawned.get(int(named[1]), -1)
+        if rank < 0 and meaning.kind is not FailureKind.HARDWARE:
+            confidence = min(confidence, _STRANGER)
     elif witness.node and witness.node not in failing_nodes:
         confidence *= _OTHER_NODE
     line = f"{witness.source}: {witness.text}"
