@@ -6,6 +6,7 @@ Run `python bench/ranks.py`, or with `--json` for one object. See docs/design/tr
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -138,7 +139,8 @@ class Bench:
         """Seconds of a step of the plain loop by model; none where it cannot be closed off from networks."""
         self._job.write_text(json.dumps({**self._asked, "models": models}))
         command = [sys.executable, plain_ranks.__file__, "launch", str(RANKS), str(self._job)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        environment = {**os.environ, "TMPDIR": str(self._job.parent)}  # torchrun leaves a folder there
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode == 3:
             return {}
         if done.returncode:

@@ -97,7 +97,7 @@ def test_the_row_is_never_longer_than_the_attempts_and_grows_with_the_window(
 
 def test_a_supervisor_goes_on_counting_and_waiting_where_the_last_one_was(tmp_path: Path) -> None:
     errands = FakeErrands(make_folder(tmp_path / "run"))
-    errands.deeds = [{"do": "exit", "rank": 1, "at_step": "start", "attempt": "any", "code": 1}]
+    errands.deeds = [{"do": "exit", "rank": 0, "at_step": "start", "attempt": "any", "code": 1}]
     verdict = supervise(errands, policy=a_policy(restarts=9, row_limit=5), failures_in_row=3)
     assert verdict.outcome is Phase.FAILED
     assert verdict.error is not None
