@@ -6,13 +6,14 @@ finding. `make fuzz` runs each for a minute; tests/fuzz/test_corpus.py runs what
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
 import tomllib
 import wave
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,13 +25,27 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from stoker.core.canonical import canonical_json
 from stoker.core.config import Layer, load
 from stoker.core.errors import StokerError
 from stoker.core.events import Event, EventKind, decode_event, encode_event
-from stoker.core.ids import RunId
+from stoker.core.ids import ReviewId, RunId, VersionId
 from stoker.core.signing import Ed25519Signer
 from stoker.feed.media_headers import ogg_is_whole, sound_format, wav_claim, webp_size
 from stoker.intake.report_format import Example, ScanReport, decode_report, encode_report
+from stoker.intake.review_gate import facts_of
+from stoker.intake.review_machine import standing
+from stoker.intake.review_request import (
+    answers_in,
+    decision_message,
+    name_model_in,
+    policy_digest,
+    policy_in,
+    request_digest,
+    request_fault,
+    terms_in,
+    terms_row,
+)
 from stoker.intake.source_index import SourceFile, decode_index, encode_index
 from stoker.intake.sources.media import HeaderFault, probe
 from stoker.keys.agent_protocol import (
@@ -46,11 +61,16 @@ from stoker.keys.agent_protocol import (
 from stoker.keys.errors import AgentLost
 from stoker.keys.lease import Use
 from stoker.keys.refs import KekRef, Purpose
+from stoker.keys.rewrap import Move, decode_move, encode_move
 from stoker.keys.secret import SecretKey
+from stoker.ledger import rows
 from stoker.ledger.notes import MalformedNote, parse_checkpoint, sign_checkpoint
+from stoker.ledger.records import ReviewRecord, ReviewState
+from stoker.ledger.witness import parse_submission
 from stoker.spec.kinds import Kind
-from stoker.spec.recipe import RecipeSpec
+from stoker.spec.recipe import PolicySpec, RecipeSpec
 from stoker.spec.run import RunSpec
+from stoker.spec.terms import ReviewTerms
 from stoker.store.header import COMMITMENT_BYTES, StreamKind, StreamLabel, encode_uncommitted, parse_header
 from stoker.store.pages import PageShape, build_pages, decode_page
 from stoker.store.superblock import SampleSchema, Split, Superblock
@@ -93,6 +113,22 @@ def _json_of(data: bytes) -> Any:
 def _metadata(data: bytes) -> Any:
     value = _json_of(data)
     return decode_metadata(value, 2, PLACE) if isinstance(value, dict) else None
+
+
+def _review(data: bytes) -> Any:
+    """A review as the database has it, `[row, terms]`, and all that is asked of it before it is believed."""
+    value = _json_of(data)
+    try:
+        row, asked = value
+        terms_text = canonical_json(asked).decode()
+        row["decision_signature"] = row["decision_signature"] and bytes.fromhex(row["decision_signature"])
+        review = rows.review_of(row)
+        terms = rows.review_terms_of({"review": row["id"], "terms": terms_text})
+        rows.check_types(review), rows.check_types(terms)
+    except (TypeError, ValueError, KeyError, RecursionError):  # the ledger says LedgerUnusable of these
+        return None
+    shown = terms_in(terms), policy_in(terms), answers_in(terms), name_model_in(terms)
+    return shown, request_fault(review, terms), decision_message(review), standing(facts_of(review), 1.0)
 
 
 def _toml(spec: type[Any]) -> Callable[[bytes], Any]:
@@ -193,6 +229,29 @@ def _reports() -> tuple[bytes, ...]:
     return (encode_report(report),)
 
 
+def _reviews() -> tuple[bytes, ...]:
+    policy, id = PolicySpec(), ReviewId("rev-1")
+    terms = terms_row(id, ReviewTerms(runs=("nightly",), least_recall=0.5), policy, None)
+    hexes = ("1" * 64, "2" * 64, policy_digest(policy))
+    review = ReviewRecord(
+        id, "notes", VersionId("0" * 32), *hexes, "research", "ada", 1.0, 9.0, "", ReviewState.APPROVED,
+        "ben", 2.0, "seen", b"s" * 64,
+    )  # fmt: skip
+    review = replace(review, request_digest=request_digest(review, terms))
+    assert request_fault(review, terms) is None
+    row = rows.to_row(review) | {"decision_signature": "73" * 64}
+    return (json.dumps([row, dict(terms.terms)]).encode(),)
+
+
+def _moves() -> tuple[bytes, ...]:
+    later = KekRef(KEK.scope, KEK.epoch + 1)
+    return (encode_move(Move(KEK, later, {bytes(32): b"w" * 66, b"d" * 32: b"x" * 66})),)
+
+
+def _submissions() -> tuple[bytes, ...]:
+    return (b"old 3\n" + base64.b64encode(bytes(32)) + b"\n\n" + _notes()[0],)
+
+
 def _events() -> tuple[bytes, ...]:
     event = Event(
         1.5, 2.5, RunId("r-1"), 1, 0, "node", EventKind.RANK_HUNG, {"silent_s": 1.0, "section": "data"}
@@ -244,6 +303,13 @@ TARGETS: dict[str, Target] = {
     "key_hello": Target(lambda data: decode_hello(memoryview(data)), _hellos),
     "event": Target(lambda data: decode_event(data, PLACE), _events),
     "scan_report": Target(lambda data: decode_report(data, PLACE), _reports),
+    "review_record": Target(_review, _reviews),
+    "moved_keys": Target(lambda data: decode_move(data, PLACE), _moves),
+    "witness_request": Target(
+        lambda data: parse_submission(data.decode("utf-8", "surrogateescape")),
+        _submissions,
+        (MalformedNote,),
+    ),
     "source_index": Target(lambda data: decode_index(data, PLACE), _indexes),
     "audit_checkpoint": Target(
         lambda data: parse_checkpoint(data.decode("utf-8", "surrogateescape")), _notes, (MalformedNote,)

@@ -101,6 +101,7 @@ def test_each_rank_counts_its_own_shards() -> None:
     assert whole.program > 50 * MIB
 
 
+@pytest.mark.fresh_process
 def test_a_model_that_does_not_fit_ends_the_attempt_with_this_error(monkeypatch: pytest.MonkeyPatch) -> None:
     task_of = attempt.task_of
 

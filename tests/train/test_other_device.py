@@ -26,6 +26,8 @@ from support.layouts import CLIPS, HIDDEN, MIXTURE, PICTURES, Case, train_over
 from support.ranks import RankFailed, run_ranks
 from support.run_places import RUN_SPEC, RunPlace
 
+pytestmark = pytest.mark.fresh_process
+
 SPEC = replace(RUN_SPEC, train=replace(RUN_SPEC.train, precision=Precision.FP32))
 STEPS = 3
 

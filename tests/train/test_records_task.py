@@ -197,6 +197,7 @@ def test_a_run_on_pictures_on_another_layout_is_the_same(
     assert figures(found) == pytest.approx(figures(whole.told), rel=1e-3)
 
 
+@pytest.mark.fresh_process
 def test_a_run_on_another_device_trains_and_evaluates_as_on_the_host(whole: Place, tmp_path: Path) -> None:
     found = make_place(tmp_path).attempt(take_device=other_device.install)
     assert losses(found) == pytest.approx(losses(whole.told), rel=1e-4)
