@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from stoker.core.canonical import JsonValue
 from stoker.core.errors import ConfigError
 from stoker.core.ids import ReviewId
 from stoker.fleet.errands import require_leave
@@ -20,8 +21,8 @@ from stoker.intake.prepare import recipe_digest
 from stoker.intake.proportion import share
 from stoker.intake.review import ask_changes, bind_scan, decide_review, request_review, revoke_review
 from stoker.intake.review_gate import Use, require_review, terms_of
-from stoker.intake.review_request import answers_in, policy_in
-from stoker.ledger.records import ReviewRecord, ReviewState
+from stoker.intake.review_request import answers_in, policy_in, terms_in
+from stoker.ledger.records import ReviewRecord, ReviewState, ReviewTermsRecord
 from stoker.spec.kinds import Kind
 from stoker.spec.policy import Treatment
 from stoker.spec.recipe import PolicySpec
@@ -238,3 +239,12 @@ def test_what_a_use_leaves_open_no_term_bounds(home: IntakeHome) -> None:
     approve(home, ask(home, ReviewTerms(("ab" * 32,), ("nightly",))))
     source = home.ledger.catalogue.latest_source("letters")
     assert require_review(home.ledger, source, "research", home.clock, Use()).purpose == "research"
+
+
+@pytest.mark.parametrize("asked", [{"redact": 5}, {"kinds": []}, {"redact": [], "kinds": "all"}])
+def test_a_policy_or_terms_that_are_none_are_named_and_crash_no_list(asked: dict[str, JsonValue]) -> None:
+    row = ReviewTermsRecord(ReviewId("rev-1"), {"policy": asked, "terms": 5})
+    with pytest.raises(errors.ReviewTampered, match="policy of review rev-1"):
+        policy_in(row)
+    with pytest.raises(ConfigError, match="terms of rev-1: expected a table"):
+        terms_in(row)

@@ -148,6 +148,11 @@ def load_file(cls: type[T], path: Path, overrides: Sequence[str] = ()) -> Loaded
 
 def from_plain(cls: type[T], value: Any, place: str) -> T:
     """Build `cls` from JSON values that `plain` made, as strictly as from TOML. Raises ConfigError."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f"{place}: expected a table of settings, found a value of type {type(value).__name__}.",
+            hint="It was changed or damaged: nothing of Stoker writes that.",
+        )
     return load(cls, [Layer(place, value)]).value
 
 

@@ -13,6 +13,7 @@ from stoker.core.config import from_plain
 from stoker.core.errors import ConfigError
 from stoker.core.ids import ReviewId
 from stoker.core.result import plain
+from stoker.intake.errors import ReviewTampered
 from stoker.ledger.records import ReviewRecord, ReviewTermsRecord
 from stoker.spec.policy import PolicySpec, policy_table
 from stoker.spec.terms import NO_TERMS, ReviewTerms
@@ -49,12 +50,19 @@ def terms_in(row: ReviewTermsRecord | None) -> ReviewTerms:
 
 
 def policy_in(row: ReviewTermsRecord | None) -> Mapping[str, str]:
-    """What becomes of each kind by its word, as far as the ledger was told; kinds that stay are absent."""
+    """What becomes of each kind by its word, as far as the ledger was told; kinds that stay are absent.
+
+    Raises ReviewTampered for what is no policy.
+    """
     table = row.terms.get("policy") if row is not None else None
-    if not isinstance(table, Mapping):
+    if row is None or not isinstance(table, Mapping):
         return {}
     redact, others = table.get("redact", []), table.get("kinds", {})
-    assert isinstance(redact, list) and isinstance(others, Mapping)
+    if not isinstance(redact, list) or not isinstance(others, Mapping):
+        raise ReviewTampered(
+            f"What the ledger keeps of the policy of review {row.review} is none.",
+            hint="It was changed outside Stoker. Run: stoker audit verify.",
+        )
     return {**{str(kind): "mask" for kind in redact}, **{str(key): str(word) for key, word in others.items()}}
 
 

@@ -82,7 +82,9 @@ class RowAccess:
 
     def _record(self, make: Callable[[RowMapping], T], row: RowMapping) -> T:
         try:
-            return make(row)
+            record = make(row)
+            rows.check_types(record)
+            return record
         except (TypeError, ValueError) as error:
             raise LedgerUnusable(
                 f"A row of the catalogue in {self._database.place} is damaged: {error}.",

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import json
 import math
+import types
+import typing
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
 import sqlalchemy as sa
 from sqlalchemy.engine import RowMapping
 
+from stoker.core import canonical
 from stoker.core.canonical import JsonValue, canonical_json, digest_of
 from stoker.core.ids import ReviewId, RunId, VersionId
 from stoker.ledger.errors import LedgerRefused
@@ -49,6 +53,9 @@ Record = (
 )
 
 MAX_JSON_BYTES: Final = 1024 * 1024
+MAX_JSON_DEPTH: Final = 100
+"""How many mappings and lists may lie in one another; whoever reads a row walks through them."""
+
 _MAX_INTEGER: Final = 2**63 - 1
 
 
@@ -93,7 +100,6 @@ def json_text(value: Mapping[str, JsonValue], place: str) -> str:
     """The canonical JSON of `value`, which reading gives back unchanged. Raises LedgerRefused."""
     try:
         data = canonical_json(value)
-        same = len(data) <= MAX_JSON_BYTES and canonical_json(json.loads(data)) == data
     except (TypeError, ValueError, RecursionError) as error:
         raise LedgerRefused(
             f"{place} holds what JSON cannot carry: {error}.",
@@ -104,9 +110,63 @@ def json_text(value: Mapping[str, JsonValue], place: str) -> str:
             f"{place} takes {len(data)} bytes; at most {MAX_JSON_BYTES} are kept.",
             hint="Record a digest of it and keep the whole in the store.",
         )
-    if not same:
-        raise LedgerRefused(f"{place} changes when it is written as JSON; use text keys.")
+    try:
+        json_mapping(data.decode())
+    except ValueError as error:
+        raise LedgerRefused(
+            f"{place} changes when it is written as JSON: {error}.", hint="Use text keys, nested flatly."
+        ) from error
     return data.decode()
+
+
+def json_mapping(text: str) -> dict[str, Any]:
+    """The JSON object that a column holds, as `json_text` wrote it. Raises ValueError for anything else."""
+    try:
+        value = json.loads(text)
+        same = canonical_json(value).decode() == text
+    except RecursionError:
+        raise ValueError("its JSON is nested too deep") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"its JSON is a {type(value).__name__}, not an object")
+    if not same:
+        raise ValueError("its JSON is not in canonical form")
+    level: list[Any] = [value]
+    for _ in range(MAX_JSON_DEPTH):
+        inner = [each.values() if isinstance(each, dict) else each for each in level]
+        level = [value for values in inner for value in values if isinstance(value, dict | list)]
+        if not level:
+            return value
+    raise ValueError("its JSON is nested too deep")
+
+
+def check_types(record: object) -> None:
+    """Raise ValueError, naming the field, unless a record that was read holds what its class says.
+
+    A database keeps whatever was written into it: SQLite takes text in a column of numbers.
+    """
+    cls: Any = type(record)
+    for name, allowed in _allowed(cls):
+        value = getattr(record, name)
+        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+            raise ValueError(f"{name} is a {type(value).__name__}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} is {value}")
+        if isinstance(value, str):
+            value.encode()
+
+
+@functools.cache
+def _allowed(cls: Any) -> tuple[tuple[str, tuple[type, ...]], ...]:
+    """The types that each field of a record may have; a whole number may stand for a float."""
+    hints = typing.get_type_hints(cls, localns=vars(canonical))
+    return tuple((field.name, tuple(_plain_types(hints[field.name]))) for field in dataclasses.fields(cls))
+
+
+def _plain_types(hint: Any) -> list[type]:
+    if isinstance(hint, types.UnionType):
+        return [kind for part in typing.get_args(hint) for kind in _plain_types(part)]
+    kind = getattr(hint, "__supertype__", None) or typing.get_origin(hint) or hint
+    return [float, int] if kind is float else [kind]
 
 
 def raw_columns(table: sa.Table) -> list[sa.ColumnElement[Any]]:
@@ -143,7 +203,7 @@ def source_of(row: RowMapping) -> SourceRecord:
         kek=row["kek"],
         files=row["files"],
         content_bytes=row["content_bytes"],
-        left_out=json.loads(row["left_out"]),
+        left_out=json_mapping(row["left_out"]),
         imported_by=row["imported_by"],
         imported_s=row["imported_s"],
     )
@@ -171,7 +231,7 @@ def review_of(row: RowMapping) -> ReviewRecord:
 
 
 def review_terms_of(row: RowMapping) -> ReviewTermsRecord:
-    return ReviewTermsRecord(ReviewId(row["review"]), json.loads(row["terms"]))
+    return ReviewTermsRecord(ReviewId(row["review"]), json_mapping(row["terms"]))
 
 
 def access_token_of(row: RowMapping) -> AccessTokenRecord:
@@ -179,7 +239,7 @@ def access_token_of(row: RowMapping) -> AccessTokenRecord:
         id=row["id"],
         identity=row["identity"],
         digest=row["digest"],
-        scopes=json.loads(row["scopes"]),
+        scopes=json_mapping(row["scopes"]),
         created_by=row["created_by"],
         created_s=row["created_s"],
         expires_s=row["expires_s"],
@@ -198,8 +258,8 @@ def dataset_of(row: RowMapping) -> DatasetRecord:
         source_root=row["source_root"],
         review=ReviewId(row["review"]),
         recipe_digest=row["recipe_digest"],
-        recipe=json.loads(row["recipe"]),
-        figures=json.loads(row["figures"]),
+        recipe=json_mapping(row["recipe"]),
+        figures=json_mapping(row["figures"]),
         prepared_by=row["prepared_by"],
         prepared_s=row["prepared_s"],
         expires_s=row["expires_s"],
@@ -214,7 +274,7 @@ def run_of(row: RowMapping) -> RunRecord:
         dataset=row["dataset"],
         dataset_root=row["dataset_root"],
         review=ReviewId(row["review"]),
-        spec=json.loads(row["spec"]),
+        spec=json_mapping(row["spec"]),
         spec_digest=row["spec_digest"],
         kek=row["kek"],
         started_by=row["started_by"],
