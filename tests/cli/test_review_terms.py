@@ -10,6 +10,7 @@ from stoker.intake.names_model import IDENTITY, MODEL
 from stoker.ledger.errors import PermissionRefused
 from support.cli_home import PREPARE, CliHome
 
+DAY_S = 86_400.0
 HomeAt = Callable[[str], CliHome]
 
 
@@ -108,3 +109,12 @@ def test_only_a_reviewer_sees_lines_around_findings_and_it_is_recorded(home_at: 
     (first, *_) = home.data("review", "examples", "notes", by="decider")["examples"]
     assert first["text"] not in told
     assert home.acts()[-1] == "review.examples"
+
+
+def test_an_approval_whose_time_is_over_is_called_expired(home_at: HomeAt) -> None:
+    home = home_at("prepared")
+    for late_s, expired in ((0.0, False), (400 * DAY_S, True)):
+        (review,) = home.data("review", "ls", ahead_s=late_s)["reviews"]
+        assert (review["state"], review["expired"]) == ("approved", expired)
+        shown = home.stoker("review", "show", review["id"], ahead_s=late_s).out
+        assert ("approved, expired" in shown) is expired

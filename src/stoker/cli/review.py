@@ -20,6 +20,8 @@ from stoker.intake.names_model import MODEL
 from stoker.intake.policy.gate import worst_recall
 from stoker.intake.prepare import recipe_digest
 from stoker.intake.review import ask_changes, bind_scan, decide_review, request_review, revoke_review
+from stoker.intake.review_gate import facts_of
+from stoker.intake.review_machine import Standing, standing
 from stoker.intake.review_request import answers_in, name_model_in, policy_in, terms_in
 from stoker.intake.scan_report import read_report
 from stoker.ledger.records import ReviewRecord
@@ -36,7 +38,7 @@ class ReviewRow:
 
     `policy` says what becomes of each kind, as far as the ledger was told; kinds that stay are absent.
     `name_model`: what only the name model sees is treated too. `answers` is the review whose changes this
-    request makes.
+    request makes. `expired`: it was approved, and its time is over.
     """
 
     id: str
@@ -57,6 +59,7 @@ class ReviewRow:
     policy: Mapping[str, str] = field(default_factory=dict)
     answers: str = ""
     name_model: bool = False
+    expired: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,12 @@ def _row(house: House, review: ReviewRecord) -> ReviewRow:
         policy_in(asked),
         answers_in(asked),
         name_model_in(asked),
+        standing(facts_of(review), house.clock.now_s()) is Standing.EXPIRED,
     )
+
+
+def _state(row: ReviewRow) -> str:
+    return row.state.replace("_", " ") + (", expired" if row.expired else "")
 
 
 def _list_text(result: Reviews) -> str:
@@ -98,7 +106,7 @@ def _list_text(result: Reviews) -> str:
             row.id,
             row.source,
             row.purpose,
-            row.state.replace("_", " "),
+            _state(row),
             row.requested_by,
             row.decided_by or "-",
             day(row.expires_s),
@@ -122,7 +130,7 @@ def review_text(result: Reviews) -> str:
             *_terms_lines(row.terms),
             *_policy_lines(row.policy, row.name_model),
             *([("answers", row.answers)] if row.answers else []),
-            ("state", row.state.replace("_", " ")),
+            ("state", _state(row)),
             ("requested by", row.requested_by),
             ("decided by", f"{row.decided_by} at {day(row.decided_s)}" if row.decided_by else "-"),
             ("reason", row.reason or "-"),

@@ -25,8 +25,11 @@ from stoker.core.progress import SILENT
 from stoker.core.result import plain
 from stoker.intake.errors import OtherRequest
 from stoker.intake.policy.gate import worst_recall
+from stoker.intake.proportion import Share
 from stoker.intake.review import ask_changes, decide_review, revoke_review
-from stoker.intake.review_request import name_model_in, policy_in, terms_in
+from stoker.intake.review_gate import facts_of
+from stoker.intake.review_machine import Standing, standing
+from stoker.intake.review_request import answers_in, name_model_in, policy_in, terms_in
 from stoker.intake.scan_report import ScanReport, read_report
 from stoker.ledger.access import Caller
 from stoker.ledger.errors import PermissionRefused, TokenRefused, UnknownReview
@@ -47,6 +50,13 @@ OPEN_STATES: Final = (ReviewState.REQUESTED, ReviewState.SCANNED)
 _PAGES: Final = jinja2.Environment(
     loader=jinja2.PackageLoader("stoker.web"), autoescape=True, undefined=jinja2.StrictUndefined
 )
+
+
+def _share(found: Share) -> str:
+    return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
+
+
+_PAGES.filters["share"] = _share
 _PAGES.filters["when"] = lambda seconds: "-" if seconds is None else iso_utc(seconds)
 
 
@@ -103,7 +113,10 @@ class Page:
         found = list(reversed(self._house.ledger.catalogue.reviews()))
         waiting = [each for each in found if each.state in OPEN_STATES]
         rest = [each for each in found if each.state not in OPEN_STATES]
-        return _page("reviews.html", caller=caller, session=session, waiting=waiting, rest=rest)
+        expired = {each.id for each in rest if self._expired(each)}
+        return _page(
+            "reviews.html", caller=caller, session=session, waiting=waiting, rest=rest, expired=expired
+        )
 
     async def review(self, request: Request, caller: Caller, session: Session) -> Response:
         return self._shown(request.path_params["id"], caller, session)
@@ -196,7 +209,7 @@ class Page:
         scan = self._scan(review)
         examples = scan is not None and bool(scan.examples) and _allows(caller, Deed.REVIEW_EXAMPLES)
         if examples:
-            self._record_view(review, caller, session)
+            self._record_view(review, caller)
         return _page(
             "review.html",
             status=HTTPStatus.OK if wrong is None else HTTPStatus.CONFLICT,
@@ -206,6 +219,8 @@ class Page:
             terms=plain(terms_in(row)),
             policy=policy_in(row),
             name_model=name_model_in(row),
+            answers=answers_in(row),
+            expired=self._expired(review),
             scan=scan,
             open=review.state in OPEN_STATES,
             may_decide=_allows(caller, Deed.REVIEW_DECIDE) and caller.name != review.requested_by,
@@ -213,15 +228,13 @@ class Page:
             wrong=wrong,
         )
 
-    def _record_view(self, review: ReviewRecord, caller: Caller, session: Session) -> None:
-        """Lines of raw data are shown, masked as they are: the log says to whom."""
-        if review.id in session.examples_of:
-            return
+    def _record_view(self, review: ReviewRecord, caller: Caller) -> None:
+        """Lines of raw data are shown, masked as they are: the log says to whom, each time."""
         detail = {"review": review.id, "scan_digest": review.scan_digest, "face": "page"}
         with self._house.ledger.act(
             actor=caller.name, action="review.examples", subject=f"source/{review.source}", detail=detail
         ):
-            session.examples_of.add(review.id)
+            pass
 
     def _scan(self, review: ReviewRecord) -> ScanReport | None:
         if not review.scan_digest:
@@ -235,6 +248,10 @@ class Page:
             return read_report(record, backend=house.backend, store=house.store, digest=review.scan_digest)
         except StokerError:
             return None  # its key may be gone; the request itself is still to be seen
+
+    def _expired(self, review: ReviewRecord) -> bool:
+        """An approval whose time is over; what is stored is the decision alone."""
+        return standing(facts_of(review), self._house.clock.now_s()) is Standing.EXPIRED
 
     def _recall(self, review: ReviewRecord) -> float | None:
         row = self._house.ledger.catalogue.review_terms(review.id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from stoker.core.clock import Clock
@@ -25,8 +25,6 @@ class Session:
     form_secret: str
     began_s: float
     used_s: float
-    examples_of: set[str] = field(default_factory=set)
-    """Reviews whose examples this session was shown; each is recorded once."""
 
     def takes(self, form_secret: str) -> bool:
         """Whether a form that came in was made for this session."""
