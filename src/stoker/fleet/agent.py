@@ -75,7 +75,7 @@ class Agent:
         self,
         control: socket.socket,
         plan: AgentPlan,
-        log: EventLog,
+        log: EventLog | None,
         clock: Clock,
         contained: Isolation | None = None,
     ) -> None:
@@ -206,7 +206,7 @@ class Agent:
         """Told before its ranks end, so that nobody takes their ends for failures of their own."""
         self._tell(EventKind.NODE_LOST, name=node)
         for rank, process in self._ranks.items():
-            if self._plan.nodes[rank] == node:
+            if self._node_of(rank) == node:
                 process.kill()
 
     def _kill_all(self) -> None:
@@ -288,7 +288,8 @@ class Agent:
 
     def _spawn_each(self, ruleset: int | None) -> None:
         plan = self._plan
-        for rank, command in enumerate(plan.commands):
+        for place, command in enumerate(plan.commands):
+            rank = plan.first_rank + place
             ear, writer = EventEar.beside_pipe()
             sieve, printing = OutputSieve.beside_pipe(
                 Path(plan.log_folder) / f"rank-{rank}.log", whole=plan.rank_output is RankOutput.WHOLE
@@ -298,13 +299,13 @@ class Agent:
             own = {EVENT_FD_NAME: writer, **self._stacks.one_for(rank)}
             own |= self._gates.one_for(rank) if self._ahead else {}
             if plan.key_fds:
-                own |= {KEY_FD_NAME: plan.key_fds[rank], SECRET_FD_NAME: plan.secret_fds[rank]}
+                own |= {KEY_FD_NAME: plan.key_fds[place], SECRET_FD_NAME: plan.secret_fds[place]}
             if plan.store_fds:
-                own |= {f"{STORE_FD_NAME}{each}": fd for each, fd in enumerate(plan.store_fds[rank])}
+                own |= {f"{STORE_FD_NAME}{each}": fd for each, fd in enumerate(plan.store_fds[place])}
             shared = {LEASE_FD_NAME: plan.lease_fd} if plan.lease_fd >= 0 else {}
             process = spawn_rank(
                 command,
-                environment={**plan.environment, LOCAL_RANK_NAME: str(rank)},
+                environment={**plan.environment, LOCAL_RANK_NAME: str(place)},
                 named_fds={**own, **shared},
                 lock_fd=plan.lock_fd,
                 output=printing,
@@ -346,7 +347,7 @@ class Agent:
                 run=RunId(plan.run),
                 attempt=plan.attempt,
                 rank=rank,
-                node=plan.nodes[rank],
+                node=self._node_of(rank),
                 mono_s=min(event.mono_s, now_s),
             )
             self._record(stamped, keep=ear.worth_keeping(event, now_s))
@@ -393,12 +394,14 @@ class Agent:
     def _tell(self, kind: EventKind, *, rank: int = -1, **fields: JsonValue) -> None:
         plan = self._plan
         now_s, mono_s = self._clock.now_s(), self._clock.monotonic_s()
-        self._record(
-            Event(now_s, mono_s, RunId(plan.run), plan.attempt, rank, plan.nodes[max(rank, 0)], kind, fields)
-        )
+        node = self._node_of(max(rank, plan.first_rank))
+        self._record(Event(now_s, mono_s, RunId(plan.run), plan.attempt, rank, node, kind, fields))
+
+    def _node_of(self, rank: int) -> str:
+        return self._plan.nodes[rank - self._plan.first_rank]
 
     def _record(self, event: Event, *, keep: bool = True) -> None:
-        if keep and not self._ahead:
+        if keep and self._log is not None and not self._ahead:
             self._log.append(event)
         crowded = len(self._unsent) > _MAX_UNSENT_BYTES
         if self._supervised and not (crowded and event.kind is EventKind.HEARTBEAT):
@@ -420,11 +423,11 @@ def main(arguments: list[str]) -> int:
         os.set_inheritable(control.fileno(), False)
         control.setblocking(False)
         found = contained(plan, control, begun)
-        log = EventLog(Path(plan.events_path))
-        try:
+        with contextlib.ExitStack() as stack:
+            log = EventLog(Path(plan.events_path)) if plan.events_path else None
+            if log is not None:
+                stack.callback(log.close)
             Agent(control, plan, log, SystemClock(), found).run()
-        finally:
-            log.close()
     except StokerError as error:
         print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr)
         return error.exit_code

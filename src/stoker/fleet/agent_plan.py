@@ -26,8 +26,10 @@ class AgentPlan:
     need no keys; `lease_fd` is -1 where there is no page of the lease. `store_fds` are several a rank, or
     none where ranks reach their store themselves.
 
-    `nodes` is the node of each rank; an agent that has several plays them as groups of processes. `ahead`: it
-    is not begun yet; what it tells is not in the run's events until it is woken.
+    `nodes` is the node of each rank; an agent that has several plays them as groups of processes. Ranks are
+    numbered from `first_rank`, for agents of other nodes have those before it. `events_path` is empty where
+    the supervisor writes down what is told. `ahead`: it is not begun yet; what it tells is not in the run's
+    events until it is woken.
     `outside` is where the supervisor listens: the isolation probe, repeated every `probe_every_s`, must not
     reach it. Ranks write only in `writable` where the kernel can see to it; None: nobody sees to it.
     `datagrams`: ranks may make datagram sockets of AF_UNIX, without which NCCL does not begin.
@@ -54,6 +56,7 @@ class AgentPlan:
     open_because: str
     ahead: bool = False
     datagrams: bool = False
+    first_rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,9 @@ class AttemptOrder:
     ahead: bool = False
     """It is started beside the attempt before it, and does not begin yet."""
     datagrams: bool = False
+    first_rank: int = 0
+    part: str = ""
+    """The node whose part of an attempt this is, where each node has an agent of its own."""
 
 
 class Attempt:
@@ -118,8 +121,7 @@ class Attempt:
         callers: Sequence[Caller],
         page: LeasePage | None,
         hands: StoreHands,
-        folder: RunFolder,
-        number: int,
+        order: AttemptOrder,
     ) -> None:
         self._agent = agent
         self._control = control
@@ -128,12 +130,13 @@ class Attempt:
         self._page = page
         self._hands = hands
         self._key_threads: list[threading.Thread] = []
-        self._folder = folder
+        self._lock = order.folder.attempt_lock(order.attempt, order.part)
+        self._first_rank = order.first_rank
         self._groups: list[int] = []
         self._partial = bytearray()
         self._closed = False
         self._told_to_stop = False
-        self.number = number
+        self.number = order.attempt
 
     @classmethod
     def start(cls, order: AttemptOrder, *, with_keys: bool, hand: StoreHand | None = None) -> Attempt:
@@ -143,7 +146,7 @@ class Attempt:
         """
         attempt_folder = order.folder.attempt(order.attempt)
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
-            lock_fd = take_lock(order.folder, order.attempt, beside_others=order.ahead)
+            lock_fd = take_lock(order.folder, order.attempt, beside_others=order.ahead, part=order.part)
             theirs.callback(os.close, lock_fd)
             control, agent_control = socket.socketpair()
             ours.callback(control.close)
@@ -178,7 +181,7 @@ class Attempt:
                 lease_fd=lease_fd,
                 store_fds=hands.descriptors,
                 lock_fd=lock_fd,
-                events_path=str(order.folder.events),
+                events_path="" if order.part else str(order.folder.events),
                 log_folder=str(attempt_folder),
                 isolation=order.isolation,
                 isolate_by=order.isolate_by,
@@ -189,13 +192,14 @@ class Attempt:
                 open_because=order.open_because,
                 ahead=order.ahead,
                 datagrams=order.datagrams,
+                first_rank=order.first_rank,
             )
-            log_path = order.folder.agent_log(order.attempt)
+            log_path = order.folder.agent_log(order.attempt, order.part)
             inherited = [lock_fd, *plan.key_fds, *plan.secret_fds, *([] if page is None else [lease_fd])]
             inherited += hands.inherited
             agent = _spawn_agent(agent_control, inherited, order.environment, log_path)
             ours.pop_all()
-        attempt = cls(agent, control, key_ends, callers, page, hands, order.folder, order.attempt)
+        attempt = cls(agent, control, key_ends, callers, page, hands, order)
         hands.serve()
         with contextlib.suppress(OSError):  # an agent that has died already shows as the end of the socket
             control.sendall(encode_plan(plan))
@@ -205,6 +209,10 @@ class Attempt:
     def fileno(self) -> int:
         """For a selector: readable when the agent has told something, or is gone."""
         return self._control.fileno()
+
+    def overdue(self) -> bool:
+        """Whether something should be looked for that nobody tells: never, of an agent on this node."""
+        return False
 
     def serve_keys(self, keys: KeyAgent) -> None:
         """Answer each rank's key requests in a thread of its own, from now on; show the lease to all."""
@@ -248,8 +256,9 @@ class Attempt:
     def note_rank(self, rank: int, pid: int) -> None:
         """The agent has started a rank: it may ask for keys, and its group is killed if its agent dies."""
         self._groups.append(pid)
-        if 0 <= rank < len(self._callers):
-            self._callers[rank].is_process(pid)
+        place = rank - self._first_rank
+        if 0 <= place < len(self._callers):
+            self._callers[place].is_process(pid)
 
     def read(self) -> tuple[list[Event], bool]:
         """What the agent has told since the last call, and whether its socket has ended.
@@ -278,7 +287,7 @@ class Attempt:
         """Whether no process of this attempt exists any more; ranks that outlived their agent are killed."""
         if self._agent.poll() is None:
             return False
-        if lock_is_free(self._folder.attempt_lock(self.number)):
+        if lock_is_free(self._lock):
             self._close()
             return True
         for group in self._groups:
@@ -299,8 +308,7 @@ class Attempt:
             if clock.monotonic_s() > deadline_s + _PATIENCE_S:
                 raise AgentFailed(
                     f"Processes of attempt {self.number} do not end even when they are killed.",
-                    hint=f"See which hold {self._folder.attempt_lock(self.number)} open; a broken device may "
-                    "block them.",
+                    hint=f"See which hold {self._lock} open; a broken device may block them.",
                 )
             clock.sleep(0.01)
 

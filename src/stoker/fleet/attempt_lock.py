@@ -29,19 +29,23 @@ def lock_is_free(path: Path) -> bool:
     return True
 
 
-def held_lock(folder: RunFolder) -> Path | None:
-    """The lock of an attempt of which processes exist; None when no process of the run's ranks does."""
-    return next((each for each in folder.attempt_locks() if not lock_is_free(each)), None)
+def held_lock(folder: RunFolder, part: str | None = None) -> Path | None:
+    """The lock of an attempt of which processes exist; None when no process of the run's ranks does.
+
+    `part`: only those of a node, where each has locks of its own; empty: only those of whole attempts.
+    """
+    return next((each for each in folder.attempt_locks(part) if not lock_is_free(each)), None)
 
 
-def take_lock(folder: RunFolder, attempt: int, *, beside_others: bool) -> int:
+def take_lock(folder: RunFolder, attempt: int, *, beside_others: bool, part: str = "") -> int:
     """Lock `attempt` and return the descriptor, for its processes to inherit.
 
     Raises Busy when processes of it exist; or, unless `beside_others`, processes of any other attempt.
+    Of `part`, where a node's is named: what other nodes have is their own.
     """
-    if not beside_others and (held := held_lock(folder)) is not None:
+    if not beside_others and (held := held_lock(folder, part)) is not None:
         raise _busy(held)
-    path = folder.attempt_lock(attempt)
+    path = folder.attempt_lock(attempt, part)
     with naming_full_disk(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

@@ -14,6 +14,7 @@ from stoker.fleet.faults import Fault
 from stoker.fleet.links import Link
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.run_state import Policy
+from stoker.fleet.spread.spread_attempt import Site
 from stoker.fleet.wandb_log import WandbRun
 from stoker.fleet.witnesses import Witnesses, nobody
 from stoker.keys.agent import KeyAgent
@@ -46,6 +47,8 @@ class Charge:
     """What the probe says where `isolation` is off."""
     standby_after_s: float | None = None
     """When an attempt has trained for so long, the next one's processes are started ahead; None: never."""
+    site: Site | None = None
+    """How the run's nodes are reached, where it has several; None: all its ranks are here."""
     hand: StoreHand | None = None
     """Where ranks cannot reach their store themselves: who asks it for them."""
     failures_in_row: int = 0

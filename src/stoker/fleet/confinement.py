@@ -12,6 +12,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from stoker.core.ids import RunId
+from stoker.fleet.errors import IsolationRefused
 from stoker.intake.dataset_writer import dataset_prefix
 from stoker.ledger.records import DatasetRecord
 from stoker.spec.run import IsolationPolicy, LaunchSpec
@@ -19,6 +20,7 @@ from stoker.store.handed import HandRules, StoreHand
 from stoker.store.objects import ObjectStore
 
 _NOT_ASKED: Final = "isolation was not asked for"
+_SPREAD: Final = "ranks on several nodes reach one another over the network of their nodes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +38,20 @@ class Confinement:
     handed: bool = False
 
 
-def confinement_of(launch: LaunchSpec, store_url: str, cache: Path) -> Confinement:
-    """How ranks are held whose sealed bytes lie at `store_url`, and on this node in `cache`."""
+def confinement_of(launch: LaunchSpec, store_url: str, cache: Path, *, spread: bool = False) -> Confinement:
+    """How ranks are held whose sealed bytes lie at `store_url`, and on this node in `cache`.
+
+    `spread`: over several nodes, which reach one another over a network that nobody here can close. Raises
+    IsolationRefused when that is asked for all the same.
+    """
     asked = launch.isolation is not IsolationPolicy.OFF
+    if spread and launch.isolation is IsolationPolicy.REQUIRED:
+        raise IsolationRefused(
+            f"The run asks for network isolation and cannot have it: {_SPREAD}.",
+            hint="Train it on one node, or ask for less isolation and for links over a closed fabric.",
+        )
+    if spread and asked:
+        return Confinement(IsolationPolicy.OFF, _SPREAD, _writable(launch, store_url, cache))
     return Confinement(
         launch.isolation,
         open_because="" if asked else _NOT_ASKED,

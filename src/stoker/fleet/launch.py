@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 from stoker.core.atomic import exclusive
@@ -32,12 +34,14 @@ from stoker.fleet.failure_history import believed_rate
 from stoker.fleet.faults import Fault
 from stoker.fleet.first_weights import digest_on_record, with_first_weights
 from stoker.fleet.left_open import left_open
-from stoker.fleet.links import links_of
+from stoker.fleet.links import Link, links_of
 from stoker.fleet.places import Room, one_node
 from stoker.fleet.run_acts import House, begin_run, recording, reopen_run
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.run_state import Policy
 from stoker.fleet.second_level import second_level
+from stoker.fleet.spread.reach import Reach, reach_of
+from stoker.fleet.spread.spread_attempt import Site
 from stoker.fleet.summary import RunSummary, read_run, summarise, supervisor_lock
 from stoker.fleet.supervisor import Supervisor
 from stoker.fleet.taxonomy import RETRIED
@@ -76,18 +80,21 @@ def start_run(
     origins: Mapping[str, str] | None = None,
     rank_command: Sequence[str] = WORKER,
     failures_per_1000_node_days: float = RSC_1_PER_1000_NODE_DAYS,
+    reach: Reach | None = None,
 ) -> RunSummary:
     """Train `spec` to its end; returns when no process of the run exists any more.
 
     A run that fails or is cancelled is a summary, not an exception. `origins` says where each value of the
-    merged run file came from. Raises UnknownDataset, DatasetGone, intake's refusals, BadWeights and
+    merged run file came from; `reach` how other nodes are reached, by default those of the Slurm job that
+    this process is in. Raises UnknownDataset, DatasetGone, intake's refusals, BadWeights and
     WeightsUnfit for first weights from elsewhere, DeviceMissing, PrecisionUnsupported, LedgerRefused, Busy,
     DiskFull; nothing of the run is left behind when it could not begin.
     """
     house = House(home, ledger, backend, store_url, actor, progress, clock, failures_per_1000_node_days)
-    held = confinement_of(spec.launch, store_url, home.cache_dir)
+    site = site_of(spec.launch, home, reach)
+    held = confinement_of(spec.launch, store_url, home.cache_dir, spread=site is not None)
     datasets = tuple(live_dataset(ledger, name, clock) for name in spec.datasets)
-    links = links_of(store_url, spec.launch.links, os.environ)
+    links = links_of(store_url, spec.launch.links, os.environ, spread=site is not None)
     require_leave(ledger, datasets, spec.purpose, clock, run=spec.name, links=links)
     require_layout(spec, datasets)
     device = device_for(spec, rank_environment(os.environ, spec.launch.threads_per_rank))
@@ -95,7 +102,7 @@ def start_run(
     run = new_run_id(clock)
     with exclusive(supervisor_lock(home, run), f"run {run}"):  # before the record, so that gc sees it live
         record = begin_run(house, run, spec, datasets, origins or {}, first_weights)
-        return _supervise(house, record, spec, datasets, faults, held, device, rank_command)
+        return _supervise(house, record, spec, datasets, faults, held, device, rank_command, site, links)
 
 
 def resume_run(
@@ -112,6 +119,7 @@ def resume_run(
     rank_command: Sequence[str] = WORKER,
     failures_per_1000_node_days: float = RSC_1_PER_1000_NODE_DAYS,
     forgive: bool = False,
+    reach: Reach | None = None,
 ) -> RunSummary:
     """Go on with a run that was cancelled, failed, or lost its supervisor, from its last recorded checkpoint.
 
@@ -131,14 +139,17 @@ def resume_run(
     path = RunFolder.of(home.runs_dir, run_id).events
     told = read_events(path).events if path.exists() else ()
     failures = 0 if forgive else _failures_in_row(run_id, told, spec.launch, clock)
-    resumed = _Resumed(failures, forgive, left_open(told, "local", clock.monotonic_s()))
-    held = confinement_of(spec.launch, store_url, home.cache_dir)
+    site = site_of(spec.launch, home, reach)
+    resumed = _Resumed(failures, forgive, left_open(told, _here(site), clock.monotonic_s()))
+    held = confinement_of(spec.launch, store_url, home.cache_dir, spread=site is not None)
     datasets = _datasets_of(ledger, record, spec)
-    links = links_of(store_url, spec.launch.links, os.environ)
+    links = links_of(store_url, spec.launch.links, os.environ, spread=site is not None)
     require_leave(ledger, datasets, spec.purpose, clock, run=spec.name, links=links)
     device = device_for(spec, rank_environment(os.environ, spec.launch.threads_per_rank))
     with exclusive(supervisor_lock(home, run_id), f"run {run_id}"):
-        return _supervise(house, record, spec, datasets, faults, held, device, rank_command, resumed=resumed)
+        return _supervise(
+            house, record, spec, datasets, faults, held, device, rank_command, site, links, resumed=resumed
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,12 +191,27 @@ def _shapes_of(spec: RunSpec, datasets: Sequence[DatasetRecord]) -> Iterator[tup
             yield vocabulary, sequence_tokens
 
 
-def room_of(spec: RunSpec, datasets: Sequence[DatasetRecord]) -> Room:
-    """The nodes that the run's ranks can be on, and the worlds that its layout and batch allow."""
+def site_of(launch: LaunchSpec, home: Home, reach: Reach | None = None) -> Site | None:
+    """How the run's nodes are reached; None where all of it is on this one. Raises LauncherSilent."""
+    reach = reach or reach_of(os.environ, launch.interface)
+    return None if reach is None else Site(reach, home.root.absolute(), Path.cwd())
+
+
+def _here(site: Site | None) -> str:
+    """What the events call the node of the supervisor."""
+    here = os.environ.get("SLURMD_NODENAME") or platform.node()
+    return here if site is not None and here in site.reach.nodes else "local"
+
+
+def room_of(spec: RunSpec, datasets: Sequence[DatasetRecord], named: Sequence[str] = ()) -> Room:
+    """The nodes that the run's ranks can be on, and the worlds that its layout and batch allow.
+
+    Without the names of real nodes this one plays them.
+    """
     launch = spec.launch
-    if launch.nodes + launch.spare_nodes == 1:
+    if not named and launch.nodes + launch.spare_nodes == 1:
         return one_node(launch.ranks)
-    nodes = tuple(f"local-{number}" for number in range(launch.nodes + launch.spare_nodes))
+    nodes = tuple(named) or tuple(f"local-{number}" for number in range(launch.nodes + launch.spare_nodes))
     node_ranks = launch.ranks // launch.nodes
     smaller = range(launch.ranks - node_ranks, 0, -node_ranks) if launch.shrink else ()
     fitting = (ranks for ranks in smaller if _fits(spec, datasets, ranks))
@@ -201,12 +227,12 @@ def _fits(spec: RunSpec, datasets: Sequence[DatasetRecord], ranks: int) -> bool:
     )
 
 
-def policy_of(spec: RunSpec, datasets: Sequence[DatasetRecord] = ()) -> Policy:
-    """What the launch section of a run file allows."""
+def policy_of(spec: RunSpec, datasets: Sequence[DatasetRecord] = (), named: Sequence[str] = ()) -> Policy:
+    """What the launch section of a run file allows, on nodes of these names where they are real ones."""
     launch = spec.launch
     return Policy(
         world_size=launch.ranks,
-        nodes=room_of(spec, datasets),
+        nodes=room_of(spec, datasets, named),
         restarts=launch.restarts,
         hang_after_s=launch.hang_after_s,
         hang_at_least_s=launch.hang_at_least_s,
@@ -252,6 +278,8 @@ def _supervise(
     held: Confinement,
     device: ChosenDevice,
     rank_command: Sequence[str],
+    site: Site | None,
+    links: Sequence[Link],
     *,
     resumed: _Resumed | None = None,
 ) -> RunSummary:
@@ -260,7 +288,7 @@ def _supervise(
     home, run = house.home, record.id
     folder = RunFolder.of(home.runs_dir, run)
     dataset = datasets[0]
-    links = links_of(house.store_url, spec.launch.links, os.environ)
+    node = _here(site)
     job = Job(
         run=run,
         attempt=0,
@@ -302,9 +330,9 @@ def _supervise(
     charge = Charge(
         run=run,
         folder=folder,
-        node="local",
+        node=node,
         steps=spec.train.steps,
-        policy=policy_of(spec, datasets),
+        policy=policy_of(spec, datasets, () if site is None else site.reach.nodes),
         environment={
             **rank_environment(
                 os.environ, spec.launch.threads_per_rank, "file:" if held.handed else house.store_url
@@ -319,12 +347,13 @@ def _supervise(
         writable=held.writable,
         open_because=held.open_because,
         rank_output=spec.launch.rank_output,
-        witnesses=witnesses_here(folder, "local", house.clock),
+        witnesses=witnesses_here(folder, node, house.clock),
         failures_in_row=0 if resumed is None else resumed.failures_in_row,
         forgiven=resumed is not None and resumed.forgiven,
         left_open=None if resumed is None else resumed.left_open,
         standby_after_s=spec.launch.standby_after_s if spec.launch.standby else None,
         device=device,
+        site=site,
         wandb=wandb_run(run, spec) if spec.watch.wandb else None,
     )
     with _saying_how_to_go_on(run):

@@ -65,10 +65,10 @@ class NodeState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JobOrder:
-    """What is to run: `command` on one node, its output appended to `log`, in `folder`.
+    """What is to run: `command` on the first of `nodes` nodes, its output appended to `log`, in `folder`.
 
-    `early_s` before the job's time is up it gets SIGUSR1. `spare_nodes` stay in the allocation unused;
-    `exclude` are nodes that must not be used.
+    `cpus` are those of each node. `early_s` before the job's time is up it gets SIGUSR1. The allocation has
+    `spare_nodes` more, and outlives the loss of a node; `exclude` are nodes that must not be used.
     """
 
     name: str
@@ -77,6 +77,7 @@ class JobOrder:
     folder: Path
     log: Path
     cpus: int = 1
+    nodes: int = 1
     time_limit_minutes: int = 0
     early_s: int = 120
     spare_nodes: int = 0

@@ -27,16 +27,26 @@ class Link:
     known: str
 
 
-def links_of(store_url: str, declared: LinksSpec, environment: Mapping[str, str]) -> tuple[Link, ...]:
-    """Every link of a run on one node with its store at `store_url`, as `environment` lets it be reached.
+def links_of(
+    store_url: str, declared: LinksSpec, environment: Mapping[str, str], *, spread: bool = False
+) -> tuple[Link, ...]:
+    """Every link of a run with its store at `store_url`, as `environment` lets it be reached.
+
+    `spread`: over several nodes; otherwise all of it is on one.
 
     Raises LinkTooWeak on a declaration that is not true.
     """
     local = "both ends are processes of one machine"
+    ranks = Link("ranks", Protection.LOOPBACK, local)
+    events = Link("events", Protection.LOOPBACK, "inherited pipes, which are no network")
+    if spread:
+        ranks = Link("ranks", Protection.NONE, "ranks reach one another over the network of their nodes")
+        between = "between nodes they go over the connections of what starts processes there"
+        events = _declared("between ranks", Link("events", Protection.NONE, between), declared.ranks)
     return (
-        _declared("between ranks", Link("ranks", Protection.LOOPBACK, local), declared.ranks),
+        _declared("between ranks", ranks, declared.ranks),
         Link("keys", Protection.LOOPBACK, "an inherited socket pair, which is no network"),
-        Link("events", Protection.LOOPBACK, "inherited pipes, which are no network"),
+        events,
         _declared("to the store", _seen_store(store_url, environment), declared.store),
     )
 

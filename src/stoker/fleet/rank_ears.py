@@ -40,6 +40,25 @@ _BEAT_APART_S: Final = 0.5
 
 
 @dataclass(slots=True)
+class Beats:
+    """Which heartbeats of one rank the file of events keeps."""
+
+    _kept_beat_s: float = -1e9
+    _kept_section: str = ""
+
+    def worth_keeping(self, event: Event, now_s: float) -> bool:
+        """Within steps sections change several times a second; the file keeps two heartbeats a second."""
+        if event.kind is not EventKind.HEARTBEAT:
+            return True
+        section = event.text("section")
+        within_steps = section in _WORKING and self._kept_section in _WORKING
+        if within_steps and now_s - self._kept_beat_s < _BEAT_APART_S:
+            return False
+        self._kept_beat_s, self._kept_section = now_s, section
+        return True
+
+
+@dataclass(slots=True)
 class EventEar:
     """The agent's end of one rank's event pipe, and what has been heard from it."""
 
@@ -47,8 +66,7 @@ class EventEar:
     dropped: int = 0
     """Lines that were malformed, too long, or of a kind that a rank may not tell."""
     _partial: bytearray = field(default_factory=bytearray)
-    _kept_beat_s: float = -1e9
-    _kept_section: str = ""
+    _beats: Beats = field(default_factory=Beats)
 
     @classmethod
     def beside_pipe(cls) -> tuple[Self, int]:
@@ -77,15 +95,8 @@ class EventEar:
             self.dropped += 1
 
     def worth_keeping(self, event: Event, now_s: float) -> bool:
-        """Within steps sections change several times a second; the file keeps two heartbeats a second."""
-        if event.kind is not EventKind.HEARTBEAT:
-            return True
-        section = event.text("section")
-        within_steps = section in _WORKING and self._kept_section in _WORKING
-        if within_steps and now_s - self._kept_beat_s < _BEAT_APART_S:
-            return False
-        self._kept_beat_s, self._kept_section = now_s, section
-        return True
+        """Whether the file is to have it."""
+        return self._beats.worth_keeping(event, now_s)
 
     def close(self) -> None:
         """The rank is gone; what it left of a line is dropped."""

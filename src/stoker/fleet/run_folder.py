@@ -46,13 +46,20 @@ class RunFolder:
         """W&B's offline runs, one for each supervisor that the run had, where it asks for them."""
         return self.path / "wandb"
 
-    def attempt_lock(self, attempt: int) -> Path:
-        """Locked by every process of the attempt that is alive, so that it is free only when all are gone."""
-        return self.path / f"attempt-{attempt}.lock"
+    def attempt_lock(self, attempt: int, part: str = "") -> Path:
+        """Locked by every process of the attempt that is alive, so that it is free only when all are gone.
 
-    def attempt_locks(self) -> list[Path]:
-        """The locks of all attempts that there were."""
-        return sorted(self.path.glob("attempt-*.lock"))
+        `part`: by those on this node, where each node has an agent of its own.
+        """
+        return self.path / (f"attempt-{attempt}@{part}.lock" if part else f"attempt-{attempt}.lock")
+
+    def attempt_locks(self, part: str | None = None) -> list[Path]:
+        """The locks of all attempts that there were; only those of one node's parts where `part` names it.
+
+        Where it is empty, only those of whole attempts: what their supervisor's own node holds.
+        """
+        found = sorted(self.path.glob("attempt-*.lock"))
+        return found if part is None else [each for each in found if each.stem.partition("@")[2] == part]
 
     def attempt(self, attempt: int) -> Path:
         return self.path / f"attempt-{attempt}"
@@ -67,8 +74,8 @@ class RunFolder:
         """What a rank wrote to its standard output and error."""
         return self.attempt(attempt) / f"rank-{rank}.log"
 
-    def agent_log(self, attempt: int) -> Path:
-        return self.attempt(attempt) / "agent.log"
+    def agent_log(self, attempt: int, part: str = "") -> Path:
+        return self.attempt(attempt) / (f"agent@{part}.log" if part else "agent.log")
 
     def attempts_so_far(self) -> int:
         """The highest attempt number that has a folder here; 0 when there is none."""

@@ -15,9 +15,11 @@ from stoker.core.clock import Clock
 from stoker.core.errors import StokerError
 from stoker.core.events import Event, EventKind
 from stoker.core.isolation import Isolation, IsolationState
-from stoker.fleet.attempt import Attempt, AttemptOrder
+from stoker.fleet.attempt import AttemptOrder
 from stoker.fleet.charge import Charge
 from stoker.fleet.run_state import Phase, RunState
+from stoker.fleet.spread.begin import AnyAttempt, begin_attempt
+from stoker.fleet.spread.spread_attempt import Site
 from stoker.store.handed import StoreHand
 
 AGAIN_AFTER_S: Final = 30.0
@@ -27,12 +29,12 @@ AGAIN_AFTER_S: Final = 30.0
 class Standby:
     """An attempt that waits for its time. What it tells is not in the run's events until it begins."""
 
-    def __init__(self, order: AttemptOrder, hand: StoreHand | None) -> None:
-        """Start its agent, which probes its isolation; its ranks follow. Raises as `Attempt.start` does."""
+    def __init__(self, order: AttemptOrder, hand: StoreHand | None, site: Site | None, clock: Clock) -> None:
+        """Start its agent, which probes its isolation; its ranks follow. Raises as `begin_attempt` does."""
         self._order = order
         order.folder.attempt(order.attempt).mkdir(mode=0o700, exist_ok=True)
         try:
-            self._attempt = Attempt.start(order, with_keys=True, hand=hand)
+            self._attempt = begin_attempt(order, site, hand, clock)
         except StokerError:
             self._leave_no_trace()
             raise
@@ -56,7 +58,7 @@ class Standby:
         if ended:
             self.broken = self.broken or "its agent has ended"
 
-    def begin(self, order: AttemptOrder) -> Attempt | None:
+    def begin(self, order: AttemptOrder) -> AnyAttempt | None:
         """Let the attempt begin: its agent probes anew and tells it, and its ranks wait for `spawn`.
 
         None where it is of no use, or was started for another attempt or other ranks than `order` has.
@@ -124,7 +126,7 @@ class StandbyKeeper:
         if now_s < since_s or state.restarts_used >= charge.policy.restarts:
             return
         try:
-            self._standby = Standby(order_of(state.attempt + 1), charge.hand)
+            self._standby = Standby(order_of(state.attempt + 1), charge.hand, charge.site, self._clock)
         except StokerError as error:
             self._lose(error.message)
             return
@@ -142,7 +144,7 @@ class StandbyKeeper:
         elif standby.loaded and not loaded:
             self._tell(EventKind.STANDBY_LOADED)
 
-    def take(self, order: AttemptOrder) -> Attempt | None:
+    def take(self, order: AttemptOrder) -> AnyAttempt | None:
         """The attempt that `order` asks for, when it was started ahead; whatever else waits is ended."""
         standby = self._standby
         if standby is None:

@@ -22,7 +22,7 @@ from stoker.core.events import Event, EventKind, EventLog, Section
 from stoker.core.isolation import Isolation, IsolationState, Outside, listening_outside
 from stoker.core.progress import Progress, Task
 from stoker.core.result import plain
-from stoker.fleet.attempt import Attempt, AttemptOrder
+from stoker.fleet.attempt import AttemptOrder
 from stoker.fleet.attempt_story import AttemptStory
 from stoker.fleet.attribution import Attribution
 from stoker.fleet.charge import Charge, Errands
@@ -60,6 +60,7 @@ from stoker.fleet.run_state import (
     begin_state,
 )
 from stoker.fleet.signals import signals_as_bytes
+from stoker.fleet.spread.begin import AnyAttempt, begin_attempt
 from stoker.fleet.stacks import waited_for
 from stoker.fleet.standby import StandbyKeeper
 from stoker.fleet.verdict import RunError, Verdict, explain
@@ -89,7 +90,7 @@ class Supervisor:
         self._state: RunState = begin_state(
             charge.folder.attempts_so_far(), errands.resume_step(), charge.failures_in_row
         )
-        self._attempt: Attempt | None = None
+        self._attempt: AnyAttempt | None = None
         self._ended_socket = False
         self._keys: KeyAgent | None = None
         self._renew_at_s = 0.0
@@ -155,6 +156,8 @@ class Supervisor:
         self._renew_lease()
         self._tell_strangers()
         attempt = self._attempt
+        if attempt is not None and not self._ended_socket and attempt.overdue():
+            self._listen()
         if attempt is not None and self._ended_socket and attempt.gone():
             self._attempt_gone()
         self._inject_faults()
@@ -399,8 +402,8 @@ class Supervisor:
                 device_because=charge.device.because,
             )
             order = self._order(number, commands)
-            self._attempt = self._standby.take(order) or Attempt.start(
-                order, with_keys=True, hand=charge.hand
+            self._attempt = self._standby.take(order) or begin_attempt(
+                order, charge.site, charge.hand, self._clock
             )
         except StokerError as error:
             self._refuse(error)

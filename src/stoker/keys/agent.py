@@ -28,8 +28,9 @@ from stoker.keys.backend import KeyBackend
 from stoker.keys.caller import Caller, Sender
 from stoker.keys.errors import AgentLost, LeaseRefused
 from stoker.keys.lease import Lease, Use
-from stoker.keys.lease_page import LeaseEnd, LeasePage
+from stoker.keys.lease_page import LeaseEnd, LeaseSign
 from stoker.keys.partition import BackendKeySource
+from stoker.keys.refs import KekRef, Purpose
 from stoker.keys.secret import SecretKey
 
 
@@ -49,14 +50,17 @@ class Ending(enum.StrEnum):
 class KeyAgent:
     """Serves any number of ranks under one lease."""
 
-    def __init__(self, backend: KeyBackend, lease: Lease, clock: Clock) -> None:
+    def __init__(
+        self, backend: KeyBackend, lease: Lease, clock: Clock, *, rendezvous: SecretKey | None = None
+    ) -> None:
+        """`rendezvous`, which is taken over: the secret of ranks that other agents serve, too."""
         self._keys = BackendKeySource(backend)
         self._lease = lease
         self._clock = clock
         self._revoked: LeaseEnd | None = None
         self._closed = False
-        self._page: LeasePage | None = None
-        self._rendezvous = SecretKey.generate()
+        self._page: LeaseSign | None = None
+        self._rendezvous = rendezvous or SecretKey.generate()
         self._connections: set[socket.socket] = set()
         self._guard = threading.Lock()
         self.answers = 0
@@ -74,7 +78,19 @@ class KeyAgent:
         """Whether the lease was ended for good, so that it cannot be renewed."""
         return self._revoked is not None
 
-    def show_on(self, page: LeasePage) -> None:
+    def share_rendezvous(self) -> tuple[KekRef, bytes]:
+        """The ranks' secret from now on, wrapped under a KEK that the lease may seal under.
+
+        For agents on other nodes, which open it with `shared_rendezvous`. Raises what `wrap` raises.
+        """
+        with self._guard:
+            kek = max(self._lease.may_seal)
+            secret, wrapped = self._keys.new_partition_key(kek, Purpose.CHECKPOINT)
+            self._rendezvous.wipe()
+            self._rendezvous = secret
+            return kek, wrapped
+
+    def show_on(self, page: LeaseSign) -> None:
         """From now on `page`, which stays the caller's, shows the ranks until when the lease is good."""
         with self._guard:
             self._page = page
@@ -193,6 +209,11 @@ class KeyAgent:
             f"Lease {self._lease.id} of {self._lease.holder} was revoked.",
             hint="Start the run again once it may go on.",
         )
+
+
+def shared_rendezvous(backend: KeyBackend, kek: KekRef, wrapped: bytes) -> SecretKey:
+    """The secret that another agent shared. Raises what `unwrap` raises."""
+    return BackendKeySource(backend).open_partition_key(kek, wrapped, Purpose.CHECKPOINT)
 
 
 def _say(sock: socket.socket, answer: bytearray) -> bool:

@@ -14,7 +14,7 @@ import stat
 import sys
 import time
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Protocol
 
 from stoker.keys.errors import AgentLost, LeaseExpired, LeaseRefused
 
@@ -49,6 +49,18 @@ _SAID: Final[Mapping[int, str]] = {
     LeaseEnd.REVOKED: "was revoked",
     LeaseEnd.ISOLATION: "was revoked, because a way out of the run's network was found",
 }
+
+
+class LeaseSign(Protocol):
+    """Where a key agent shows until when its lease is good."""
+
+    def show(self, good_for_s: float) -> None:
+        """The lease is good for so long from now."""
+        ...
+
+    def end(self, why: LeaseEnd) -> None:
+        """No chunk is opened from now on."""
+        ...
 
 
 class LeasePage:

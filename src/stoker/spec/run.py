@@ -212,6 +212,9 @@ class LaunchSpec:
     looked for every `isolation_probe_every_s`, and one that is found ends the lease at once. On a CUDA device
     batches are read into page-locked memory, unless `pin_batches` is false.
 
+    In a job of several nodes ranks reach one another by `interface`; empty: by the one that has the address
+    of the node's name.
+
     A run that failed `failures_in_row` times within `failures_within_s` without getting further is over, and
     goes on only when a person forgives it.
     """
@@ -220,6 +223,7 @@ class LaunchSpec:
     nodes: int = 1
     spare_nodes: int = 0
     shrink: bool = True
+    interface: str = ""
     device: Device = Device.AUTO
     pin_batches: bool = True
     threads_per_rank: int = 1
@@ -247,6 +251,8 @@ class LaunchSpec:
             yield f"nodes is {self.nodes} and ranks {self.ranks}; nodes must be at least 1 and divide ranks."
         if self.spare_nodes < 0:
             yield f"spare_nodes is {self.spare_nodes}; it must be 0 or more."
+        if not all(each.isalnum() or each in "._-:@" for each in self.interface) or len(self.interface) > 15:
+            yield f"interface is {self.interface[:40]!a}; it must be the name of a network interface."
         if self.restarts < 0:
             yield f"restarts is {self.restarts}; it must be 0 or more."
         if self.failures_in_row < 1:

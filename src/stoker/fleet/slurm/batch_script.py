@@ -39,10 +39,10 @@ def _options(order: JobOrder) -> Iterator[str]:
     yield "--open-mode=append"
     yield f"--output={_quoted(str(order.log).replace('%', '%%'), 'log')}"
     yield f"--signal=B:USR1@{order.early_s}"
-    yield f"--nodes={1 + order.spare_nodes}"
+    yield f"--nodes={order.nodes + order.spare_nodes}"
     yield "--ntasks-per-node=1"
     yield f"--cpus-per-task={order.cpus}"
-    if order.spare_nodes:
+    if order.nodes + order.spare_nodes > 1:
         yield "--no-kill"
     if order.time_limit_minutes:
         yield f"--time={order.time_limit_minutes}"

@@ -43,10 +43,11 @@ def order_of(
         command=(*KEEPER, *words),
         folder=project,
         log=folder.log,
-        cpus=max(1, spec.launch.ranks * spec.launch.threads_per_rank),
+        cpus=max(1, spec.launch.ranks // spec.launch.nodes * spec.launch.threads_per_rank),
+        nodes=spec.launch.nodes,
         time_limit_minutes=settings.time_limit_minutes,
         early_s=settings.early_s,
-        spare_nodes=settings.spare_nodes,
+        spare_nodes=settings.spare_nodes + spec.launch.spare_nodes,
         exclude=(*settings.exclude, *exclude),
         switches=settings.switches,
         switches_wait_minutes=settings.switches_wait_minutes,
@@ -73,7 +74,8 @@ def submit_run(
     """
     batch_script(order_of("r-00000000000000000000", spec, house, settings, project, exclude))
     datasets = tuple(live_dataset(house.ledger, name, house.clock) for name in spec.datasets)
-    links = links_of(house.store_url, spec.launch.links, os.environ)
+    spread = spec.launch.nodes + spec.launch.spare_nodes + settings.spare_nodes > 1
+    links = links_of(house.store_url, spec.launch.links, os.environ, spread=spread)
     require_leave(house.ledger, datasets, spec.purpose, house.clock, run=spec.name, links=links)
     require_layout(spec, datasets)
     spec, first_weights = with_first_weights(spec, datasets)

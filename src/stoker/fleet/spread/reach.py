@@ -1,0 +1,85 @@
+"""How a process is started on another node of a run. See docs/design/spread.md, "Reach"."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from stoker.core.clock import SystemClock
+from stoker.fleet.errors import LauncherSilent
+from stoker.fleet.slurm.launcher import SlurmLauncher
+from stoker.fleet.slurm.watch import answers
+
+HOST: Final = (sys.executable, "-P", "-m", "stoker.cli.node_host")
+"""What runs on each node; environment, folders and this very interpreter are the same on all of them."""
+
+_SRUN: Final = (
+    "srun",
+    "--overlap",
+    "--nodes=1",
+    "--ntasks=1",
+    "--nodelist={node}",
+    "--unbuffered",
+    "--kill-on-bad-exit=0",
+    "--mem=0",
+    "--cpu-bind=none",
+    "--job-name=stoker-node",
+    "--quiet",
+)
+_ASK_WITHIN_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The nodes of a run, and the words before a command that runs it on one, with `{node}` for its name.
+
+    Standard input and output of the command are the link to it. `answers` says whether a node is there; it
+    is asked when its link has ended without a word. `interface` is the network's by which ranks reach one
+    another; empty: the one that has the address of the node's name.
+    """
+
+    nodes: tuple[str, ...]
+    words: tuple[str, ...] = ()
+    answers: Callable[[str], bool] = lambda node: True
+    host: tuple[str, ...] = HOST
+    interface: str = ""
+
+    def command(self, node: str) -> tuple[str, ...]:
+        """What starts the host of `node`."""
+        return (*(word.replace("{node}", node) for word in self.words), *self.host)
+
+
+def reach_of(environment: Mapping[str, str], interface: str) -> Reach | None:
+    """The nodes of the Slurm job that this process is in; None where it is in none, or in one of one node.
+
+    Raises LauncherSilent when Slurm does not say which nodes they are.
+    """
+    named = environment.get("SLURM_JOB_NODELIST", "")
+    if not environment.get("SLURM_JOB_ID") or environment.get("SLURM_JOB_NUM_NODES", "1") == "1" or not named:
+        return None
+    return Reach(_expanded(named), _SRUN, _slurm_answers, interface=interface)
+
+
+def _expanded(named: str) -> tuple[str, ...]:
+    """`node[1-3]` in full, as Slurm says."""
+    command = ["scontrol", "show", "hostnames", named]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_ASK_WITHIN_S)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise LauncherSilent(
+            f"Slurm does not say which nodes {named[:200]!a} are.",
+            hint="Look whether `scontrol show hostnames` answers in this job.",
+        ) from error
+    return tuple(done.stdout.split())
+
+
+def _slurm_answers(node: str) -> bool:
+    """Whether the node's daemon takes a connection; a Slurm that does not answer says nothing against it."""
+    try:
+        known = {each.name: each for each in SlurmLauncher(SystemClock()).nodes()}
+    except LauncherSilent:
+        return True
+    return node in known and answers(known[node])

@@ -1,0 +1,182 @@
+"""A run over several nodes: each has a host and an agent of its own, reached by a command."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stoker.core.events import EventKind
+from stoker.fleet.attempt_lock import held_lock, take_lock
+from stoker.fleet.errors import AgentFailed
+from stoker.fleet.faults import KillRank
+from stoker.fleet.places import Room
+from stoker.fleet.run_folder import RunFolder
+from stoker.fleet.run_state import Phase
+from stoker.fleet.spread.reach import Reach
+from stoker.fleet.spread.spread_attempt import Site
+from stoker.fleet.verdict import Verdict
+from support.fake_house import FakeErrands, a_policy, make_folder, supervise, told, wait_until
+
+K = EventKind
+THREE = Room(("a", "b", "c"), 1, (2,))
+
+
+@pytest.fixture
+def errands(tmp_path: Path) -> FakeErrands:
+    return FakeErrands(make_folder(tmp_path / "run"), steps=16)
+
+
+def a_site(folder: Path, **changes: Any) -> Site:
+    return Site(replace(Reach(THREE.nodes, interface="lo"), **changes), folder / "home", folder)
+
+
+def placed(folder: RunFolder) -> list[object]:
+    return [each.fields["placed"] for each in told(folder, K.ATTEMPT_STARTED)]
+
+
+def test_ranks_of_two_nodes_finish_a_run_and_everything_of_it_is_told_once(
+    errands: FakeErrands, tmp_path: Path
+) -> None:
+    verdict = supervise(errands, policy=a_policy(nodes=THREE), site=a_site(tmp_path))
+    assert verdict.outcome is Phase.FINISHED
+    assert placed(errands.folder) == [["a", "b"]]
+    assert [int(each.number("step")) for each in told(errands.folder, K.STEP)] == list(range(1, 17))
+    assert {(each.rank, each.node) for each in told(errands.folder, K.RANK_SPAWNED)} == {(0, "a"), (1, "b")}
+    assert len(told(errands.folder, K.ISOLATION_PROBED)) == 1
+    assert held_lock(errands.folder) is None
+    assert errands.folder.agent_log(1, "b").read_text() == ""
+
+
+def host_of(node: str, folder: Path) -> int:
+    """The pid of the newest host of a node, as a command of this test began it."""
+    mark = {f"STOKER_TEST_NODE={node}".encode(), f"STOKER_TEST_PLACE={folder}".encode()}
+    found = []
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            words, variables = ((process / name).read_bytes().split(b"\0") for name in ("cmdline", "environ"))
+            if b"stoker.cli.node_host" in words and mark <= set(variables):
+                found.append(int(process.name))
+    return max(found)
+
+
+class Watched:
+    """A supervisor in a thread, so that a test can do something to the nodes meanwhile."""
+
+    def __init__(self, errands: FakeErrands, folder: Path, **more: Any) -> None:
+        self.folder = errands.folder
+        words = ("env", "STOKER_TEST_NODE={node}", f"STOKER_TEST_PLACE={folder}")
+        self._site = a_site(folder, words=words, **more.pop("reach", {}))
+        self._verdicts: list[Verdict] = []
+        usual: dict[str, Any] = {"policy": a_policy(nodes=THREE), "site": self._site}
+        self._thread = threading.Thread(
+            target=lambda: self._verdicts.append(supervise(errands, **{**usual, **more}))
+        )
+        self._thread.start()
+
+    def until(self, kind: EventKind, **fields: object) -> None:
+        """Wait until it was told."""
+
+        def is_told() -> bool:
+            return self.folder.events.exists() and any(
+                all(each.fields.get(name) == value for name, value in fields.items())
+                for each in told(self.folder, kind)
+            )
+
+        wait_until(is_told, f"{kind} {fields}")
+
+    def verdict(self) -> Verdict:
+        self._thread.join(60.0)
+        assert self._verdicts, "the supervisor does not end"
+        return self._verdicts[0]
+
+
+def stand_still(errands: FakeErrands, attempt: int = 1) -> None:
+    errands.deeds = [{"do": "stand_still", "rank": rank, "at_step": 6, "attempt": attempt} for rank in (0, 1)]
+
+
+def test_a_node_from_which_nothing_is_heard_is_lost_and_a_spare_one_takes_its_place(
+    errands: FakeErrands, tmp_path: Path
+) -> None:
+    stand_still(errands)
+    run = Watched(errands, tmp_path)
+    run.until(K.STEP, step=5)
+    host = host_of("b", tmp_path)
+    os.killpg(host, signal.SIGSTOP)
+    assert run.verdict().outcome is Phase.FINISHED
+    assert placed(errands.folder) == [["a", "b"], ["a", "c"]]
+    (lost,) = told(errands.folder, K.NODE_LOST)
+    assert lost.text("name") == "b"
+    (restart,) = told(errands.folder, K.RESTART_SCHEDULED)
+    assert restart.text("reason") == "the node of rank 1 was lost"
+    wait_until(lambda: held_lock(errands.folder) is None, "what was left on the lost node ends")
+
+
+def test_a_link_that_ends_without_a_word_loses_the_node_when_the_node_does_not_answer(
+    errands: FakeErrands, tmp_path: Path
+) -> None:
+    stand_still(errands)
+    run = Watched(errands, tmp_path, reach={"answers": lambda node: node != "a"})
+    run.until(K.STEP, step=5)
+    os.kill(host_of("a", tmp_path), signal.SIGKILL)
+    assert run.verdict().outcome is Phase.FINISHED
+    assert placed(errands.folder) == [["a", "b"], ["c", "b"]]
+
+
+def test_a_host_that_is_killed_on_a_node_that_lives_is_no_loss_of_the_node(
+    errands: FakeErrands, tmp_path: Path
+) -> None:
+    stand_still(errands)
+    run = Watched(errands, tmp_path)
+    run.until(K.STEP, step=5)
+    os.kill(host_of("a", tmp_path), signal.SIGKILL)
+    assert run.verdict().outcome is Phase.FINISHED
+    assert placed(errands.folder) == [["a", "b"]] * 2
+    assert told(errands.folder, K.NODE_LOST) == []
+    (ended, _) = told(errands.folder, K.ATTEMPT_ENDED)
+    assert (ended.text("failure_kind"), ended.text("component")) == ("system_software", "agent")
+
+
+def test_a_rank_that_is_killed_has_the_attempt_begin_again_on_the_same_nodes(
+    errands: FakeErrands, tmp_path: Path
+) -> None:
+    stand_still(errands)
+    verdict = supervise(
+        errands, policy=a_policy(nodes=THREE), site=a_site(tmp_path), faults=[KillRank(1, at_step=5)]
+    )
+    assert verdict.outcome is Phase.FINISHED
+    assert placed(errands.folder) == [["a", "b"]] * 2
+    (ended, _) = told(errands.folder, K.ATTEMPT_ENDED)
+    assert (ended.number("culprit_rank"), ended.text("culprit_node")) == (1, "b")
+
+
+def test_a_standby_waits_on_every_node_and_takes_over(errands: FakeErrands, tmp_path: Path) -> None:
+    stand_still(errands)
+    verdict = supervise(
+        errands,
+        policy=a_policy(nodes=THREE),
+        site=a_site(tmp_path),
+        standby_after_s=0.0,
+        faults=[KillRank(1, at_step=5, when_loaded=True)],
+    )
+    assert verdict.outcome is Phase.FINISHED
+    assert len(told(errands.folder, K.STANDBY_LOADED)) >= 1
+    assert [int(each.number("step")) for each in told(errands.folder, K.STEP) if each.attempt == 2][-1] == 16
+    assert held_lock(errands.folder) is None
+
+
+def test_a_node_that_cannot_begin_ends_the_run_with_what_it_said(
+    errands: FakeErrands, tmp_path: Path
+) -> None:
+    held = take_lock(errands.folder, 7, beside_others=True, part="b")
+    try:
+        with pytest.raises(AgentFailed, match="On node b: Processes of an earlier attempt on b still hold"):
+            supervise(errands, policy=a_policy(nodes=THREE), site=a_site(tmp_path))
+    finally:
+        os.close(held)
