@@ -81,11 +81,14 @@ IN_BF16 = {
 }
 # It has two ways through its blocks, so neither pp nor cp.
 OF_HIDDEN = ("dp_shard", "tp", "accumulation", "recompute", "tp in dp_replicate, accumulation")
+# Its decoder's blocks are narrower than its encoder's, and share their code.
+HIDDEN_COMPILED = Case(LayoutSpec(tp=2, compile=CompileUnit.BLOCK), model=HIDDEN)
 CASES = {
     f"{what}, {name}": replace(case, model=model)
     for what, model in BOTH.items()
     for name, case in {**AXES, **MIXES, **IN_BF16}.items()
 } | {f"hidden patches, {name}": replace({**AXES, **MIXES}[name], model=HIDDEN) for name in OF_HIDDEN}
+CASES["hidden patches, tp, compiled"] = HIDDEN_COMPILED
 
 
 @pytest.fixture(scope="module")

@@ -51,6 +51,12 @@ COMPILED = {
     "by block within a budget": Case(
         LayoutSpec(compile=CompileUnit.BLOCK, recompute=Recompute.BUDGET, recompute_budget=0.3)
     ),
+    "by block within a budget, tp": Case(
+        LayoutSpec(compile=CompileUnit.BLOCK, recompute=Recompute.BUDGET, tp=2), model=SHALLOW
+    ),
+    "by block within a budget, cp": Case(
+        LayoutSpec(compile=CompileUnit.BLOCK, recompute=Recompute.BUDGET, cp=2), model=SHALLOW
+    ),
 }
 
 

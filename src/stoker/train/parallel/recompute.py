@@ -21,6 +21,7 @@ from stoker.train.models.moe import GroupedExperts
 BACKEND = "inductor"
 """torch.compile's; tests take one that compiles no C++."""
 
+_MESHES_HOLD_NOTHING: Final = "unsafe_treat_script_objects_as_zero_size"
 _ATEN: Final[Any] = torch.ops.aten
 KEPT: Final[tuple[Any, ...]] = (
     _ATEN.mm.default,
@@ -42,6 +43,9 @@ def recompute_blocks(blocks: Sequence[nn.Module], layout: LayoutSpec) -> None:
     if layout.recompute is Recompute.BUDGET:
         # The compiler's partitioner reads it: 1 keeps what it would keep anyway, 0 nothing but inputs.
         functorch_config.activation_memory_budget = layout.recompute_budget
+        # Over tp, cp and ep meshes are among a block's inputs. They hold no tensor, which torch cannot know.
+        if hasattr(functorch_config, _MESHES_HOLD_NOTHING):  # an older torch does not ask
+            setattr(functorch_config, _MESHES_HOLD_NOTHING, True)
         return
     if layout.recompute is Recompute.NONE:
         return
@@ -69,8 +73,10 @@ def _regions(block: nn.Module, apart: bool) -> list[nn.Module]:
 def compile_parts(model: nn.Module, blocks: Sequence[nn.Module], unit: CompileUnit) -> None:
     """Compile each block, or the model with its loss."""
     if unit is CompileUnit.BLOCK:
+        # Blocks share their code. Of weights of several shapes torch makes symbols, over tp without an end.
+        dynamic = None if _alike(blocks) else False
         for block in blocks:
-            block.forward = torch.compile(block.forward, backend=BACKEND)
+            block.forward = torch.compile(block.forward, backend=BACKEND, dynamic=dynamic)
     elif unit is CompileUnit.WHOLE:
         embedding = getattr(model, "embedding", None)
         if embedding is not None:
@@ -79,3 +85,10 @@ def compile_parts(model: nn.Module, blocks: Sequence[nn.Module], unit: CompileUn
             called = torch.compiler.disable(embedding._call_impl)  # type: ignore[no-untyped-call]
             embedding._compiled_call_impl = called
         model.forward = torch.compile(model.forward, backend=BACKEND)
+
+
+def _alike(blocks: Sequence[nn.Module]) -> bool:
+    """Whether parameters of one name have one shape in all blocks."""
+    shapes: dict[str, torch.Size] = {}
+    named = ((name, each.shape) for block in blocks for name, each in block.named_parameters())
+    return all(shapes.setdefault(name, shape) == shape for name, shape in named)
