@@ -115,7 +115,7 @@ def test_a_finder_that_sees_all_or_nothing_has_recall_one_or_zero() -> None:
 
 
 def test_atk_041_recall_of_planted_canaries_shuts_the_gate_when_it_is_low() -> None:
-    """The real recognisers on 1,500 identities: the bench plants 100,000 by the same code."""
+    """The real recognisers on 1,500 identities; `review scan --canaries 100000` plants more the same way."""
     found = plant(PlantTask(0, 1500, SEED, (b"The quick brown fox.\nIt went away.\n",))).shares("kind")
     assert found["email"].of >= 1000
     assert found["email"].low > 0.5
