@@ -271,6 +271,15 @@ def test_an_attempt_that_may_not_be_started_ends_the_run() -> None:
     assert end == [AttemptOver(1, "failed"), EndRun(Phase.FAILED, refused, failures_in_row=1)]
 
 
+def test_an_attempt_that_is_refused_while_it_stops_is_not_followed_by_another() -> None:
+    """A lease that ran out ends the ranks, which may go on; then a way out of their network is found."""
+    expired = Exited(5.0, 1, 0, Busy.exit_code, 0)
+    state, _ = drive(begin_state(), [Begin(0.0), *trained_until(1.0), expired])
+    assert state.cause is not None and can_be_mended(POLICY, state.cause)
+    _, end = drive(state, [Refused(5.1, 1), Gone(5.2, 1)])
+    assert end[-1] == EndRun(Phase.FAILED, Cause(CauseKind.REFUSED, -1), failures_in_row=1)
+
+
 def test_cancel_stops_politely_then_at_once_and_never_restarts() -> None:
     state, _ = drive(begin_state(), [Begin(0.0), *trained_until(1.0)])
     state, polite = drive(state, [Cancel(5.0)])

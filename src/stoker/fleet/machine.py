@@ -172,6 +172,11 @@ def _refused(policy: Policy, state: RunState, given: Input) -> Step:
     return stopping, [StopAttempt(state.attempt, policy.refused_grace_s, quiet=True)]
 
 
+def _refused_while_stopping(policy: Policy, state: RunState, given: Input) -> Step:
+    """Whatever it is that ends the attempt, no other may follow it."""
+    return replace(state, cause=Cause(CauseKind.REFUSED, -1)), []
+
+
 def _exited_while_stopping(policy: Policy, state: RunState, given: Input) -> Step:
     """A known error explains a failure better than what it made of the other ranks."""
     assert isinstance(given, Exited)
@@ -377,6 +382,7 @@ TABLE: Final[Mapping[tuple[Phase, type[Input]], Rule]] = {
     (Phase.TRAINING, Leave): _leave,
     (Phase.TRAINING, Tick): _tick_training,
     (Phase.STOPPING, Exited): _exited_while_stopping,
+    (Phase.STOPPING, Refused): _refused_while_stopping,
     (Phase.STOPPING, Committed): _committed,
     (Phase.STOPPING, Gone): _gone,
     (Phase.STOPPING, Named): _named,
