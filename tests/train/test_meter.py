@@ -28,6 +28,14 @@ def test_mfu_is_model_flops_over_the_peak_of_all_devices_and_hfu_counts_what_is_
     assert meter.facts()["peak_flops"] == 4e15
 
 
+def test_where_nobody_knows_what_is_done_again_no_hfu_is_told() -> None:
+    meter = Meter(6e9, None, Peak(1e15, "a device"), 1)
+    figures = meter.figures(tokens=1000, samples=1, step_s=1.0, parts_s={}, device=CPU)
+    assert "mfu" in figures
+    assert "hfu" not in figures
+    assert meter.facts()["recomputed_per_token"] is None
+
+
 def test_the_figures_of_a_published_run_come_out() -> None:
     """Llama-3.2-1B untied, 61.5 k tokens/s on one H100: 56.1 %, by 6 N + 12 L d S without the embedding."""
     per_token = 6 * (1.498e9 - 128_256 * 2048) + 12 * 16 * 2048 * 4096

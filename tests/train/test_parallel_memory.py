@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as functional
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from stoker.spec.layout import CompileUnit, LayoutSpec, Recompute, Schedule
 from stoker.spec.model import ModelSpec
@@ -172,6 +173,21 @@ def test_selective_recompute_repeats_what_is_cheap_and_no_product(precision: Pre
     assert selective == (none[0], 2 * DENSE.layers)
     assert full[0] > none[0]
     assert full[1] == 2 * DENSE.layers
+
+
+def test_what_full_recompute_does_again_is_what_hfu_counts() -> None:
+    def counted(rank: int) -> list[int]:
+        found = []
+        for way in (Recompute.NONE, Recompute.FULL):
+            model = on_one_rank(LayoutSpec(recompute=way))
+            with FlopCounterMode(display=False) as counting:
+                torch.autograd.backward(model(torch.zeros((2, 16), dtype=torch.int64)).sum())
+            found.append(counting.get_flop_counts()["Global"][torch.ops.aten.mm])
+        return found
+
+    once, again = run_ranks(1, counted)[0]
+    assert once == 32 * DENSE.training_flops_per_token(VOCABULARY, 0)  # of products alone: no pairs
+    assert again - once == 32 * DENSE.recomputed_flops_per_token(0)
 
 
 def expected(hidden: torch.Tensor, matrix: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

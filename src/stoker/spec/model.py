@@ -209,3 +209,12 @@ class ModelSpec:
         each factor. Recomputed activations are not counted: this is the numerator of MFU, not of HFU.
         """
         return 3 * self.forward_flops_per_token(vocabulary, sequence_tokens, count)
+
+    def recomputed_flops_per_token(self, sequence_tokens: int) -> float:
+        """FLOPs that the backward pass does a second time for each token where whole blocks are recomputed.
+
+        Those of the blocks' forward pass, without the last product of a block with a feed-forward: nothing
+        that the backward pass wants depends on its result. Added to those of training, the numerator of HFU.
+        """
+        last = 2 * self.width * self.ffn_width * (self.layers - self.moe_layers)
+        return self.forward_flops_per_token(0, sequence_tokens) - last

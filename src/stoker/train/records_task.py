@@ -141,8 +141,8 @@ class RecordsTask:
         leads = self._place.leads
         peak = peak_of(self._place.device, self._job.spec.train.precision) if leads else None
         # A forward pass is a third of what training costs; see docs/design/spec.md.
-        again = flops / 3 if self._job.spec.layout.recompute is Recompute.FULL else 0.0
-        return Meter(flops, again, peak, self._place.world_size)
+        again = {Recompute.FULL: flops / 3, Recompute.BUDGET: None}
+        return Meter(flops, again.get(self._job.spec.layout.recompute, 0.0), peak, self._place.world_size)
 
     @property
     def loss(self) -> Callable[[nn.Module, Any], Tensor]:

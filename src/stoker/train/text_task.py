@@ -115,10 +115,13 @@ class TextTask:
         """By tokens; rank 0 alone tells, so the others need no peak."""
         spec = self._job.spec.model
         sizes = (self._vocabulary, self._sequence_tokens)
-        again = self._job.spec.layout.recompute is Recompute.FULL
+        again = {
+            Recompute.FULL: spec.recomputed_flops_per_token(self._sequence_tokens),
+            Recompute.BUDGET: None,
+        }
         return Meter(
             flops_per_token=spec.training_flops_per_token(*sizes),
-            recomputed_per_token=spec.forward_flops_per_token(*sizes) if again else 0.0,
+            recomputed_per_token=again.get(self._job.spec.layout.recompute, 0.0),
             peak=peak_of(self._place.device, self._job.spec.train.precision) if self._place.leads else None,
             devices=self._place.world_size,
         )

@@ -128,11 +128,11 @@ class Meter:
     """What a step's time means.
 
     `flops_per_token` are model FLOPs of forward and backward; `recomputed_per_token` those that are done
-    again; `peak` is one device's, of which there are `devices`.
+    again, None where the compiler chooses them; `peak` is one device's, of which there are `devices`.
     """
 
     flops_per_token: float
-    recomputed_per_token: float
+    recomputed_per_token: float | None
     peak: Peak | None
     devices: int
 
@@ -164,7 +164,8 @@ class Meter:
         if self.peak is not None:
             whole = self.peak.flops * self.devices
             told["mfu"] = round(self.flops_per_token * rate / whole, 6)
-            told["hfu"] = round((self.flops_per_token + self.recomputed_per_token) * rate / whole, 6)
+            if self.recomputed_per_token is not None:
+                told["hfu"] = round((self.flops_per_token + self.recomputed_per_token) * rate / whole, 6)
         for section, spent_s in sorted(parts_s.items()):
             told[f"{section.value}_s"] = round(spent_s, 6)
         told["memory_peak_bytes"] = memory_peak_bytes(device)
