@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,23 @@ from typing import Any
 import pytest
 
 from stoker.core.events import EventKind
+from stoker.core.isolation import IsolationState
+from stoker.core.progress import SILENT
 from stoker.fleet.attempt_lock import held_lock, take_lock
-from stoker.fleet.errors import AgentFailed
-from stoker.fleet.faults import KillRank
+from stoker.fleet.errors import AgentFailed, IsolationRefused
+from stoker.fleet.faults import KillRank, LoseNode
+from stoker.fleet.launch import start_run
 from stoker.fleet.places import Room
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.run_state import Phase
 from stoker.fleet.spread.reach import Reach
 from stoker.fleet.spread.spread_attempt import Site
+from stoker.fleet.summary import RunSummary
 from stoker.fleet.verdict import Verdict
+from stoker.ledger.records import RunOutcome
+from stoker.spec.run import EvaluateSpec, IsolationPolicy, LaunchSpec, Precision, RunSpec, TrainSpec
 from support.fake_house import FakeErrands, a_policy, make_folder, supervise, told, wait_until
+from support.promise_home import PURPOSE, RECIPE, PromiseHome, open_promise_home
 
 K = EventKind
 THREE = Room(("a", "b", "c"), 1, (2,))
@@ -180,3 +188,62 @@ def test_a_node_that_cannot_begin_ends_the_run_with_what_it_said(
             supervise(errands, policy=a_policy(nodes=THREE), site=a_site(tmp_path))
     finally:
         os.close(held)
+
+
+SPEC = RunSpec(
+    dataset="text",
+    purpose=PURPOSE,
+    train=TrainSpec(steps=60, checkpoint_every_steps=5, precision=Precision.FP32),
+    launch=LaunchSpec(ranks=2, nodes=2, spare_nodes=1, interface="lo", standby=False),
+    evaluate=EvaluateSpec(baselines=False, sample_tokens=0, exposure_candidates=0),
+)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[PromiseHome]:
+    with open_promise_home(tmp_path) as found:
+        found.found()
+        found.approve(found.bring_letters("letters", count=80))
+        found.prepare("text", "letters", RECIPE)
+        yield found
+
+
+def train(home: PromiseHome, spec: RunSpec, **more: Any) -> RunSummary:
+    return start_run(
+        spec,
+        home=home.home,
+        ledger=home.ledger,
+        backend=home.backend,
+        store_url=home.home.store_dir.as_uri(),
+        actor="asker",
+        progress=SILENT,
+        clock=home.clock,
+        **more,
+    )
+
+
+def test_real_ranks_on_two_nodes_get_their_keys_there_and_lose_nothing_with_a_node(home: PromiseHome) -> None:
+    reach = Reach(THREE.nodes, interface="lo")
+    summary = train(home, SPEC, reach=reach, faults=[LoseNode("b", at_step=20)])
+    assert summary.outcome is RunOutcome.FINISHED
+    folder = RunFolder.of(home.home.runs_dir, summary.run)
+    assert placed(folder) == [["a", "b"], ["a", "c"]]
+    assert summary.isolation.state is IsolationState.OPEN
+    found = {int(each.number("step")): each.number("loss") for each in told(folder, K.STEP)}
+    here = train(home, replace(SPEC, launch=replace(SPEC.launch, nodes=1, spare_nodes=0)))
+    alone = told(RunFolder.of(home.home.runs_dir, here.run), K.STEP)
+    assert found == pytest.approx({int(each.number("step")): each.number("loss") for each in alone}, rel=1e-6)
+    (started, _) = told(folder, K.ATTEMPT_STARTED)
+    links = started.fields["links"]
+    assert isinstance(links, list)
+    assert {each["name"]: each["protection"] for each in links if isinstance(each, dict)}["ranks"] == "none"
+
+
+def test_a_run_that_must_be_isolated_or_have_protected_links_is_refused_on_several_nodes(
+    home: PromiseHome,
+) -> None:
+    reach = Reach(THREE.nodes, interface="lo")
+    launch = replace(SPEC.launch, isolation=IsolationPolicy.REQUIRED)
+    with pytest.raises(IsolationRefused, match="over the network of their nodes"):
+        train(home, replace(SPEC, launch=launch), reach=reach)
+    assert list(home.home.runs_dir.iterdir()) == []
