@@ -280,6 +280,16 @@ def test_an_attempt_that_is_refused_while_it_stops_is_not_followed_by_another() 
     assert end[-1] == EndRun(Phase.FAILED, Cause(CauseKind.REFUSED, -1), failures_in_row=1)
 
 
+def test_after_a_rank_that_only_lost_its_peer_the_others_have_a_moment_to_say_why() -> None:
+    lost = Exited(5.0, 1, 0, 118, 0)
+    policy = dataclasses.replace(POLICY, symptom_codes=frozenset({118}), retry_codes=frozenset({118}))
+    state, _ = drive(begin_state(), [Begin(0.0), *trained_until(1.0)])
+    stopping, stop = transition(policy, state, lost)
+    assert stop == [StopAttempt(1, policy.last_words_s, last_words=True)]
+    after, _ = transition(policy, stopping, Exited(5.1, 1, 1, 1, 0))
+    assert after.ranks[1].ended == 1
+
+
 def test_cancel_stops_politely_then_at_once_and_never_restarts() -> None:
     state, _ = drive(begin_state(), [Begin(0.0), *trained_until(1.0)])
     state, polite = drive(state, [Cancel(5.0)])

@@ -25,6 +25,7 @@ from stoker.fleet.taxonomy import (
     LOOPBACK_GONE,
     SIGNALS,
     STOPPED,
+    SYMPTOM_CODES,
     SYMPTOMS,
     UNEXPLAINED,
     Component,
@@ -179,7 +180,7 @@ def _own_signs(events: Sequence[Event], refused: str) -> Iterator[_Sign]:
         sign = _sign_of(event)
         if sign is None:
             continue
-        symptom = event.fields.get("error_id") in SYMPTOMS or _code(event) in _SYMPTOM_CODES
+        symptom = event.fields.get("error_id") in SYMPTOMS or _code(event) in SYMPTOM_CODES
         killed = event.kind is EventKind.RANK_EXITED and event.number("signal") == _SIGKILL
         if killed and (not first or event.fields.get("ordered") is True):
             continue  # the agent kills all other ranks when the first has ended
@@ -255,8 +256,6 @@ _HANGS: Final[Mapping[str, Meaning]] = {
     Section.DATA.value: Meaning(FailureKind.UNKNOWN, Component.DATASET, 0.3),
 }
 """Where a hang points by the section that the rank was in; elsewhere to the process alone."""
-
-_SYMPTOM_CODES: Final = frozenset(BY_ID[each].exit_code for each in SYMPTOMS)
 
 
 def _code(event: Event) -> int:

@@ -44,7 +44,7 @@ from stoker.fleet.spread.reach import Reach, reach_of
 from stoker.fleet.spread.spread_attempt import Site
 from stoker.fleet.summary import RunSummary, read_run, summarise, supervisor_lock
 from stoker.fleet.supervisor import Supervisor
-from stoker.fleet.taxonomy import RETRIED
+from stoker.fleet.taxonomy import RETRIED, SYMPTOM_CODES
 from stoker.fleet.wandb_log import wandb_run
 from stoker.fleet.witnesses import witnesses_here
 from stoker.intake.review_request import review_digest
@@ -239,6 +239,7 @@ def policy_of(spec: RunSpec, datasets: Sequence[DatasetRecord] = (), named: Sequ
         start_within_s=launch.start_within_s,
         retry_codes=RETRY_CODES,
         row_limit=launch.failures_in_row,
+        symptom_codes=SYMPTOM_CODES,
     )
 
 

@@ -164,7 +164,10 @@ def _exited(policy: Policy, state: RunState, given: Input) -> Step:
     if ended == 0:
         return state, []
     kind = CauseKind.SIGNAL if given.signal else CauseKind.EXIT
-    return _stop(state, Cause(kind, given.rank, given.exit_code, given.signal), given.now_s)
+    stopping, at_once = _stop(state, Cause(kind, given.rank, given.exit_code, given.signal), given.now_s)
+    if given.exit_code in policy.symptom_codes:
+        return stopping, [StopAttempt(state.attempt, policy.last_words_s, last_words=True)]
+    return stopping, at_once
 
 
 def _refused(policy: Policy, state: RunState, given: Input) -> Step:

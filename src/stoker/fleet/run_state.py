@@ -97,6 +97,10 @@ class Policy:
     hang_at_least_s: float = 10.0
     stacks_within_s: float = 1.0
     """How long ranks that hang have to tell where they stand, before they are killed."""
+    symptom_codes: frozenset[int] = frozenset()
+    """Exit codes by which a rank only tells what another's failure did to it."""
+    last_words_s: float = 0.3
+    """How long the other ranks have after such a one, so that the one that failed can say so itself."""
     backoff_first_s: float = 1.0
     backoff_limit_s: float = 60.0
     row_limit: int = 10
@@ -293,13 +297,14 @@ class StopAttempt:
     """End every rank: politely first when `grace_s` is more than zero.
 
     `quiet`: ranks are asked by nothing but the end of their lease. `stacks`: they are asked where they stand,
-    and nothing else.
+    and nothing else. `last_words`: nothing is asked of them; one that is ending has so long to end by itself.
     """
 
     attempt: int
     grace_s: float
     quiet: bool = False
     stacks: bool = False
+    last_words: bool = False
 
 
 @dataclass(frozen=True, slots=True)

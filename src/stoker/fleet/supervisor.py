@@ -451,7 +451,8 @@ class Supervisor:
         if self._keys is not None and (instruction.grace_s <= 0 or instruction.quiet):
             self._keys.revoke()
         if self._attempt is not None:
-            self._attempt.stop(instruction.grace_s, quiet=instruction.quiet, stacks=instruction.stacks)
+            quiet = instruction.quiet or instruction.last_words
+            self._attempt.stop(instruction.grace_s, quiet=quiet, stacks=instruction.stacks)
 
     def _end_whatever_lives(self) -> None:
         """On any way out, expected or not, no process of the run stays behind."""

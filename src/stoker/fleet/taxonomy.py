@@ -205,6 +205,8 @@ RETRIED: Final = frozenset(rule.exit_code for rule in CODES.values() if rule.aga
 SYMPTOMS: Final = frozenset({"peer-lost", "telemetry-lost", "agent-lost", "checkpoint-failed"})
 """Errors by which a rank tells what another's failure did to it."""
 
+SYMPTOM_CODES: Final = frozenset(BY_ID[each].exit_code for each in SYMPTOMS)
+
 SIGNALS: Final[Mapping[int, Meaning]] = {
     signal.SIGKILL: Meaning(_K.SYSTEM_SOFTWARE, _C.PROCESS, 0.5),
     signal.SIGTERM: Meaning(_K.SYSTEM_SOFTWARE, _C.PROCESS, 0.5),

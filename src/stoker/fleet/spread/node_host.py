@@ -192,7 +192,7 @@ class NodeHost:
                 line = line[os.write(self.writer, line) :]
 
     def _beat(self) -> None:
-        """In a thread: nobody is to take the node for lost while its keys are opened, or ranks are started."""
+        """In a thread: nobody is to take the node for lost while keys are opened, or ranks are started."""
         while not self._done.wait(BEAT_EVERY_S):
             keys = self._keys
             self._say(encode_from_host(Beat(0 if keys is None else keys.strangers)))
