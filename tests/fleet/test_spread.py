@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +18,7 @@ import pytest
 from stoker.core.events import EventKind
 from stoker.core.isolation import IsolationState
 from stoker.core.progress import SILENT
-from stoker.fleet.attempt_lock import held_lock, take_lock
+from stoker.fleet.attempt_lock import held_lock, lock_is_free, take_lock
 from stoker.fleet.errors import AgentFailed, IsolationRefused
 from stoker.fleet.faults import KillRank, LoseNode
 from stoker.fleet.launch import start_run
@@ -29,7 +31,7 @@ from stoker.fleet.summary import RunSummary
 from stoker.fleet.verdict import Verdict
 from stoker.ledger.records import RunOutcome
 from stoker.spec.run import EvaluateSpec, IsolationPolicy, LaunchSpec, Precision, RunSpec, TrainSpec
-from support.fake_house import FakeErrands, a_policy, make_folder, supervise, told, wait_until
+from support.fake_house import FakeErrands, a_policy, is_alive, make_folder, supervise, told, wait_until
 from support.promise_home import PURPOSE, RECIPE, PromiseHome, open_promise_home
 
 K = EventKind
@@ -177,6 +179,22 @@ def test_a_standby_waits_on_every_node_and_takes_over(errands: FakeErrands, tmp_
     assert len(told(errands.folder, K.STANDBY_LOADED)) >= 1
     assert [int(each.number("step")) for each in told(errands.folder, K.STEP) if each.attempt == 2][-1] == 16
     assert held_lock(errands.folder) is None
+
+
+def test_a_supervisor_that_is_killed_takes_the_ranks_of_every_node_along(errands: FakeErrands) -> None:
+    program = Path(__file__).parents[1] / "support" / "fake_house.py"
+    settings = '{"steps": 4000, "step_s": 0.02, "nodes": ["a", "b"]}'
+    child = subprocess.Popen([sys.executable, str(program), str(errands.folder.path), settings])
+    try:
+        wait_until(lambda: bool(errands.folder.events.exists() and told(errands.folder, K.STEP)), "it trains")
+        locks = [errands.folder.attempt_lock(1, node) for node in ("a", "b")]
+        assert not any(map(lock_is_free, locks))
+    finally:
+        child.kill()
+        child.wait()
+    wait_until(lambda: held_lock(errands.folder) is None, "no process is left")
+    pids = [int(each.number("pid")) for each in told(errands.folder, K.RANK_SPAWNED)]
+    assert len(pids) == 2 and not any(map(is_alive, pids))
 
 
 def test_a_node_that_cannot_begin_ends_the_run_with_what_it_said(

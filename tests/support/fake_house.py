@@ -22,8 +22,11 @@ from stoker.core.progress import SILENT
 from stoker.fleet.attempt import rank_environment
 from stoker.fleet.charge import Charge
 from stoker.fleet.faults import KillRank
+from stoker.fleet.places import Room
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.run_state import Policy
+from stoker.fleet.spread.reach import Reach
+from stoker.fleet.spread.spread_attempt import Site
 from stoker.fleet.supervisor import Supervisor
 from stoker.fleet.verdict import Verdict
 from stoker.keys.agent import KeyAgent
@@ -153,8 +156,13 @@ def main() -> int:
     settings = json.loads(sys.argv[2])
     isolation = IsolationPolicy(settings.pop("isolation", "off"))
     standby_after_s = settings.pop("standby_after_s", None)
+    nodes = tuple(settings.pop("nodes", ()))
     errands = FakeErrands(folder, **settings)
-    verdict = supervise(errands, isolation=isolation, standby_after_s=standby_after_s)
+    spread: dict[str, Any] = {}
+    if nodes:
+        site = Site(Reach(nodes, interface="lo"), folder.path / "home", folder.path)
+        spread = {"site": site, "policy": a_policy(nodes=Room(nodes, 1, (2,)))}
+    verdict = supervise(errands, isolation=isolation, standby_after_s=standby_after_s, **spread)
     if verdict.error is not None:
         print(verdict.error.error_id)
     return {"finished": 0, "cancelled": 3}.get(verdict.outcome.value, 1)
