@@ -17,7 +17,7 @@ help:
 	@echo "make fuzz       every parser of untrusted bytes, FUZZ_SECONDS (60) each, guided by coverage"
 	@echo "make chaos      CHAOS_FAULTS (200) faults on one run, in an order that CHAOS_SEED (1) gives"
 	@echo "make bench      the benchmarks, as tables"
-	@echo "make peers      the loaders that benchmarks compare with, in ./.venv-peers"
+	@echo "make peers      what benchmarks compare with, in ./.venv-peers"
 	@echo "make run TORCH=cuda   the same with PyTorch's CUDA build"
 
 setup: .venv/ready-$(TORCH)

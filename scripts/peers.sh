@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes ./.venv-peers: the loaders that bench/loaders.py measures beside ours, apart from Stoker's own packages.
+# Makes ./.venv-peers: what benchmarks measure beside ours (loaders, launchers), apart from Stoker's own packages.
 # Usage: scripts/peers.sh [PYTHON]
 set -euo pipefail
 cd "$(dirname "$0")/.."
