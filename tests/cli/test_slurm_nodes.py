@@ -41,8 +41,9 @@ def test_a_run_over_two_nodes_of_a_job_finishes(there: SlurmHome) -> None:
 
 
 def test_a_node_that_is_lost_is_replaced_within_its_job_by_the_spare_one(there: SlurmHome) -> None:
-    run, job = there.submit(*LONG, *TWO_NODES, "launch.spare_nodes=1")
+    run, job = there.submit(*LONG, *TWO_NODES, "launch.spare_nodes=1", "launch.standby_after_s=0")
     there.until(lambda: len(there.of_kind(run, K.CHECKPOINT_COMMITTED)) >= 1)
+    there.until(lambda: len(there.of_kind(run, K.STANDBY_LOADED)) >= 1)
     (first,) = placed(there, run)
     assert there.launcher.job(job).node == first[0], "the supervisor is on the first node"
     there.slurm.lose_node(first[1])
@@ -51,6 +52,8 @@ def test_a_node_that_is_lost_is_replaced_within_its_job_by_the_spare_one(there: 
     assert lost.text("name") == first[1]
     second = placed(there, run)[1]
     assert second[0] == first[0] and second[1] not in first
+    started = {each.rank: each for each in there.of_kind(run, K.RANK_STARTED) if each.attempt == 2}
+    assert started[1].node == second[1]
     view = there.launcher.job(job)
     assert (view.state, view.restarts) == (JobState.RUNNING, 0), "the job goes on, and waits in no queue"
     there.launcher.cancel(job)

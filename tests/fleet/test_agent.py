@@ -114,7 +114,7 @@ def test_a_plan_and_orders_survive_the_wire() -> None:
     assert decode_plan(encode_plan(plan)) == plan
     assert from_plain(AgentPlan, plain(plan), "here") == plan
     stops = (Stop(0.5), Stop(1.5, quiet=True), Stop(1.0, stacks=True))
-    for order in (Spawn(), Warm(), Wake(), Kill(2), Kill(1, 19), Lose("n"), Save(), *stops):
+    for order in (Spawn(), Warm(), Wake(2, ("a", "b")), Kill(2), Kill(1, 19), Lose("n"), Save(), *stops):
         assert decode_order(encode_order(order)) == order
 
 

@@ -64,8 +64,8 @@ def test_ranks_of_two_nodes_finish_a_run_and_everything_of_it_is_told_once(
     assert errands.folder.agent_log(1, "b").read_text() == ""
 
 
-def host_of(node: str, folder: Path) -> int:
-    """The pid of the newest host of a node, as a command of this test began it."""
+def host_of(node: str, folder: Path, *, newest: bool = True) -> int:
+    """The pid of the newest host of a node, or of the oldest, as a command of this test began it."""
     mark = {f"STOKER_TEST_NODE={node}".encode(), f"STOKER_TEST_PLACE={folder}".encode()}
     found = []
     for process in Path("/proc").iterdir():
@@ -73,7 +73,7 @@ def host_of(node: str, folder: Path) -> int:
             words, variables = ((process / name).read_bytes().split(b"\0") for name in ("cmdline", "environ"))
             if b"stoker.cli.node_host" in words and mark <= set(variables):
                 found.append(int(process.name))
-    return max(found)
+    return (max if newest else min)(found)
 
 
 class Watched:
@@ -81,8 +81,9 @@ class Watched:
 
     def __init__(self, errands: FakeErrands, folder: Path, **more: Any) -> None:
         self.folder = errands.folder
+        answers = more.pop("reach", {"answers": lambda node: node != "a"})
         words = ("env", "STOKER_TEST_NODE={node}", f"STOKER_TEST_PLACE={folder}")
-        self._site = a_site(folder, words=words, **more.pop("reach", {}))
+        self._site = a_site(folder, words=words, **answers)
         self._verdicts: list[Verdict] = []
         usual: dict[str, Any] = {"policy": a_policy(nodes=THREE), "site": self._site}
         self._thread = threading.Thread(
@@ -132,7 +133,7 @@ def test_a_link_that_ends_without_a_word_loses_the_node_when_the_node_does_not_a
     errands: FakeErrands, tmp_path: Path
 ) -> None:
     stand_still(errands)
-    run = Watched(errands, tmp_path, reach={"answers": lambda node: node != "a"})
+    run = Watched(errands, tmp_path)
     run.until(K.STEP, step=5)
     os.kill(host_of("a", tmp_path), signal.SIGKILL)
     assert run.verdict().outcome is Phase.FINISHED
@@ -143,7 +144,7 @@ def test_a_host_that_is_killed_on_a_node_that_lives_is_no_loss_of_the_node(
     errands: FakeErrands, tmp_path: Path
 ) -> None:
     stand_still(errands)
-    run = Watched(errands, tmp_path)
+    run = Watched(errands, tmp_path, reach={})
     run.until(K.STEP, step=5)
     os.kill(host_of("a", tmp_path), signal.SIGKILL)
     assert run.verdict().outcome is Phase.FINISHED
@@ -195,6 +196,41 @@ def test_a_supervisor_that_is_killed_takes_the_ranks_of_every_node_along(errands
     wait_until(lambda: held_lock(errands.folder) is None, "no process is left")
     pids = [int(each.number("pid")) for each in told(errands.folder, K.RANK_SPAWNED)]
     assert len(pids) == 2 and not any(map(is_alive, pids))
+
+
+def test_a_standby_waits_on_spare_nodes_too_and_its_processes_become_the_ranks_that_are_wanted(
+    errands: FakeErrands, tmp_path: Path
+) -> None:
+    stand_still(errands)
+    run = Watched(errands, tmp_path, standby_after_s=0.0)
+    run.until(K.STANDBY_LOADED)
+    run.until(K.STEP, step=5)
+    hosts = [host_of("a", tmp_path, newest=newest) for newest in (True, False)]
+    for host in hosts:
+        os.killpg(host, signal.SIGKILL)
+    assert run.verdict().outcome is Phase.FINISHED
+    assert placed(errands.folder) == [["a", "b"], ["c", "b"]]
+    started = [each for each in told(errands.folder, K.RANK_STARTED) if each.attempt == 2]
+    assert {(each.rank, each.node, each.fields["waited"]) for each in started} == {
+        (0, "c", True),
+        (1, "b", True),
+    }
+    assert [each.text("name") for each in told(errands.folder, K.NODE_LOST)] == ["a"]
+
+
+def test_a_spare_node_that_is_lost_while_it_waits_is_not_used(errands: FakeErrands, tmp_path: Path) -> None:
+    stand_still(errands)
+    errands.deeds = [
+        {"do": "await_told", "rank": 0, "at_step": 4, "attempt": 1, "kind": "node_lost"},
+        *errands.deeds,
+    ]
+    run = Watched(errands, tmp_path, standby_after_s=0.0, faults=[KillRank(1, at_step=5)])
+    run.until(K.STANDBY_LOADED)
+    os.killpg(host_of("c", tmp_path), signal.SIGSTOP)
+    assert run.verdict().outcome is Phase.FINISHED
+    assert [each.text("name") for each in told(errands.folder, K.NODE_LOST)] == ["c"]
+    assert placed(errands.folder) == [["a", "b"], ["a", "b"]]
+    assert all(each.fields["waited"] for each in told(errands.folder, K.RANK_STARTED) if each.attempt == 2)
 
 
 def test_a_node_that_cannot_begin_ends_the_run_with_what_it_said(

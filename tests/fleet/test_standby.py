@@ -15,8 +15,9 @@ import pytest
 from stoker.core.events import Event, EventKind
 from stoker.core.isolation import IsolationState
 from stoker.fleet.attempt_lock import held_lock
-from stoker.fleet.faults import KillRank
+from stoker.fleet.faults import KillRank, LoseNode
 from stoker.fleet.goodput import account
+from stoker.fleet.places import Room
 from stoker.fleet.run_state import Phase
 from stoker.spec.run import IsolationPolicy
 from support.fake_house import FakeErrands, a_policy, make_folder, supervise, told
@@ -64,6 +65,22 @@ def test_a_restart_takes_the_processes_that_wait(errands: FakeErrands) -> None:
     assert (goodput.attempts, goodput.failures) == (2, 1)
     assert sum(goodput.seconds.values()) == pytest.approx(goodput.wall_s)
     assert nothing_is_left(errands)
+
+
+def test_what_waits_is_used_on_a_spare_node_too(errands: FakeErrands) -> None:
+    loaded = {"do": "await_told", "rank": 0, "at_step": 3, "attempt": 1, "kind": "standby_loaded"}
+    errands.deeds = [loaded, *errands.deeds]
+    policy = a_policy(nodes=Room(("a", "b", "c"), 1, (2,)))
+    verdict = supervise(errands, policy=policy, faults=[LoseNode("a", at_step=4)], standby_after_s=0.0)
+    assert verdict.outcome is Phase.FINISHED
+    assert waited(errands) == {(1, 0): False, (1, 1): False, (2, 0): True, (2, 1): True}
+    started = {(one.attempt, one.rank): one.node for one in told(errands.folder, K.RANK_STARTED)}
+    assert (started[2, 0], started[2, 1]) == ("c", "b")
+    assert sorted(path.name for path in errands.folder.attempt(2).glob("*.log")) == [
+        "agent.log",
+        "rank-0.log",
+        "rank-1.log",
+    ]
 
 
 def test_what_was_never_needed_leaves_no_trace(errands: FakeErrands) -> None:

@@ -258,15 +258,16 @@ class Rank:
         print((done.stdout or done.stderr).decode(), flush=True)
 
 
-def wait_at_gate() -> bool:
-    """As a real rank that was started ahead does."""
+def wait_at_gate(rank: int) -> tuple[int, bool]:
+    """As a real rank that was started ahead does: which rank it is then, and whether it waited."""
     if "STOKER_GATE_FD" not in os.environ:
-        return False
+        return rank, False
     gate = socket.socket(fileno=int(os.environ["STOKER_GATE_FD"]))
     gate.sendall(b"l")
-    if gate.recv(1) != b"g":
+    said = gate.makefile("rb").readline()
+    if said[:1] != b"g":
         sys.exit(0)
-    return True
+    return int(said[1:]), True
 
 
 def main() -> int:
@@ -275,11 +276,11 @@ def main() -> int:
     parser.add_argument("--rank", type=int, required=True)
     parser.add_argument("--deeds", type=Path)
     given = parser.parse_args()
-    waited = wait_at_gate()
+    rank, waited = wait_at_gate(given.rank)
     job = json.loads(given.job.read_text())
     if given.deeds is not None:
         job = from_real(job, json.loads(given.deeds.read_text()))
-    return Rank(job, given.rank, waited).run()
+    return Rank(job, rank, waited).run()
 
 
 def from_real(job: dict[str, Any], deeds: list[dict[str, Any]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import selectors
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -85,6 +85,7 @@ class Agent:
         self._log = log
         self._clock = clock
         self._ranks: dict[int, RankProcess] = {}
+        """By its place here, as everything of a rank is kept: its number may change until it begins."""
         self._ears: dict[int, EventEar] = {}
         self._sieves: dict[int, OutputSieve] = {}
         self._ordered: set[int] = set()
@@ -174,7 +175,7 @@ class Agent:
         elif isinstance(order, Spawn):
             self._open_gates() if self._gates.shut else self._spawn_all()
         elif isinstance(order, Wake):
-            self._ahead = False
+            self._begin(order)
             if self._isolated:
                 self._probe_again()
             else:
@@ -182,10 +183,11 @@ class Agent:
         elif isinstance(order, Lose):
             self._lose(order.node)
         elif isinstance(order, Kill):
-            if order.rank in self._ranks:
-                self._ranks[order.rank].kill()
+            place = order.rank - self._plan.first_rank
+            if place in self._ranks:
+                self._ranks[place].take_signal(order.signal)
         elif isinstance(order, Save):
-            if 0 in self._ranks:
+            if self._plan.first_rank == 0 and 0 in self._ranks:
                 self._ranks[0].ask_to_save()
         else:
             self._stop(order)
@@ -205,8 +207,8 @@ class Agent:
     def _lose(self, node: str) -> None:
         """Told before its ranks end, so that nobody takes their ends for failures of their own."""
         self._tell(EventKind.NODE_LOST, name=node)
-        for rank, process in self._ranks.items():
-            if self._node_of(rank) == node:
+        for place, process in self._ranks.items():
+            if self._plan.nodes[place] == node:
                 process.kill()
 
     def _kill_all(self) -> None:
@@ -289,15 +291,14 @@ class Agent:
     def _spawn_each(self, ruleset: int | None) -> None:
         plan = self._plan
         for place, command in enumerate(plan.commands):
-            rank = plan.first_rank + place
             ear, writer = EventEar.beside_pipe()
             sieve, printing = OutputSieve.beside_pipe(
-                Path(plan.log_folder) / f"rank-{rank}.log", whole=plan.rank_output is RankOutput.WHOLE
+                self._log_of(place), whole=plan.rank_output is RankOutput.WHOLE
             )
             for source in (ear, sieve):
-                self._selector.register(source.descriptor, selectors.EVENT_READ, (rank, source))
-            own = {EVENT_FD_NAME: writer, **self._stacks.one_for(rank)}
-            own |= self._gates.one_for(rank) if self._ahead else {}
+                self._selector.register(source.descriptor, selectors.EVENT_READ, (place, source))
+            own = {EVENT_FD_NAME: writer, **self._stacks.one_for(place)}
+            own |= self._gates.one_for(place) if self._ahead else {}
             if plan.key_fds:
                 own |= {KEY_FD_NAME: plan.key_fds[place], SECRET_FD_NAME: plan.secret_fds[place]}
             if plan.store_fds:
@@ -314,16 +315,31 @@ class Agent:
             )
             for descriptor in (*own.values(), printing):
                 os.close(descriptor)
-            self._ranks[rank], self._ears[rank], self._sieves[rank] = process, ear, sieve
+            self._ranks[place], self._ears[place], self._sieves[place] = process, ear, sieve
             if not self._ahead:
-                self._tell(EventKind.RANK_SPAWNED, rank=rank, pid=process.pid)
+                self._tell_at(place, EventKind.RANK_SPAWNED, pid=process.pid)
+
+    def _log_of(self, place: int) -> Path:
+        """Where a rank's output is kept; one that waits has no number yet."""
+        plan = self._plan
+        name = f"ahead-{plan.nodes[0]}-{place}.log" if self._ahead else f"rank-{plan.first_rank + place}.log"
+        return Path(plan.log_folder) / name
+
+    def _begin(self, order: Wake) -> None:
+        """What was started ahead has its numbers and nodes from now on."""
+        waiting = [self._log_of(place) for place in self._ranks]
+        self._ahead = False
+        self._plan = replace(self._plan, first_rank=order.first_rank, nodes=order.nodes)
+        for place, path in zip(self._ranks, waiting, strict=True):
+            with contextlib.suppress(OSError):
+                path.rename(self._log_of(place))
 
     def _open_gates(self) -> None:
-        for rank, process in self._ranks.items():
-            self._tell(EventKind.RANK_SPAWNED, rank=rank, pid=process.pid)
-        self._gates.open()
+        for place, process in self._ranks.items():
+            self._tell_at(place, EventKind.RANK_SPAWNED, pid=process.pid)
+        self._gates.open(self._plan.first_rank)
 
-    def _hear(self, rank: int, source: EventEar | OutputSieve | Gate | StackEar) -> None:
+    def _hear(self, place: int, source: EventEar | OutputSieve | Gate | StackEar) -> None:
         try:
             data = os.read(source.descriptor, _READ_BYTES)
         except BlockingIOError:
@@ -331,55 +347,55 @@ class Agent:
         if not data:
             self._selector.unregister(source.descriptor)
         elif isinstance(source, EventEar):
-            self._tell_of(rank, source, data)
+            self._tell_of(place, source, data)
         else:
             source.take(data)
             if isinstance(source, Gate) and self._gates.all_loaded:
                 self._tell(EventKind.STANDBY_LOADED)
-            elif isinstance(source, StackEar) and self._stacks.heard(rank):
+            elif isinstance(source, StackEar) and self._stacks.heard(place):
                 self._kill_at_s = self._clock.monotonic_s()
 
-    def _tell_of(self, rank: int, ear: EventEar, data: bytes) -> None:
+    def _tell_of(self, place: int, ear: EventEar, data: bytes) -> None:
         plan, now_s = self._plan, self._clock.monotonic_s()
         for event in ear.take(data):
             stamped = replace(
                 event,
                 run=RunId(plan.run),
                 attempt=plan.attempt,
-                rank=rank,
-                node=self._node_of(rank),
+                rank=plan.first_rank + place,
+                node=plan.nodes[place],
                 mono_s=min(event.mono_s, now_s),
             )
             self._record(stamped, keep=ear.worth_keeping(event, now_s))
 
     def _reap(self) -> None:
-        for rank, status in ended_ranks(self._ranks):
-            del self._ranks[rank]
-            ear, sieve = self._ears.pop(rank), self._sieves.pop(rank)
-            self._gates.drop(rank)
-            self._stacks.drop(rank)
+        for place, status in ended_ranks(self._ranks):
+            del self._ranks[place]
+            ear, sieve = self._ears.pop(place), self._sieves.pop(place)
+            self._gates.drop(place)
+            self._stacks.drop(place)
             for source in (ear, sieve):
-                self._drain(rank, source)
+                self._drain(place, source)
             ear.close()
             sieve.close()
             if sieve.withheld_bytes:
-                self._tell(EventKind.OUTPUT_WITHHELD, rank=rank, bytes=sieve.withheld_bytes)
+                self._tell_at(place, EventKind.OUTPUT_WITHHELD, bytes=sieve.withheld_bytes)
             exit_code, by_signal = max(status, 0), max(-status, 0)
-            self._tell(
+            self._tell_at(
+                place,
                 EventKind.RANK_EXITED,
-                rank=rank,
                 exit_code=exit_code,
                 signal=by_signal,
-                ordered=rank in self._ordered,
+                ordered=place in self._ordered,
                 dropped_lines=ear.dropped,
             )
 
-    def _drain(self, rank: int, source: EventEar | OutputSieve) -> None:
+    def _drain(self, place: int, source: EventEar | OutputSieve) -> None:
         """What a rank said before it ended is told before its end is."""
         with contextlib.suppress(BlockingIOError):
             while data := os.read(source.descriptor, _READ_BYTES):
                 if isinstance(source, EventEar):
-                    self._tell_of(rank, source, data)
+                    self._tell_of(place, source, data)
                 else:
                     source.take(data)
         with contextlib.suppress(KeyError):
@@ -387,18 +403,23 @@ class Agent:
 
     # -- telling
 
-    def _tell_stack(self, rank: int, stack: tuple[str, ...]) -> None:
-        state = self._ranks[rank].state if rank in self._ranks else ""
-        self._tell(EventKind.RANK_STACK, rank=rank, frames=list(stack), process_state=state)
+    def _tell_stack(self, place: int, stack: tuple[str, ...]) -> None:
+        state = self._ranks[place].state if place in self._ranks else ""
+        self._tell_at(place, EventKind.RANK_STACK, frames=list(stack), process_state=state)
 
-    def _tell(self, kind: EventKind, *, rank: int = -1, **fields: JsonValue) -> None:
-        plan = self._plan
+    def _tell(self, kind: EventKind, **fields: JsonValue) -> None:
+        """News of the agent itself."""
+        self._append(-1, self._plan.nodes[0], kind, fields)
+
+    def _tell_at(self, place: int, kind: EventKind, **fields: JsonValue) -> None:
+        """News of a rank."""
+        self._append(self._plan.first_rank + place, self._plan.nodes[place], kind, fields)
+
+    def _append(self, rank: int, node: str, kind: EventKind, fields: Mapping[str, JsonValue]) -> None:
         now_s, mono_s = self._clock.now_s(), self._clock.monotonic_s()
-        node = self._node_of(max(rank, plan.first_rank))
-        self._record(Event(now_s, mono_s, RunId(plan.run), plan.attempt, rank, node, kind, fields))
-
-    def _node_of(self, rank: int) -> str:
-        return self._plan.nodes[rank - self._plan.first_rank]
+        self._record(
+            Event(now_s, mono_s, RunId(self._plan.run), self._plan.attempt, rank, node, kind, fields)
+        )
 
     def _record(self, event: Event, *, keep: bool = True) -> None:
         if keep and self._log is not None and not self._ahead:

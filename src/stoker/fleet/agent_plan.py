@@ -71,7 +71,13 @@ class Warm:
 
 @dataclass(frozen=True, slots=True)
 class Wake:
-    """The attempt begins: probe the isolation and tell it. `Spawn` follows, and lets the ranks through."""
+    """The attempt begins: probe the isolation and tell it. `Spawn` follows, and lets the ranks through.
+
+    They are numbered from `first_rank` and are on `nodes`, which may have changed since they were started.
+    """
+
+    first_rank: int
+    nodes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +143,7 @@ def decode_order(line: bytes) -> Order:
     if name == "warm":
         return Warm()
     if name == "wake":
-        return Wake()
+        return Wake(int(body["first_rank"]), tuple(map(str, body["nodes"])))
     if name == "kill":
         return Kill(int(body["rank"]), int(body["signal"]))
     if name == "save":

@@ -132,6 +132,7 @@ class Attempt:
         self._key_threads: list[threading.Thread] = []
         self._lock = order.folder.attempt_lock(order.attempt, order.part)
         self._first_rank = order.first_rank
+        self._ranks_here = len(order.commands)
         self._groups: list[int] = []
         self._partial = bytearray()
         self._closed = False
@@ -229,9 +230,17 @@ class Attempt:
         """Of an attempt that was started ahead: its ranks may load what they need, and wait."""
         self._order(Warm())
 
-    def wake(self) -> None:
-        """Of an attempt that was started ahead: it begins, as one whose agent was just started."""
-        self._order(Wake())
+    def can_begin(self, nodes: Sequence[str]) -> bool:
+        """Of an attempt that was started ahead: whether it has what ranks on these nodes need."""
+        return len(nodes) == self._ranks_here
+
+    def wake(self, nodes: Sequence[str], first_rank: int = 0) -> None:
+        """Of an attempt that was started ahead: it begins, as one whose agent was just started.
+
+        Its ranks are numbered from `first_rank` and are on `nodes` from now on.
+        """
+        self._first_rank = first_rank
+        self._order(Wake(first_rank, tuple(nodes)))
 
     def spawn(self) -> None:
         self._order(Spawn())

@@ -8,7 +8,7 @@ import socket
 from dataclasses import dataclass
 from typing import Self
 
-from stoker.core.gates import GATE_FD_NAME, GO, LOADED
+from stoker.core.gates import GATE_FD_NAME, LOADED, letting_through
 
 
 @dataclass(slots=True)
@@ -33,10 +33,10 @@ class Gate:
         """What the rank said."""
         self.loaded = self.loaded or LOADED in data
 
-    def open(self) -> None:
-        """Let the rank through; one that is dead is told of elsewhere."""
+    def open(self, rank: int) -> None:
+        """Let the process through as this rank; one that is dead is told of elsewhere."""
         with contextlib.suppress(OSError):
-            self.end.send(GO)
+            self.end.send(letting_through(rank))
 
     def close(self) -> None:
         self.end.close()
@@ -46,16 +46,16 @@ class Gates:
     """The gates of one attempt's ranks."""
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
-        """Each is in `selector` until its rank is gone, with the rank and itself as data."""
+        """Each is in `selector` until its rank is gone, with its place and itself as data."""
         self._selector = selector
         self._gates: dict[int, Gate] = {}
         self._opened = False
 
-    def one_for(self, rank: int) -> dict[str, int]:
-        """A new gate for a rank: the descriptor that it inherits, by name, for the caller to close."""
+    def one_for(self, place: int) -> dict[str, int]:
+        """A new gate for the rank at a place: what it inherits, by name, for the caller to close."""
         gate, theirs = Gate.beside_socket()
-        self._gates[rank] = gate
-        self._selector.register(gate.descriptor, selectors.EVENT_READ, (rank, gate))
+        self._gates[place] = gate
+        self._selector.register(gate.descriptor, selectors.EVENT_READ, (place, gate))
         return {GATE_FD_NAME: theirs.detach()}
 
     @property
@@ -67,15 +67,15 @@ class Gates:
         """Whether ranks wait that were not let through yet."""
         return bool(self._gates) and not self._opened
 
-    def open(self) -> None:
-        """Let every rank through."""
+    def open(self, first_rank: int) -> None:
+        """Let every rank through; they are numbered from `first_rank`."""
         self._opened = True
-        for gate in self._gates.values():
-            gate.open()
+        for place, gate in self._gates.items():
+            gate.open(first_rank + place)
 
-    def drop(self, rank: int) -> None:
+    def drop(self, place: int) -> None:
         """The rank is gone."""
-        gate = self._gates.pop(rank, None)
+        gate = self._gates.pop(place, None)
         if gate is not None:
             with contextlib.suppress(KeyError):
                 self._selector.unregister(gate.descriptor)

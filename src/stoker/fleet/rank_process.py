@@ -49,6 +49,14 @@ class RankProcess:
         """SIGKILL to the rank and everything in its process group."""
         kill_group(self.pid)
 
+    def take_signal(self, number: int) -> None:
+        """An injected fault: SIGKILL to the group, any other signal to the rank alone."""
+        if number == signal.SIGKILL:
+            self.kill()
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
     def ask_to_save(self) -> None:
         """SIGUSR1 to a rank that is ready, which saves a checkpoint after its step."""
         with contextlib.suppress(ProcessLookupError):

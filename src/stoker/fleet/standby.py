@@ -43,6 +43,8 @@ class Standby:
         """Whether every rank waits with all that it needs in memory."""
         self.broken = ""
         """Why it is of no use; empty while it is."""
+        self.lost: list[str] = []
+        """Nodes that were lost while it waited, for whoever takes them out."""
 
     @property
     def number(self) -> int:
@@ -51,8 +53,11 @@ class Standby:
     def fileno(self) -> int:
         return self._attempt.fileno()
 
+    def overdue(self) -> bool:
+        return self._attempt.overdue()
+
     def listen(self) -> None:
-        """Take what its agent has told."""
+        """Take what its agents have told."""
         events, ended = self._attempt.read()
         self._heed(events)
         if ended:
@@ -61,13 +66,14 @@ class Standby:
     def begin(self, order: AttemptOrder) -> AnyAttempt | None:
         """Let the attempt begin: its agent probes anew and tells it, and its ranks wait for `spawn`.
 
-        None where it is of no use, or was started for another attempt or other ranks than `order` has.
+        None where it is of no use, or was started for another attempt or other ranks than `order` has. On
+        which nodes those are may have changed since: which rank a process is it learns at its gate.
         """
         ours = self._order
-        same = (order.attempt, order.commands, order.nodes) == (ours.attempt, ours.commands, ours.nodes)
-        if self.broken or self._isolated is None or not same:
+        same = order.attempt == ours.attempt and order.commands == ours.commands[: len(order.commands)]
+        if self.broken or self._isolated is None or not same or not self._attempt.can_begin(order.nodes):
             return None
-        self._attempt.wake()
+        self._attempt.wake(order.nodes)
         return self._attempt
 
     def close(self, clock: Clock, *, keep_folder: bool = False) -> None:
@@ -87,6 +93,8 @@ class Standby:
                 self._probed(Isolation(IsolationState(event.text("state")), event.text("reason")))
             elif event.kind is EventKind.STANDBY_LOADED:
                 self.loaded = True
+            elif event.kind is EventKind.NODE_LOST:
+                self.lost.append(event.text("name"))
             elif event.kind is EventKind.RANK_EXITED:
                 self.broken = f"rank {event.rank} has ended"
 
@@ -132,17 +140,24 @@ class StandbyKeeper:
             return
         self._selector.register(self._standby, selectors.EVENT_READ)
 
-    def listen(self) -> None:
-        """Take what it has told."""
+    def listen(self) -> Sequence[str]:
+        """Take what it has told. The nodes that it saw as lost."""
         standby = self._standby
         if standby is None:
-            return
+            return ()
         loaded = standby.loaded
         standby.listen()
         if standby.broken:
             self._lose(standby.broken)
         elif standby.loaded and not loaded:
             self._tell(EventKind.STANDBY_LOADED)
+        lost, standby.lost = standby.lost, []
+        return lost
+
+    @property
+    def overdue(self) -> bool:
+        """Whether it should be listened to, though it told nothing."""
+        return self._standby is not None and self._standby.overdue()
 
     def take(self, order: AttemptOrder) -> AnyAttempt | None:
         """The attempt that `order` asks for, when it was started ahead; whatever else waits is ended."""

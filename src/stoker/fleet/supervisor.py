@@ -152,7 +152,7 @@ class Supervisor:
             elif key.fileobj is self._attempt:
                 self._listen()
             else:
-                self._standby.listen()
+                self._listen_to_standby()
         self._renew_lease()
         self._tell_strangers()
         attempt = self._attempt
@@ -160,10 +160,19 @@ class Supervisor:
             self._listen()
         if attempt is not None and self._ended_socket and attempt.gone():
             self._attempt_gone()
+        if self._standby.overdue:
+            self._listen_to_standby()
         self._inject_faults()
         self._bring_nodes_back()
         self._standby.tend(self._state, self._ahead)
         self._feed(Tick(self._now_s()))
+
+    def _listen_to_standby(self) -> None:
+        """A spare node may be lost before it is needed; of one with ranks the attempt itself tells."""
+        for node in self._standby.listen():
+            if node not in self._state.lost and node not in self._state.place:
+                self._tell(EventKind.NODE_LOST, name=node)
+                self._feed(NodeLost(self._now_s(), node))
 
     def _signalled(self, number: int) -> None:
         if number in _LEAVING:
@@ -411,10 +420,14 @@ class Supervisor:
         self._selector.register(self._attempt, selectors.EVENT_READ)
 
     def _ahead(self, number: int) -> AttemptOrder:
-        """What the next attempt is made of, while this one trains."""
-        return replace(
-            self._order(number, self._errands.commands(number, len(self._state.place))), ahead=True
-        )
+        """What the next attempt is made of; real nodes that stand by have processes of it, too."""
+        place = self._state.place
+        if self._charge.site is not None:
+            room = self._charge.policy.room
+            living = [node for node in room.nodes if node not in self._state.lost]
+            place = tuple(node for node in living for _ in range(room.node_ranks))
+        order = self._order(number, self._errands.commands(number, len(place)))
+        return replace(order, nodes=place, ahead=True)
 
     def _order(self, number: int, commands: Sequence[Sequence[str]]) -> AttemptOrder:
         charge = self._charge

@@ -8,16 +8,23 @@ from __future__ import annotations
 import faulthandler
 import os
 import socket
+from typing import Final
 
-from stoker.core.gates import GO, LOADED, STACK_SIGNAL
+from stoker.core.gates import LOADED, STACK_SIGNAL, rank_let_through
+
+_MAX_LINE_BYTES: Final = 64
 
 
-def wait_at_gate(descriptor: int) -> bool:
-    """Load all, say so, and wait. False when no attempt begins. Raises OSError on what is no socket."""
+def wait_at_gate(descriptor: int) -> int | None:
+    """Load all, say so, and wait. The rank that this process is then; None when no attempt begins.
+
+    Raises OSError on what is no socket.
+    """
     with socket.socket(fileno=descriptor) as gate:
         load()
         gate.sendall(LOADED)
-        return gate.recv(1) == GO
+        with gate.makefile("rb") as said:
+            return rank_let_through(said.readline(_MAX_LINE_BYTES))
 
 
 def tell_stacks_into(descriptor: int) -> None:

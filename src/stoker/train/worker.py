@@ -59,11 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if STACK_FD_NAME in os.environ:
             tell_stacks_into(inherited(STACK_FD_NAME, os.environ))
-        if GATE_FD_NAME in os.environ and not wait_at_gate(inherited(GATE_FD_NAME, os.environ)):
+        rank: int | None = words.rank
+        if GATE_FD_NAME in os.environ:
+            rank = wait_at_gate(inherited(GATE_FD_NAME, os.environ))
+        if rank is None:
             return EXIT_DONE
-        job = read_job(words.job, words.rank)
-        telemetry = _telemetry(job, words.rank, os.environ)
-        _work(job, words.rank, telemetry, os.environ)
+        job = read_job(words.job, rank)
+        telemetry = _telemetry(job, rank, os.environ)
+        _work(job, rank, telemetry, os.environ)
     except StokerError as error:
         return _tell(error, telemetry)
     except BaseException as error:  # noqa: BLE001 - the top of a process

@@ -151,8 +151,8 @@ class NodeHost:
                 attempt.spawn()
             case Warm():
                 attempt.warm()
-            case Wake():
-                attempt.wake()
+            case Wake(first_rank, nodes):
+                attempt.wake(nodes, first_rank)
             case Kill(rank, signal):
                 attempt.signal_rank(rank, signal)
             case Lose(node):

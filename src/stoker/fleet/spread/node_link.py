@@ -42,6 +42,8 @@ class NodeLink:
     well: bool = False
     """It said that no process of the attempt is left there."""
     lost: bool = False
+    released: bool = False
+    """It was started ahead and is not needed: what it says is of no interest."""
     _partial: bytearray = field(default_factory=bytearray)
 
     @classmethod

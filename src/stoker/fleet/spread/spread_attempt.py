@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from stoker.fleet.spread.node_lines import (
     LeaseGiven,
     LeaseShown,
     NodePlan,
+    ToHost,
 )
 from stoker.fleet.spread.node_link import NodeLink
 from stoker.fleet.spread.reach import Reach
@@ -71,15 +73,18 @@ class SpreadAttempt:
         self._silent = set(order.nodes)
         """Nodes that have not told of their isolation since the attempt was started or woken."""
         self._loading = set(order.nodes)
-        self._beats = {rank: Beats() for rank in range(-1, len(order.nodes))}
+        self._beats: defaultdict[int, Beats] = defaultdict(Beats)
         self._over = False
         self._stopped = False
         self._closed = False
         with contextlib.ExitStack() as undone:
             self._lock = take_lock(order.folder, order.attempt, beside_others=order.ahead)
-            undone.callback(self._close)
-            self._selector = selectors.EpollSelector()
+            undone.callback(os.close, self._lock)
             self._log = EventLog(order.folder.events)
+            undone.callback(self._log.close)
+            self._selector = selectors.EpollSelector()
+            undone.pop_all()
+            undone.callback(self._close)
             for node, ranks in _parts(order.nodes):
                 self._links.append(self._start(node, ranks, with_keys))
                 self._selector.register(self._links[-1], selectors.EVENT_READ, self._links[-1])
@@ -118,8 +123,7 @@ class SpreadAttempt:
         """Every node serves its ranks under this lease from now on, and follows its renewals and its end."""
         self._keys = keys
         kek, wrapped = keys.share_rendezvous()
-        for link in self._links:
-            link.tell(LeaseGiven.of(keys.lease, kek, wrapped))
+        self._tell_all(LeaseGiven.of(keys.lease, kek, wrapped))
         keys.show_on(self)
 
     def show(self, good_for_s: float) -> None:
@@ -133,10 +137,23 @@ class SpreadAttempt:
     def warm(self) -> None:
         self._tell_all(Warm())
 
-    def wake(self) -> None:
+    def can_begin(self, nodes: Sequence[str]) -> bool:
+        """Of one that was started ahead: whether hosts with as many ranks wait on each of these nodes."""
+        waiting = {link.node: len(link.ranks) for link in self._links if not (link.ended or link.lost)}
+        return all(waiting.get(node) == len(ranks) for node, ranks in _parts(nodes))
+
+    def wake(self, nodes: Sequence[str]) -> None:
+        """The attempt begins on these nodes; hosts on others were not needed, and end."""
         self._ahead = False
-        self._silent = {link.node for link in self._links}
-        self._tell_all(Wake())
+        parts = dict(_parts(nodes))
+        for link in self._links:
+            if link.node in parts:
+                link.ranks = parts[link.node]
+                link.tell(Wake(link.ranks.start, (link.node,) * len(link.ranks)))
+            else:
+                link.released = True
+                link.hang_up()
+        self._silent = set(parts)
 
     def spawn(self) -> None:
         self._tell_all(Spawn())
@@ -163,9 +180,10 @@ class SpreadAttempt:
     def note_rank(self, rank: int, pid: int) -> None:
         """Its node has noted it already."""
 
-    def _tell_all(self, order: Order | LeaseShown | LeaseEnded) -> None:
+    def _tell_all(self, order: ToHost) -> None:
         for link in self._links:
-            link.tell(order)
+            if not link.released:
+                link.tell(order)
 
     def _tell_of(self, rank: int, order: Order) -> None:
         for link in self._links:
@@ -186,7 +204,7 @@ class SpreadAttempt:
         told += self._missing()
         if not self._ahead:
             self._record(told)
-        self._over = self._over or all(link.ended for link in self._links)
+        self._over = self._over or all(link.ended for link in self._links if not link.released)
         return told, self._over
 
     def overdue(self) -> bool:
@@ -205,13 +223,13 @@ class SpreadAttempt:
                     self._count(link, strangers)
                 case Failed(message, hint):
                     raise AgentFailed(f"On node {link.node}: {message}", hint=hint)
-                case Event():
+                case Event() if not link.released:
                     event = replace(said, mono_s=min(said.mono_s + (link.clock_ahead_s or 0.0), now_s))
                     if self._is_news(event, link):
                         yield event
         if link.ended:
             self._selector.unregister(link)
-            if not link.well and not link.lost:
+            if not (link.well or link.lost or link.released):
                 yield from self._ended_unwell(link)
 
     def _is_news(self, event: Event, link: NodeLink) -> bool:
@@ -234,7 +252,15 @@ class SpreadAttempt:
         """A link ended without a word: the node is lost, or its host is; either way the attempt is over."""
         if not self._site.reach.answers(link.node):
             yield self._lose(link)
-        self._tell_all(Stop(0.0))
+        if self._ahead:
+            self._forget(link)
+        else:
+            self._tell_all(Stop(0.0))
+
+    def _forget(self, link: NodeLink) -> None:
+        """Nothing that every node tells is awaited of this one."""
+        self._silent.discard(link.node)
+        self._loading.discard(link.node)
 
     def _missing(self) -> Iterator[Event]:
         now_s = self._clock.monotonic_s()
@@ -250,11 +276,12 @@ class SpreadAttempt:
 
     def _is_late(self, link: NodeLink, now_s: float) -> bool:
         limit_s = LOST_AFTER_S if link.clock_ahead_s is not None else _DOUBT_AFTER_S
-        return not (link.ended or link.lost) and now_s - link.heard_s > limit_s
+        return not (link.ended or link.lost or link.released) and now_s - link.heard_s > limit_s
 
     def _lose(self, link: NodeLink) -> Event:
         link.lost = True
         link.kill()
+        self._forget(link)
         now_s, mono_s = self._clock.now_s(), self._clock.monotonic_s()
         fields = {"name": link.node}
         return Event(
