@@ -20,6 +20,7 @@ from stoker.intake.left_out import printable
 from stoker.intake.measures import Measures
 from stoker.intake.media_scan import MediaTask, MediaTold, start_media
 from stoker.intake.report_format import EXAMPLES, Example, HeldBack, MediaSeen, ScanReport
+from stoker.intake.row_borders import ends_of, find_across, rows_of
 from stoker.intake.sampled import names_and_left, not_covered, recalled
 from stoker.intake.source_index import SourceFile
 from stoker.intake.source_reader import SourceReader
@@ -28,6 +29,7 @@ from stoker.intake.workers import batches
 from stoker.spec.kinds import Kind
 
 _BATCH_BYTES: Final = 1 << 20
+_Row = list[tuple[str, bytes]]
 _Ranked = tuple[bytes, Kind, str, int, str]
 
 
@@ -105,6 +107,7 @@ def scan_source(
     total = _Sum()
     with progress.task(f"scan {record.name}", record.content_bytes, "bytes") as task:
         _scan_texts(reader, files, total, processes, measures, task.advance)
+        _scan_rows(reader, files, total, processes, measures)
         media = _scan_media(reader, files, processes, measures, task.advance)
     names, left = names_and_left(
         reader, files.texts, total.hits, processes, measures, progress, total.hold_back
@@ -190,6 +193,56 @@ def _scan_texts(
             else:
                 total.add(told)
             advance(sum(len(text.data) for text in batch if not text.is_path))
+
+
+def _scan_rows(reader: SourceReader, files: _Sorted, total: _Sum, processes: int, measures: Measures) -> None:
+    """What lies over a border between the items or fields of one row; its items alone have been scanned."""
+    media = {file.path for _, file in files.media}
+    rows = rows_of(file for file in reader.files if file.path not in media)
+    if not rows:
+        return
+
+    def tasks() -> Iterator[list[_Row]]:
+        for group in batches(rows, lambda row: sum(file.size_bytes for file in row), _BATCH_BYTES):
+            yield [
+                [(file.path, ends_of(file.path, bytes(reader.read(file)))) for file in row] for row in group
+            ]
+
+    with Bounded(
+        processes, _start_rows, None, limit_s=lambda batch: measures.limit_s * max(1.0, len(batch) / 100)
+    ) as workers:
+        again: list[_Row] = []
+        for batch, told in workers.as_done(tasks()):
+            if isinstance(told, Lost):
+                again += batch
+            else:
+                total.add(told)
+        for batch, told in workers.as_done([row] for row in again):
+            if isinstance(told, Lost):
+                for path, _ in batch[0]:
+                    total.hold_back(path, 1, told.why.value)
+            else:
+                total.add(told)
+
+
+def _start_rows(_: None) -> Callable[[list[_Row]], _Told]:
+    return _look_over_borders
+
+
+def _look_over_borders(rows: list[_Row]) -> _Told:
+    counts: dict[Kind, int] = {}
+    files_with: dict[Kind, int] = {}
+    ranked: list[_Ranked] = []
+    for row in rows:
+        found = find_across(row)
+        for kind in {one.kind for one in found}:
+            files_with[kind] = files_with.get(kind, 0) + 1
+        for number, one in enumerate(found):
+            path = row[one.item][0]
+            counts[one.kind] = counts.get(one.kind, 0) + 1
+            place = hashlib.sha256(f"{one.kind}\0row {number}\0{path}".encode()).digest()
+            ranked.append((place, one.kind, printable(path), 0, f"over fields of the row: {one.shown}"))
+    return _Told(counts, files_with, _lowest(ranked), {})
 
 
 def limit_of(texts: Sequence[_Text], measures: Measures) -> float:

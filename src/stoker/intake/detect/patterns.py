@@ -21,7 +21,7 @@ from stoker.intake.detect.word_patterns import ANCHORS as ANCHORS
 from stoker.intake.detect.word_patterns import WORD_PATTERNS
 from stoker.spec.recipe import Kind
 
-RECOGNISERS_VERSION: Final = 5
+RECOGNISERS_VERSION: Final = 6
 """Raised whenever a recogniser decides differently, so that old scans are not taken for new ones."""
 
 
