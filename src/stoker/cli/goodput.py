@@ -17,7 +17,9 @@ from stoker.core.ids import RunId
 from stoker.fleet.errors import BadRunFolder
 from stoker.fleet.fleet_account import FleetGoodput, RunTime, fleet_goodput, run_time
 from stoker.fleet.goodput_metrics import goodput_prometheus
+from stoker.fleet.job_journal import read_journal
 from stoker.fleet.run_folder import RunFolder
+from stoker.fleet.slurm.job_folder import JobFolder
 from stoker.ledger.records import RunRecord
 
 _UNITS_S: Final = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
@@ -81,4 +83,5 @@ def _time_of(house: House, record: RunRecord, since_s: float | None) -> RunTime:
             f"{path} is not there.",
             hint="The run was started on another machine, or its folder was removed; restore it.",
         ) from error
-    return run_time(record.id, record.name, events, -math.inf if since_s is None else since_s)
+    jobs = read_journal(JobFolder.of(house.home.runs_dir, record.id).journal)
+    return run_time(record.id, record.name, events, -math.inf if since_s is None else since_s, jobs)

@@ -157,6 +157,23 @@ def attribute(
     return _judged(own, others)
 
 
+def judge_open_end(
+    meaning: Meaning, line: str, last_s: float, nodes: set[str], witnesses: Iterable[Witness]
+) -> Attribution:
+    """Of an attempt whose end nobody told: `line` means `meaning`, unless a witness of then knows better.
+
+    `last_s` is when it was last heard of, on the wall clock, on `nodes`.
+    """
+    own = [_Sign(meaning, -1, "", line, Source.EVENT)]
+    others = [
+        sign
+        for witness in witnesses
+        if _concerns(witness, last_s, nodes)
+        for sign in _signs_of(witness, {}, nodes)
+    ]
+    return _judged(own, others)
+
+
 def _failed_at_s(events: Sequence[Event], ended_s: float | None) -> float:
     """When the first sign of a failure came, on the wall clock; the end of the attempt without one."""
     for event in events:

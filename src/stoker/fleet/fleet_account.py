@@ -14,6 +14,7 @@ from typing import ClassVar, Final
 from stoker.core.events import Event, EventKind
 from stoker.fleet.attribution import Attribution
 from stoker.fleet.goodput import Goodput, TimeKind, account
+from stoker.fleet.launchers import JobEvent
 from stoker.fleet.poisson import rate_interval
 from stoker.fleet.taxonomy import Component, FailureKind
 from stoker.spec.reliability import DAY_S, expected_ettr
@@ -109,14 +110,20 @@ class FleetGoodput:
     """Runs whose events could not be read, with the reason."""
 
 
-def run_time(run: str, name: str, events: Sequence[Event], since_s: float = -math.inf) -> RunTime:
-    """One run's account, of what happened from `since_s` on, on the wall clock."""
+def run_time(
+    run: str,
+    name: str,
+    events: Sequence[Event],
+    since_s: float = -math.inf,
+    jobs: Sequence[JobEvent] = (),
+) -> RunTime:
+    """One run's account, of what happened from `since_s` on, on the wall clock. `jobs`: its job's journal."""
     recent = [event for event in events if event.ts >= since_s]
     failures, injected = _failures(recent)
     started = [event for event in events if event.kind is EventKind.ATTEMPT_STARTED]
     world_size = int(started[-1].number("world_size")) if started else 0
     nodes = started[-1].fields.get("nodes") if started else None
-    goodput = account(events, since_s)
+    goodput = account(events, since_s, jobs)
     lost_s = sum(goodput.seconds[kind] for kind in (TimeKind.DETECTION, TimeKind.HANG, TimeKind.RESTART))
     return RunTime(
         run=run,

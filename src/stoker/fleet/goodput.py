@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from stoker.core.events import Event, EventKind, Section
+from stoker.fleet.job_waits import PREEMPTED, QUEUED, STARTING, UNNOTICED, with_job_waits
+from stoker.fleet.launchers import JobEvent
 from stoker.fleet.timeline import Timeline
 
 
@@ -162,14 +164,24 @@ class _Fold:
     def _open_session(self, event: Event, inside_s: float) -> None:
         """A supervisor begins; where its `run_started` was cut out, the first event found stands for it.
 
-        Of the time before it, what it says was spent in a scheduler's queue is the run's.
+        Of the time before it, what it says of a scheduler's queue, and of nodes without a supervisor, is the
+        run's.
         """
         self._settle_by_section()
-        gap_s, queued_s = min(self.timeline.anchor(event), inside_s), _told_s(event, "queued_s")
-        queued_s = min(queued_s, gap_s if self.sessions else inside_s)
-        self.stopped_s += gap_s - queued_s if self.sessions else 0.0
-        self.wall_s += queued_s
-        self._book(TimeKind.PREEMPTION if self.preempted else TimeKind.QUEUE, queued_s)
+        gap_s = min(self.timeline.anchor(event), inside_s)
+        left_s = gap_s if self.sessions else inside_s
+        away = self.preempted or event.fields.get(PREEMPTED) is True
+        away = away or event.fields.get("failure_kind") == _PREEMPTION
+        for name, kind in (
+            (QUEUED, TimeKind.PREEMPTION if away else TimeKind.QUEUE),
+            (UNNOTICED, TimeKind.DETECTION),
+            (STARTING, TimeKind.START_UP),
+        ):
+            told_s = min(_told_s(event, name), left_s)
+            left_s -= told_s
+            self.wall_s += told_s
+            self._book(kind, told_s)
+        self.stopped_s += left_s if self.sessions else 0.0
         self.sessions += 1
         self.preempted = False
         self.stage, self.first_of_session = _Stage.GETTING_READY, True
@@ -363,15 +375,16 @@ def _well(event: Event) -> bool:
     return event.number("exit_code") == 0 and event.number("signal") == 0
 
 
-def account(events: Iterable[Event], since_s: float = -math.inf) -> Goodput:
+def account(events: Iterable[Event], since_s: float = -math.inf, jobs: Sequence[JobEvent] = ()) -> Goodput:
     """The account of the run whose events these are, in the order of its file.
 
     A run that still goes on is counted up to its last event. Events that were cut out leave time that counts
     as other, or as lost where a failure follows; no time is counted twice. With `since_s`, seconds since the
-    Unix epoch, only what was spent from then on counts.
+    Unix epoch, only what was spent from then on counts. `jobs` is the journal of the run's job, which knows
+    of the time between two supervisors.
     """
     fold = _Fold(since_s)
-    for event in events:
+    for event in with_job_waits(events, jobs):
         fold.take(event)
     fold._settle_by_section()
     if not fold.counting:

@@ -35,6 +35,7 @@ from stoker.fleet.faults import Fault
 from stoker.fleet.first_weights import digest_on_record, with_first_weights
 from stoker.fleet.left_open import left_open
 from stoker.fleet.links import Link, links_of
+from stoker.fleet.on_record import OnRecord, on_record_of
 from stoker.fleet.places import Room, one_node
 from stoker.fleet.run_acts import House, begin_run, recording, reopen_run
 from stoker.fleet.run_folder import RunFolder
@@ -140,7 +141,8 @@ def resume_run(
     told = read_events(path).events if path.exists() else ()
     failures = 0 if forgive else _failures_in_row(run_id, told, spec.launch, clock)
     site = site_of(spec.launch, home, reach)
-    resumed = _Resumed(failures, forgive, left_open(told, _here(site), clock.monotonic_s()))
+    said = _on_record(house, run_id, site).lines(clock.now_s())
+    resumed = _Resumed(failures, forgive, left_open(told, _here(site), clock.monotonic_s(), said))
     held = confinement_of(spec.launch, store_url, home.cache_dir, spread=site is not None)
     datasets = _datasets_of(ledger, record, spec)
     links = links_of(store_url, spec.launch.links, os.environ, spread=site is not None)
@@ -201,6 +203,11 @@ def _here(site: Site | None) -> str:
     """What the events call the node of the supervisor."""
     here = os.environ.get("SLURMD_NODENAME") or platform.node()
     return here if site is not None and here in site.reach.nodes else "local"
+
+
+def _on_record(house: House, run: RunId, site: Site | None) -> OnRecord:
+    others = () if site is None else site.reach.nodes
+    return on_record_of(house.ledger, house.home, run, _here(site), others)
 
 
 def room_of(spec: RunSpec, datasets: Sequence[DatasetRecord], named: Sequence[str] = ()) -> Room:
@@ -348,7 +355,7 @@ def _supervise(
         writable=held.writable,
         open_because=held.open_because,
         rank_output=spec.launch.rank_output,
-        witnesses=witnesses_here(folder, node, house.clock),
+        witnesses=witnesses_here(folder, node, house.clock, _on_record(house, run, site).lines),
         failures_in_row=0 if resumed is None else resumed.failures_in_row,
         forgiven=resumed is not None and resumed.forgiven,
         left_open=None if resumed is None else resumed.left_open,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -170,7 +170,7 @@ def read_run(home: Home, ledger: Ledger, run_id: RunId) -> RunReport:
     waits = bool(jobs) and jobs[-1].state in (JobState.WAITING, JobState.REQUEUED)
     free = lock_is_free(supervisor_lock(home, run_id))
     abandoned = record.outcome is RunOutcome.RUNNING and free and not waits
-    return replace(report(record, lineage_of(ledger, record), told, abandoned=abandoned), jobs=jobs)
+    return report(record, lineage_of(ledger, record), told, abandoned=abandoned, jobs=jobs)
 
 
 def supervisor_lock(home: Home, run: RunId) -> Path:
@@ -178,8 +178,15 @@ def supervisor_lock(home: Home, run: RunId) -> Path:
     return home.locks_dir / f"run-{run}.lock"
 
 
-def report(record: RunRecord, lineage: Lineage, told: EventFile, *, abandoned: bool) -> RunReport:
-    """The report of the run with these records and events."""
+def report(
+    record: RunRecord,
+    lineage: Lineage,
+    told: EventFile,
+    *,
+    abandoned: bool,
+    jobs: Sequence[JobEvent] = (),
+) -> RunReport:
+    """The report of the run with these records and events, and its job's journal."""
     placed = tuple(place_events(told.events))
     started = _of_kind(placed, EventKind.RUN_STARTED)
     samples = _of_kind(placed, EventKind.SAMPLE)
@@ -204,7 +211,7 @@ def report(record: RunRecord, lineage: Lineage, told: EventFile, *, abandoned: b
         early_stop=early_stop_of(told.events),
         exposures=exposures_of(told.events, _exposure_limit(record)),
         sample=samples[-1].event.text("text") if samples else None,
-        goodput=account(told.events),
+        goodput=account(told.events, jobs=jobs),
         isolation=_isolation(placed),
         probe=_last_probe(placed),
         links=_links(placed),
@@ -213,6 +220,7 @@ def report(record: RunRecord, lineage: Lineage, told: EventFile, *, abandoned: b
         cut_lines=told.cut_lines,
         feed=feed_waits(told.events),
         stragglers=find_stragglers(told.events),
+        jobs=tuple(jobs),
     )
 
 

@@ -29,13 +29,15 @@ def nobody(attempt: int) -> Sequence[Witness]:
     return ()
 
 
-def witnesses_here(folder: RunFolder, node: str, clock: Clock) -> Witnesses:
-    """Those of this machine."""
+def witnesses_here(
+    folder: RunFolder, node: str, clock: Clock, on_record: Callable[[float], Sequence[Witness]]
+) -> Witnesses:
+    """Those of this machine, and what is `on_record` at a time on the wall clock."""
 
     def ask(attempt: int) -> Sequence[Witness]:
         now_s, mono_s = clock.now_s(), clock.monotonic_s()
         kernel = kernel_lines(kernel_records(), node, now_s, mono_s)
-        return (*kernel, *output_lines(folder.attempt(attempt), node))
+        return (*kernel, *output_lines(folder.attempt(attempt), node), *on_record(now_s))
 
     return ask
 
