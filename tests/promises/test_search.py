@@ -44,6 +44,27 @@ def test_a_canary_in_a_file_name_is_found(tmp_path: Path) -> None:
     assert [hit.form for hit in found.hits] == ["file name, raw"]
 
 
+def test_names_of_many_folders_are_looked_at_together_and_none_is_passed_over(tmp_path: Path) -> None:
+    canary = b"stoker-canary-" + b"5a" * 16
+    hidden = [tmp_path / "first" / f"a-{canary.decode()}", tmp_path / "rear" / f"z-{canary.decode()}"]
+    for folder, names in (("first", 3), ("middle", 4500), ("rear", 2)):
+        (tmp_path / folder).mkdir()
+        for number in range(names):
+            (tmp_path / folder / f"{number:05}").touch()
+    for path in hidden:
+        path.touch()
+    (tmp_path / "middle" / f"{canary.decode()}-folder").mkdir()
+    found = search([tmp_path], {"canary": forms_of(canary)})
+    assert {hit.path for hit in found.hits} == {*hidden, tmp_path / "middle" / f"{canary.decode()}-folder"}
+    assert found.files == 4505 + len(hidden)
+
+
+def test_two_neighbouring_names_are_no_name(tmp_path: Path) -> None:
+    for name in ("left", "right"):
+        (tmp_path / name).touch()
+    assert search([tmp_path], {"split": {"raw": b"left/right"}}).hits == ()
+
+
 def test_clean_files_give_no_hit_and_say_what_was_searched(tmp_path: Path) -> None:
     (tmp_path / "clean").write_bytes(b"nothing here" * 100)
     found = search([tmp_path, tmp_path / "absent"], {"canary": forms_of(SECRET)})

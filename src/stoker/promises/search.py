@@ -8,9 +8,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import errno
+import operator
 import os
-import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -27,6 +27,8 @@ _STEM_BYTES: Final = 12
 _MIN_BYTES: Final = 4
 _FEW_STEMS: Final = 12
 _BLOCK_BYTES: Final = 1 << 23
+_NAMES_AT_ONCE: Final = 4096
+_name_of: Final = operator.attrgetter("name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +202,8 @@ class _Search:
     hits: dict[tuple[Path, str, str], Hit] = field(default_factory=dict)
     unreadable: list[Path] = field(default_factory=list)
     foreign: list[Path] = field(default_factory=list)
+    names: list[tuple[str, list[str]]] = field(default_factory=list)
+    waiting: int = 0
 
     def found(self) -> Searched:
         return Searched(
@@ -213,11 +217,12 @@ class _Search:
     def walk(self, folder: Path) -> None:
         """Everything below `folder`, by descriptors, so that no path is too long to be read."""
         try:
-            self._folder(folder, str(folder), None)
+            self._folder(str(folder), str(folder), None)
         except RecursionError:
             self.unreadable.append(folder)
+        self._names()
 
-    def _folder(self, path: Path, name: str, parent: int | None) -> None:
+    def _folder(self, path: str, name: str, parent: int | None) -> None:
         follow = 0 if parent is None else os.O_NOFOLLOW
         try:
             descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | follow, dir_fd=parent)
@@ -225,8 +230,9 @@ class _Search:
             self._refused(path, name, parent, error)
             return
         try:
-            entries = sorted(os.listdir(descriptor))  # noqa: PTH208 - by descriptor, not by path
-            self._names(path, entries)
+            with os.scandir(descriptor) as scanned:
+                entries = sorted(scanned, key=_name_of)
+            self._remember_names(path, list(map(_name_of, entries)))
             for entry in entries:
                 self._entry(path, entry, descriptor)
         except OSError as error:
@@ -234,24 +240,37 @@ class _Search:
         finally:
             os.close(descriptor)
 
-    def _names(self, folder: Path, names: Sequence[str]) -> None:
-        """The names in a folder: all at once, and one by one where that finds something, be it across two."""
-        if any(self.matcher.find(os.fsencode("/".join(names)))):
-            for name in names:
-                self.name(folder / name, os.fsencode(name), "file name")
+    def _remember_names(self, folder: str, names: list[str]) -> None:
+        self.names.append((folder, names))
+        self.waiting += len(names)
+        if self.waiting >= _NAMES_AT_ONCE:
+            self._names()
 
-    def _entry(self, folder: Path, name: str, parent: int) -> None:
+    def _names(self) -> None:
+        """The names of many folders all at once, and one by one where that finds something, be it across two:
+        to begin a search costs more than to search a folder's few names."""
+        if any(self.matcher.find(os.fsencode("/".join(name for _, names in self.names for name in names)))):
+            for folder, names in self.names:
+                for name in names:
+                    self.name(Path(folder, name), os.fsencode(name), "file name")
+        self.names.clear()
+        self.waiting = 0
+
+    def _entry(self, folder: str, entry: os.DirEntry[str], parent: int) -> None:
+        # What kind of entry it is a listing tells, so that only files cost a question of their own.
+        name = entry.name
         try:
-            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
-            if stat.S_ISDIR(status.st_mode):
-                self._folder(folder / name, name, parent)
-            elif stat.S_ISLNK(status.st_mode):
-                self.name(folder / name, os.fsencode(os.readlink(name, dir_fd=parent)), "link target")
-            # The time of the last change cannot be set back by hand, the time of writing can.
-            elif stat.S_ISREG(status.st_mode) and max(status.st_mtime, status.st_ctime) >= self.newer_s:
-                self._file(folder / name, name, parent)
+            if entry.is_file(follow_symlinks=False):
+                status = entry.stat(follow_symlinks=False)
+                # The time of the last change cannot be set back by hand, the time of writing can.
+                if status.st_mtime >= self.newer_s or status.st_ctime >= self.newer_s:
+                    self._file(Path(folder, name), name, parent)
+            elif entry.is_dir(follow_symlinks=False):
+                self._folder(f"{folder}/{name}", name, parent)
+            elif entry.is_symlink():
+                self.name(Path(folder, name), os.fsencode(os.readlink(name, dir_fd=parent)), "link target")
         except OSError as error:
-            self._refused(folder / name, name, parent, error)
+            self._refused(f"{folder}/{name}", name, parent, error)
 
     def _file(self, path: Path, name: str, parent: int) -> None:
         # Not blocking and not following, since somebody may have put a pipe or a link there just now.
@@ -301,14 +320,14 @@ class _Search:
     def _hit(self, path: Path, name: str, form: str, offset: int) -> None:
         self.hits.setdefault((path, name, form), Hit(path, name, form, offset))
 
-    def _refused(self, path: Path, name: str, parent: int | None, error: OSError) -> None:
+    def _refused(self, path: str, name: str, parent: int | None, error: OSError) -> None:
         if isinstance(error, FileNotFoundError) or error.errno == errno.ELOOP:
             return
         owner = None
         with contextlib.suppress(OSError):
             owner = os.stat(name, dir_fd=parent, follow_symlinks=False).st_uid
         others = isinstance(error, PermissionError) and owner not in (None, os.geteuid())
-        (self.foreign if others else self.unreadable).append(path)
+        (self.foreign if others else self.unreadable).append(Path(path))
 
 
 def _next_data(descriptor: int, start: int) -> int:
