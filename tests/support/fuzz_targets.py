@@ -32,6 +32,10 @@ from stoker.core.events import Event, EventKind, decode_event, encode_event
 from stoker.core.ids import ReviewId, RunId, VersionId
 from stoker.core.signing import Ed25519Signer
 from stoker.feed.media_headers import ogg_is_whole, sound_format, wav_claim, webp_size
+from stoker.fleet.agent_plan import decode_order
+from stoker.fleet.agent_plan import decode_plan as decode_agent_plan
+from stoker.fleet.spread.node_lines import decode_from_host
+from stoker.fleet.spread.node_lines import decode_plan as decode_node_plan
 from stoker.intake.report_format import Example, ScanReport, decode_report, encode_report
 from stoker.intake.review_gate import facts_of
 from stoker.intake.review_machine import standing
@@ -73,11 +77,13 @@ from stoker.spec.run import RunSpec
 from stoker.spec.terms import ReviewTerms
 from stoker.store.header import COMMITMENT_BYTES, StreamKind, StreamLabel, encode_uncommitted, parse_header
 from stoker.store.pages import PageShape, build_pages, decode_page
+from stoker.store.peers_wire import PeerFault
 from stoker.store.superblock import SampleSchema, Split, Superblock
 from stoker.train.checkpoint_metadata import decode_metadata, encode_metadata
 from stoker.train.commit_record import Commit, Fence, Kept, Part, decode_record, encode_record
 from stoker.train.tensor_file import parse_header as parse_tensors
 from stoker.train.tensor_file import tensor_file
+from support import fuzz_run
 
 PLACE = "fuzzed"
 KEK = KekRef("dataset/text/0123", 1)
@@ -320,4 +326,12 @@ TARGETS: dict[str, Target] = {
     "media": Target(_media, _clips, (HeaderFault,)),
     "recipe_file": Target(_toml(RecipeSpec), _recipes),
     "run_file": Target(_toml(RunSpec), _runs),
+    "peer_handshake": Target(fuzz_run.strangers_bytes, fuzz_run.strangers_seeds, (PeerFault,)),
+    "peer_request": Target(fuzz_run.peer_request, fuzz_run.request_seeds, (PeerFault,)),
+    "peer_answer": Target(fuzz_run.peer_answers, fuzz_run.answer_seeds, (PeerFault,)),
+    "agent_plan": Target(decode_agent_plan, fuzz_run.agent_plan_seeds),
+    "agent_order": Target(decode_order, fuzz_run.order_seeds),
+    "node_plan": Target(decode_node_plan, fuzz_run.node_plan_seeds),
+    "line_to_host": Target(fuzz_run.lease_words, fuzz_run.to_host_seeds),
+    "line_from_host": Target(decode_from_host, fuzz_run.from_host_seeds),
 }

@@ -10,9 +10,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from signal import SIGKILL
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from stoker.core.config import from_plain
+from stoker.core.errors import ConfigError
 from stoker.core.isolation import Outside
 from stoker.core.result import plain
 from stoker.spec.run import IsolationMeans, IsolationPolicy, RankOutput
@@ -114,6 +115,10 @@ class Stop:
 
 
 Order: TypeAlias = Spawn | Warm | Wake | Kill | Lose | Save | Stop
+_ORDERS: Final[Mapping[str, type[Order]]] = {
+    kind.__name__.lower(): kind for kind in (Spawn, Warm, Wake, Kill, Lose, Save, Stop)
+}
+_SUPERVISOR: Final = "The supervisor"
 
 
 def encode_plan(plan: AgentPlan) -> bytes:
@@ -122,7 +127,7 @@ def encode_plan(plan: AgentPlan) -> bytes:
 
 def decode_plan(line: bytes) -> AgentPlan:
     """Raises ConfigError on anything that `encode_plan` did not write."""
-    return from_plain(AgentPlan, json.loads(line), "the plan from the supervisor")
+    return from_plain(AgentPlan, object_in(line, _SUPERVISOR), "the plan from the supervisor")
 
 
 def encode_order(order: Order) -> bytes:
@@ -133,24 +138,33 @@ def encode_order(order: Order) -> bytes:
 
 
 def decode_order(line: bytes) -> Order:
-    """Raises ValueError or KeyError on anything that `encode_order` did not write."""
-    body = json.loads(line)
-    name = body["order"]
-    if name == "spawn":
-        return Spawn()
-    if name == "lose":
-        return Lose(str(body["node"]))
-    if name == "warm":
-        return Warm()
-    if name == "wake":
-        return Wake(int(body["first_rank"]), tuple(map(str, body["nodes"])))
-    if name == "kill":
-        return Kill(int(body["rank"]), int(body["signal"]))
-    if name == "save":
-        return Save()
-    if name == "stop":
-        return Stop(float(body["grace_s"]), body["quiet"] is True, body["stacks"] is True)
-    raise ValueError(f"unknown order {name!a}")
+    """Raises ConfigError on anything that `encode_order` did not write."""
+    body = object_in(line, _SUPERVISOR)
+    name = body.pop("order", None)
+    kind = _ORDERS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise not_understood(_SUPERVISOR)
+    return from_plain(kind, body, "an order from the supervisor")
+
+
+def object_in(line: bytes, who: str) -> dict[str, Any]:
+    """The JSON object in a line. Raises ConfigError, which names `who` sent it, on anything else."""
+    try:
+        body = json.loads(line)
+        json.dumps(body, ensure_ascii=False).encode()  # refuses halves of characters, which no name has
+    except (ValueError, RecursionError):
+        raise not_understood(who) from None
+    if not isinstance(body, dict):
+        raise not_understood(who)
+    return body
+
+
+def not_understood(who: str) -> ConfigError:
+    """A line that nothing of Stoker writes. What stands in it is not repeated."""
+    return ConfigError(
+        f"{who} sent a line that nobody understands.",
+        hint="Both ends of a run must be of one version of Stoker; start the run again.",
+    )
 
 
 def _line(value: AgentPlan) -> bytes:

@@ -16,7 +16,7 @@ from stoker.core.config import from_plain
 from stoker.core.errors import BadEvent, ConfigError
 from stoker.core.events import Event, decode_event
 from stoker.core.result import plain
-from stoker.fleet.agent_plan import Order, decode_order, encode_order
+from stoker.fleet.agent_plan import Order, decode_order, encode_order, not_understood, object_in
 from stoker.keys.lease import Lease
 from stoker.keys.lease_page import LeaseEnd
 from stoker.keys.refs import KekRef
@@ -136,6 +136,7 @@ _FROM_HOST: Final[Mapping[str, type[Hello] | type[Beat] | type[Failed] | type[Ov
     "failed": Failed,
     "over": Over,
 }
+_SUPERVISOR: Final = "The supervisor"
 _SAID_BY_HOST: Final = "host"
 """The field that tells a line of a host from an event."""
 
@@ -146,7 +147,7 @@ def encode_plan(plan: NodePlan) -> bytes:
 
 def decode_plan(line: bytes) -> NodePlan:
     """Raises ConfigError on anything that `encode_plan` did not write."""
-    return from_plain(NodePlan, json.loads(line), "the plan from the supervisor")
+    return from_plain(NodePlan, object_in(line, _SUPERVISOR), "the plan from the supervisor")
 
 
 def encode_to_host(said: ToHost) -> bytes:
@@ -158,10 +159,27 @@ def encode_to_host(said: ToHost) -> bytes:
 
 
 def decode_to_host(line: bytes) -> ToHost:
-    """Raises ValueError, KeyError or ConfigError on anything that `encode_to_host` did not write."""
-    body = json.loads(line)
-    kind = _TO_HOST.get(body["order"])
-    return decode_order(line) if kind is None else from_plain(kind, body["body"], "the supervisor")
+    """Raises ConfigError, or what KekRef.parse raises, on anything that `encode_to_host` did not write."""
+    body = object_in(line, _SUPERVISOR)
+    name = body.get("order")
+    kind = _TO_HOST.get(name) if isinstance(name, str) else None
+    if kind is None:
+        return decode_order(line)
+    said = from_plain(kind, body.get("body"), "the supervisor")
+    try:
+        _try(said)
+    except ValueError:
+        raise not_understood(_SUPERVISOR) from None
+    return said
+
+
+def _try(said: LeaseGiven | LeaseShown | LeaseEnded) -> None:
+    """What is made of the words of a lease, so that whoever takes it later cannot fail on them."""
+    match said:
+        case LeaseGiven():
+            said.lease(0.0), KekRef.parse(said.kek), bytes.fromhex(said.wrapped)
+        case LeaseEnded():
+            LeaseEnd(said.why)
 
 
 def encode_from_host(said: Hello | Beat | Failed | Over) -> bytes:
@@ -176,6 +194,6 @@ def decode_from_host(line: bytes) -> FromHost:
         kind = _FROM_HOST.get(str(body.get(_SAID_BY_HOST))) if isinstance(body, dict) else None
         if kind is not None:
             return from_plain(kind, body["body"], "the host of a node")
-    except (ValueError, KeyError, ConfigError) as error:
+    except (ValueError, KeyError, RecursionError, ConfigError) as error:
         raise BadEvent("The host of a node sent a line that nobody understands.") from error
     return decode_event(line, "the agent of a node")
