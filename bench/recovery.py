@@ -82,7 +82,8 @@ class Kind:
 
     def faults(self, count: int) -> list[Fault]:
         """So many, one every `FAULT_EVERY` steps."""
-        steps = [number * FAULT_EVERY + AFTER_CHECKPOINT for number in range(1, count + 1)]
+        early = CHECKPOINT_EVERY - AFTER_CHECKPOINT
+        steps = [number * FAULT_EVERY - early for number in range(1, count + 1)]
         if self.name == "node":
             # The spare node takes the place of the one that is lost, which is then the spare one.
             nodes = ["local-1", "local-2"] * count
@@ -113,7 +114,7 @@ def run_spec(kind: Kind, count: int) -> RunSpec:
         model=ModelSpec(layers=2, width=128, heads=2, kv_heads=1, ffn_width=256),
         train=replace(
             TrainSpec(),
-            steps=FAULT_EVERY * (count + 2),
+            steps=FAULT_EVERY * (count + 1),
             global_batch=8,
             warmup_steps=2,
             checkpoint_every_steps=CHECKPOINT_EVERY,

@@ -127,6 +127,10 @@ def test_a_lost_node_is_given_up_and_the_run_goes_on_on_another(there: SlurmHome
     assert told.node == lost and "does not answer" in told.reason
     down = there.slurm.say("sinfo", "--noheader", f"--nodes={lost}", "--format=%T %E")
     assert down.startswith("down") and f"no sign of run {run}" in down
+    taken_over = there.of_kind(run, EventKind.RUN_STARTED)[-1].fields
+    assert (taken_over["failure_kind"], taken_over["component"]) == ("hardware", "node")
+    spent = there.home.data("goodput", run)["runs"][0]["goodput"]["seconds"]
+    assert spent["queue"] > 0 and spent["detection"] > 0
 
 
 def test_an_orphan_whose_job_was_started_elsewhere_ends_itself(there: SlurmHome) -> None:

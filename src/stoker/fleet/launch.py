@@ -41,6 +41,9 @@ from stoker.fleet.run_acts import House, begin_run, recording, reopen_run
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.run_state import Policy
 from stoker.fleet.second_level import second_level
+from stoker.fleet.slurm.earlier_lives import note_earlier_lives
+from stoker.fleet.slurm.job_folder import JobFolder
+from stoker.fleet.slurm.launcher import SlurmLauncher
 from stoker.fleet.spread.reach import Reach, reach_of
 from stoker.fleet.spread.spread_attempt import Site
 from stoker.fleet.summary import RunSummary, read_run, summarise, supervisor_lock
@@ -141,6 +144,7 @@ def resume_run(
     told = read_events(path).events if path.exists() else ()
     failures = 0 if forgive else _failures_in_row(run_id, told, spec.launch, clock)
     site = site_of(spec.launch, home, reach)
+    note_earlier_lives(JobFolder.of(home.runs_dir, run_id), os.environ, SlurmLauncher(clock).events)
     said = _on_record(house, run_id, site).lines(clock.now_s())
     resumed = _Resumed(failures, forgive, left_open(told, _here(site), clock.monotonic_s(), said))
     held = confinement_of(spec.launch, store_url, home.cache_dir, spread=site is not None)
