@@ -17,7 +17,7 @@ from stoker.fleet.slurm.watch import JobWatch
 from support.cli_home import CliHome
 from support.slurm_testbed import Slurm
 
-PATIENCE_S = 400.0
+PATIENCE_S = 150.0
 SHORT = ("train.steps=40", "train.checkpoint_every_steps=10")
 LONG = ("train.steps=100000", "train.checkpoint_every_steps=20")
 

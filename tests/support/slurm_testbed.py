@@ -51,6 +51,38 @@ class Slurm:
         """SIGKILL to a node's daemon alone: what runs there lives on."""
         os.kill(int((self.root / f"pids/slurmd-{node}.pid").read_text()), signal.SIGKILL)
 
+    def restart_controller(self) -> None:
+        """SIGKILL to slurmctld, and another one that goes on with what it had saved."""
+        pid = int((self.root / "pids/slurmctld.pid").read_text())
+        os.kill(pid, signal.SIGKILL)
+        while Path(f"/proc/{pid}").exists():
+            time.sleep(0.01)
+        self.say("slurmctld")
+        deadline = time.monotonic() + 60
+        while not self._controller_answers():
+            assert time.monotonic() < deadline, "slurmctld does not come back"
+            time.sleep(0.1)
+
+    def _controller_answers(self) -> bool:
+        with suppress(subprocess.CalledProcessError):
+            return "is UP" in self.say("scontrol", "ping")
+        return False
+
+    def bring_back(self, node: str) -> None:
+        """A node that was lost has power again."""
+        self.say("slurmd", "-N", node)
+        self.resume(node)
+
+    def resume(self, node: str) -> None:
+        """A node that was taken out of use takes work again."""
+        deadline = time.monotonic() + 60
+        usable = ("idle", "mixed", "alloc")
+        while not self.say("sinfo", "--noheader", f"--nodes={node}", "--format=%T").startswith(usable):
+            with suppress(subprocess.CalledProcessError):
+                self.say("scontrol", "update", f"nodename={node}", "state=resume")
+            assert time.monotonic() < deadline, self.say("sinfo", "--Node", "--long")
+            time.sleep(0.1)
+
     def tidy(self) -> None:
         """End every job, and bring every node back that a test has lost or drained."""
         self.say("scancel", "--user=root", "--quiet")

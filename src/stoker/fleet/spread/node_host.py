@@ -103,6 +103,7 @@ class NodeHost:
         with selectors.DefaultSelector() as selector:
             selector.register(self.reader, selectors.EVENT_READ)
             selector.register(attempt, selectors.EVENT_READ)
+            self._obey_all()  # orders that came along with the plan
             while self._linked and not (self._ended_socket and attempt.gone()):
                 for key, _ in selector.select(_LEAVING_S if self._ended_socket else None):
                     if key.fileobj is attempt:
@@ -133,6 +134,9 @@ class NodeHost:
         data = os.read(self.reader, _READ_BYTES)
         self._linked = bool(data)
         self._partial += data
+        self._obey_all()
+
+    def _obey_all(self) -> None:
         while self._linked and (end := self._partial.find(b"\n")) >= 0:
             self._obey(decode_to_host(self._take(end)))
 

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from stoker.core.clock import SystemClock
 from stoker.fleet.errors import LauncherSilent
+from stoker.fleet.launchers import NodeState
 from stoker.fleet.slurm.launcher import SlurmLauncher
 from stoker.fleet.slurm.watch import answers
 
@@ -60,7 +62,8 @@ def reach_of(environment: Mapping[str, str], interface: str) -> Reach | None:
     named = environment.get("SLURM_JOB_NODELIST", "")
     if not environment.get("SLURM_JOB_ID") or environment.get("SLURM_JOB_NUM_NODES", "1") == "1" or not named:
         return None
-    return Reach(_expanded(named), _SRUN, _slurm_answers, interface=interface)
+    answering = partial(_slurm_answers, environment["SLURM_JOB_ID"])
+    return Reach(_expanded(named), _SRUN, answering, interface=interface)
 
 
 def _expanded(named: str) -> tuple[str, ...]:
@@ -76,10 +79,16 @@ def _expanded(named: str) -> tuple[str, ...]:
     return tuple(done.stdout.split())
 
 
-def _slurm_answers(node: str) -> bool:
-    """Whether the node's daemon takes a connection; a Slurm that does not answer says nothing against it."""
+def _slurm_answers(job: str, node: str) -> bool:
+    """Whether the node is still the job's, is not given up, and its daemon takes a connection.
+
+    A Slurm that does not answer says nothing against a node.
+    """
+    asked = ["squeue", "--noheader", f"--jobs={job}", "--format=%N"]
     try:
+        done = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=_ASK_WITHIN_S)
+        ours = _expanded(done.stdout.strip())
         known = {each.name: each for each in SlurmLauncher(SystemClock()).nodes()}
-    except LauncherSilent:
+    except (OSError, subprocess.SubprocessError, LauncherSilent):
         return True
-    return node in known and answers(known[node])
+    return node in ours and node in known and known[node].state is not NodeState.DOWN and answers(known[node])
