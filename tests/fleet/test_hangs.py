@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import faulthandler
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stoker.core.events import EventKind, Section
+from stoker.core.gates import STACK_SIGNAL
 from stoker.fleet.launch import start_run
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.section_limits import ENOUGH, FACTOR, SectionTimes
@@ -152,6 +155,25 @@ def test_a_real_rank_that_is_stuck_is_named_with_its_stack_and_the_run_goes_on(h
     (restart,) = told(folder, K.RESTART_SCHEDULED)
     assert restart.text("reason") == "rank 1 hung"
     assert [each.attempt for each in told(folder, K.RUN_ENDED)] == [2]
+
+
+def test_a_rank_that_a_signal_holds_is_not_waited_for() -> None:
+    from stoker.fleet.rank_process import RankProcess
+
+    listens = f"faulthandler.register({int(STACK_SIGNAL)}, file=open('/dev/null', 'w'))"
+    program = f"import faulthandler, sys; {listens}; print('ready', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as one:
+        assert one.stdout is not None and one.stdout.readline() == b"ready\n"
+        rank = RankProcess(one)
+        assert rank.ask_for_stack()
+        os.kill(one.pid, signal.SIGSTOP)
+        os.waitpid(one.pid, os.WUNTRACED)
+        assert not rank.ask_for_stack()
+        os.kill(one.pid, signal.SIGCONT)
+        one.communicate(b"")
+    assert one.returncode == 0
 
 
 def test_a_rank_that_does_not_listen_is_not_asked() -> None:

@@ -33,6 +33,8 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 _LOST_PARENT: Final = 1
 _CAPABILITIES: Final = 64
 """More than any kernel has; dropping one that does not exist does nothing."""
+_STOPPED: Final = ("T", "t")
+"""The kernel's letters for a process that a signal or a debugger holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,12 @@ class RankProcess:
             return ""
 
     def ask_for_stack(self) -> bool:
-        """Have the rank write where its threads stand. False when it does not listen: it would end."""
+        """Have the rank write where its threads stand. False when it cannot: it is stopped.
+
+        False, too, when it does not listen, since it would end of the signal.
+        """
+        if self.state in _STOPPED:
+            return False
         try:
             status = Path(f"/proc/{self.pid}/status").read_text()
             line = next(each for each in status.splitlines() if each.startswith("SigCgt:"))
