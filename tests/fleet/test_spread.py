@@ -233,6 +233,21 @@ def test_a_spare_node_that_is_lost_while_it_waits_is_not_used(errands: FakeErran
     assert all(each.fields["waited"] for each in told(errands.folder, K.RANK_STARTED) if each.attempt == 2)
 
 
+def test_what_waits_without_a_host_where_it_is_wanted_is_ended_and_the_attempt_started_anew(
+    errands: FakeErrands, tmp_path: Path
+) -> None:
+    stand_still(errands)
+    run = Watched(errands, tmp_path, standby_after_s=0.0)
+    run.until(K.STANDBY_LOADED)
+    run.until(K.STEP, step=5)
+    os.kill(host_of("c", tmp_path), signal.SIGKILL)
+    os.kill(host_of("a", tmp_path, newest=False), signal.SIGKILL)
+    assert run.verdict().outcome is Phase.FINISHED
+    assert placed(errands.folder) == [["a", "b"], ["c", "b"]]
+    started = [each for each in told(errands.folder, K.RANK_STARTED) if each.attempt == 2]
+    assert [each.fields["waited"] for each in started] == [False, False]
+
+
 def test_a_node_that_cannot_begin_ends_the_run_with_what_it_said(
     errands: FakeErrands, tmp_path: Path
 ) -> None:
