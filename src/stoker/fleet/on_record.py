@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from stoker.core.canonical import JsonValue
-from stoker.core.errors import StokerError
+from stoker.core.errors import BadName, StokerError
 from stoker.core.home import Home
 from stoker.core.ids import RunId
 from stoker.core.node import node_name
@@ -90,7 +90,7 @@ def check_lines(ledger: Ledger, nodes: Mapping[str, str], now_s: float) -> Itera
     for name, called in nodes.items():
         try:
             record = node_record(ledger, name)
-        except NodeNeverSeen:
+        except (NodeNeverSeen, BadName):  # a machine may be called anything
             continue
         for entry in record.history:
             if entry.action == ACTIONS[Checked]:
