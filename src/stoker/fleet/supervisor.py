@@ -6,7 +6,6 @@ One thread, one loop. What to do is decided in machine.py; see docs/design/fleet
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import selectors
 import signal
@@ -29,6 +28,7 @@ from stoker.fleet.charge import Charge, Errands
 from stoker.fleet.drawing import Drawing
 from stoker.fleet.errors import IsolationLost, IsolationRefused
 from stoker.fleet.faults import Faults, LoseNode
+from stoker.fleet.lease_keeper import LeaseKeeper
 from stoker.fleet.machine import transition, validate
 from stoker.fleet.run_state import (
     ENDED,
@@ -64,7 +64,6 @@ from stoker.fleet.spread.begin import AnyAttempt, begin_attempt
 from stoker.fleet.stacks import waited_for
 from stoker.fleet.standby import StandbyKeeper
 from stoker.fleet.verdict import RunError, Verdict, explain
-from stoker.keys.agent import KeyAgent
 from stoker.keys.lease_page import LeaseEnd
 from stoker.spec.run import Device, IsolationPolicy
 
@@ -92,9 +91,7 @@ class Supervisor:
         )
         self._attempt: AnyAttempt | None = None
         self._ended_socket = False
-        self._keys: KeyAgent | None = None
-        self._renew_at_s = 0.0
-        self._renew_by_s = 0.0
+        self._lease = LeaseKeeper(errands, self._tell, clock)
         self._faults = Faults(charge.faults)
         self._errors: dict[int, RunError] = {}
         self._stacks: dict[int, tuple[str, ...]] = {}
@@ -102,7 +99,6 @@ class Supervisor:
         self._refusal: StokerError | None = None
         self._isolation = Isolation(IsolationState.OPEN, "no attempt was started")
         self._probed_at_s = 0.0
-        self._strangers = 0
         self._end: EndRun | None = None
         self._selector = selectors.DefaultSelector()
         self._log = EventLog(charge.folder.events)
@@ -154,7 +150,7 @@ class Supervisor:
             else:
                 self._listen_to_standby()
         self._renew_lease()
-        self._tell_strangers()
+        self._lease.tell_strangers()
         attempt = self._attempt
         if attempt is not None and not self._ended_socket and attempt.overdue():
             self._listen()
@@ -193,12 +189,8 @@ class Supervisor:
 
     def _attempt_gone(self) -> None:
         number = self._state.attempt
-        self._tell_strangers()
-        self._strangers = 0
+        self._lease.close()
         self._attempt, self._ended_socket = None, False
-        if self._keys is not None:
-            self._keys.close()
-            self._keys = None
         self._feed(Gone(self._now_s(), number))
 
     def _hear(self, event: Event) -> None:
@@ -285,15 +277,14 @@ class Supervisor:
         """The lease is given, and the ranks are spawned, only after the first word; a red one ends both."""
         before, self._isolation = self._isolation, found
         self._probed_at_s = self._now_s()
-        if self._keys is not None:
+        if self._lease.given:
             if before.state is IsolationState.ISOLATED and found.state is not IsolationState.ISOLATED:
-                self._end_lease(
-                    IsolationLost(
-                        f"A way out of the run's network was found while it ran: {found.reason}.",
-                        hint="Find out what opened it. Then go on from the last checkpoint.",
-                    ),
-                    LeaseEnd.ISOLATION,
+                lost = IsolationLost(
+                    f"A way out of the run's network was found while it ran: {found.reason}.",
+                    hint="Find out what opened it. Then go on from the last checkpoint.",
                 )
+                self._lease.end(lost, LeaseEnd.ISOLATION)
+                self._refuse(lost)
             return
         if self._attempt is None or self._state.phase is not Phase.STARTING:
             return
@@ -304,30 +295,18 @@ class Supervisor:
                     f"The run asks for network isolation and does not have it: {found.reason}.",
                     hint="Allow user namespaces on this machine or run as root, or ask for less isolation.",
                 )
-            self._keys, self._renew_at_s = self._errands.lease(self._state.attempt), 0.0
+            self._lease.give(self._state.attempt, self._attempt)
         except StokerError as error:
             self._refuse(error)
             return
-        if self._keys is not None:
-            self._attempt.serve_keys(self._keys)
         self._attempt.spawn()
 
     def _renew_lease(self) -> None:
-        if self._keys is None or self._keys.revoked or not self._renewal_due() or self._probe_is_late():
+        if self._probe_is_late():
             return
-        try:
-            expiry_s = self._errands.lease_expiry_s()
-        except StokerError as error:
-            self._end_lease(error, LeaseEnd.REVOKED)
-            return
-        self._keys.renew(expiry_s)
-        now_s = self._clock.now_s()
-        third_s = max((expiry_s - now_s) / 3, 1.0)
-        self._renew_at_s, self._renew_by_s = self._now_s() + third_s, now_s + third_s
-
-    def _renewal_due(self) -> bool:
-        """By either clock: ranks measure a lease by the monotonic one, the key agent by the wall's."""
-        return self._now_s() >= self._renew_at_s or self._clock.now_s() >= self._renew_by_s
+        error = self._lease.renew()
+        if error is not None:
+            self._refuse(error)
 
     def _probe_is_late(self) -> bool:
         """A lease is renewed only while the agent goes on telling that its ranks are isolated."""
@@ -335,20 +314,6 @@ class Supervisor:
             return False
         patience_s = _PROBES_MISSED * self._charge.probe_every_s + _PROBE_LATE_S
         return self._now_s() - self._probed_at_s > patience_s
-
-    def _end_lease(self, error: StokerError, why: LeaseEnd) -> None:
-        """Nothing is opened from this moment on; ranks see it, wipe what they hold, and end."""
-        assert self._keys is not None
-        self._keys.revoke(why)
-        self._renew_at_s = self._renew_by_s = math.inf
-        self._tell(EventKind.LEASE_ENDED, reason=error.id, message=error.message)
-        self._refuse(error)
-
-    def _tell_strangers(self) -> None:
-        """Somebody who is no rank of ours asked for a key; he got none."""
-        if self._keys is not None and self._keys.strangers > self._strangers:
-            self._strangers = self._keys.strangers
-            self._tell(EventKind.CALLER_REFUSED, count=self._strangers)
 
     # -- what is to be done
 
@@ -461,8 +426,8 @@ class Supervisor:
             self._feed(Gone(self._now_s(), number))
 
     def _stop_attempt(self, instruction: StopAttempt) -> None:
-        if self._keys is not None and (instruction.grace_s <= 0 or instruction.quiet):
-            self._keys.revoke()
+        if instruction.grace_s <= 0 or instruction.quiet:
+            self._lease.revoke()
         if self._attempt is not None:
             quiet = instruction.quiet or instruction.last_words
             self._attempt.stop(instruction.grace_s, quiet=quiet, stacks=instruction.stacks)
@@ -474,8 +439,7 @@ class Supervisor:
                 self._attempt.end_now(self._clock)
             self._standby.end()
         finally:
-            if self._keys is not None:
-                self._keys.close()
+            self._lease.close()
 
     def _error(self, end: EndRun) -> RunError | None:
         return explain(end, self._errors, self._refusal, self._charge, self._state.attempt)
