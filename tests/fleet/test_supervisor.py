@@ -80,7 +80,11 @@ def test_a_killed_rank_is_told_and_the_run_goes_on_from_the_last_checkpoint(erra
 
 def test_the_end_of_a_failed_attempt_says_what_it_died_of(errands: FakeErrands) -> None:
     seen = [Witness(time.time(), "local", Source.KERNEL, "NVRM: Xid (PCI:0000:4e:00): 79, fell off the bus")]
-    errands.deeds = [deed("signal", signal=signal.SIGKILL), deed("exit", code=59, at_step="start", attempt=2)]
+    errands.deeds = [
+        deed("signal", signal=signal.SIGKILL),
+        deed("stand_still", rank=0, at_step=4),
+        deed("exit", code=59, at_step="start", attempt=2),
+    ]
     verdict = supervise(errands, witnesses=lambda attempt: seen if attempt == 2 else ())
     first, second = told(errands.folder, EventKind.ATTEMPT_ENDED)
     assert [first.fields[name] for name in ("failure_kind", "component", "culprit_rank", "culprit_node")] == [
