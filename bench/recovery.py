@@ -50,7 +50,7 @@ BACK_AFTER: Final = 50
 MEGABYTES: Final = 1
 RECIPE: Final = RecipeSpec(vocabulary=512, sequence_tokens=128, chunk_log2=14, heldout_fraction=0.05)
 FEW: Final = 1
-"""With no more faults than this, of peers only kills are tried: what waits for a limit takes long."""
+"""With no more faults than this peers are left out: they take long."""
 
 METHOD: Final = (
     "Three runs on a small prepared dataset with the real supervisor, agent and workers: 2 ranks, one "
@@ -154,7 +154,7 @@ def peer_pauses(peer: str, kind: Kind, count: int, folder: Path) -> list[float] 
     """Seconds of each pause of a peer's; a sentence where they cannot be measured."""
     if (reason := NO_ANSWER.get((peer, kind.name))) is not None:
         return reason
-    if count <= FEW and kind.name != "kill":
+    if count <= FEW:
         return f"left out with {FEW} fault or fewer"
     if peer != "torchrun" and not has(peer):
         return f"{peer} is not in .venv-peers, which scripts/peers.sh makes"

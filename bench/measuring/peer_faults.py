@@ -91,7 +91,12 @@ class Peer:
 
     def start(self, *command: str) -> int:
         """A process of the peer's; its PID. What it prints is kept for when it fails."""
-        own = {"GLOO_SOCKET_IFNAME": "lo", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1"}
+        own = {
+            "GLOO_SOCKET_IFNAME": "lo",
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+            "OMP_NUM_THREADS": "1",
+            "TMPDIR": str(self.job["folder"]),
+        }
         process = subprocess.Popen(
             command, env=os.environ | own, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from stoker.core.canonical import canonical_json
 from stoker.intake.review import decide_review, request_review, revoke_review
 from stoker.intake.review_request import decision_message, request_digest
 from stoker.keys.identities import identity_signer
@@ -183,7 +183,7 @@ def test_keys_leased_to_a_run_outside_the_terms_are_named(house: PromiseHome) ->
 
 
 def test_a_run_for_another_purpose_than_was_reviewed_is_named(house: PromiseHome) -> None:
-    spec = json.dumps({**house.run.spec, "purpose": "advertising"})
+    spec = canonical_json({**house.run.spec, "purpose": "advertising"}).decode()
     tamper(house.home.root, ("UPDATE run SET spec = ?", (spec,)))
     (check,) = failures(house.verify(1, 8), 1)
     assert f"run {house.run.id}: nobody was asked for leave for its purpose" in check.seen

@@ -314,7 +314,7 @@ def test_events_that_cannot_be_judged_break_every_promise_that_rests_on_them(
 
 
 def test_a_run_whose_recorded_settings_make_no_sense_is_named(house: PromiseHome) -> None:
-    tamper(house.home.root, """UPDATE run SET spec = '{"train": 7}'""")
+    tamper(house.home.root, """UPDATE run SET spec = '{"train":7}'""")
     report = house.verify(6, 7)
     assert broken(report) == {6, 7}
     assert house.run.outcome is RunOutcome.FINISHED
