@@ -20,7 +20,7 @@ from support.chaos.campaign import CALM, STORMY, Campaign, Fate, living
 from support.chaos.house import open_chaos_home, run_called
 
 ENOUGH_ATTRIBUTED: Final = 0.95
-"""Of a short campaign's failures, of which each is more than the rest of this, one may be put down wrongly."""
+"""Of a short campaign's failures, where each is more than the rest of this, one may be put down wrongly."""
 _RANKS: Final = 2
 _REFUSALS: Final = frozenset({"fenced", "store-unreachable", "lease-refused", "agent-lost", "secret-wiped"})
 
