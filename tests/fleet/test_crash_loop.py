@@ -110,7 +110,7 @@ def test_a_supervisor_goes_on_counting_and_waiting_where_the_last_one_was(tmp_pa
 def test_a_crash_loop_is_not_resumed_until_a_person_forgives_it(tmp_path: Path) -> None:
 
     spec = replace(SPEC, launch=replace(SPEC.launch, restarts=0, failures_in_row=2))
-    fails = [{"do": "exit", "rank": 1, "at_step": "start", "attempt": "any", "code": 1}]
+    fails = [{"do": "exit", "rank": 0, "at_step": "start", "attempt": "any", "code": 1}]
     with run_house(tmp_path) as house:
         run = house.start(spec, deeds=fails).run
         assert house.resume(run, deeds=fails).outcome is RunOutcome.FAILED

@@ -99,7 +99,7 @@ class Policy:
     """How long ranks that hang have to tell where they stand, before they are killed."""
     symptom_codes: frozenset[int] = frozenset()
     """Exit codes by which a rank only tells what another's failure did to it."""
-    last_words_s: float = 0.3
+    last_words_s: float = 1.0
     """How long the other ranks have after such a one, so that the one that failed can say so itself."""
     backoff_first_s: float = 1.0
     backoff_limit_s: float = 60.0
