@@ -19,13 +19,12 @@ from stoker.core.clock import Clock
 from stoker.core.errors import Busy, StokerError
 from stoker.core.events import EventKind, encode_event
 from stoker.core.isolation import Outside
-from stoker.fleet.agent_plan import Kill, Lose, Save, Spawn, Stop, Wake, Warm
+from stoker.fleet.agent_plan import MAX_PLAN_BYTES, Kill, Lose, Save, Spawn, Stop, Wake, Warm
 from stoker.fleet.attempt import Attempt, AttemptOrder
 from stoker.fleet.attempt_lock import held_lock
 from stoker.fleet.run_folder import RunFolder
 from stoker.fleet.spread.interfaces import interface_of
 from stoker.fleet.spread.node_lines import (
-    MAX_PLAN_BYTES,
     Beat,
     Failed,
     Hello,

@@ -22,9 +22,6 @@ from stoker.keys.lease_page import LeaseEnd
 from stoker.keys.refs import KekRef
 from stoker.spec.run import RankOutput
 
-MAX_PLAN_BYTES: Final = 4 * 1024 * 1024
-"""A line to the host is no longer than this; one from it no longer than an event."""
-
 
 @dataclass(frozen=True, slots=True)
 class NodePlan:

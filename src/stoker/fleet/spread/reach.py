@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from functools import partial
 from typing import Final
 
 from stoker.core.clock import SystemClock
+from stoker.core.slurm import slurm_command
 from stoker.fleet.errors import LauncherSilent
 from stoker.fleet.launchers import NodeState
 from stoker.fleet.slurm.launcher import SlurmLauncher
@@ -32,6 +32,7 @@ _SRUN: Final = (
     "--quiet",
 )
 _ASK_WITHIN_S: Final = 10.0
+_HINT: Final = "Look whether `squeue` and `scontrol show hostnames` answer in this job."
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +69,19 @@ def reach_of(environment: Mapping[str, str], interface: str) -> Reach | None:
 
 def _expanded(named: str) -> tuple[str, ...]:
     """`node[1-3]` in full, as Slurm says."""
-    command = ["scontrol", "show", "hostnames", named]
+    return tuple(_answer("scontrol", "show", "hostnames", named).split())
+
+
+def _answer(*command: str) -> str:
+    """What one of Slurm's commands prints. Raises LauncherSilent when it is not there or fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_ASK_WITHIN_S)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise LauncherSilent(
-            f"Slurm does not say which nodes {named[:200]!a} are.",
-            hint="Look whether `scontrol show hostnames` answers in this job.",
-        ) from error
-    return tuple(done.stdout.split())
+        done = slurm_command(*command, patience_s=_ASK_WITHIN_S)
+    except OSError as error:
+        raise LauncherSilent(f"{command[0]} cannot be run: {error.strerror}.", hint=_HINT) from error
+    if done.returncode != 0:
+        said = done.stderr.strip()[:300]
+        raise LauncherSilent(f"Slurm does not say which nodes are this job's: {said}", hint=_HINT)
+    return done.stdout
 
 
 def _slurm_answers(job: str, node: str) -> bool:
@@ -84,11 +89,9 @@ def _slurm_answers(job: str, node: str) -> bool:
 
     A Slurm that does not answer says nothing against a node.
     """
-    asked = ["squeue", "--noheader", f"--jobs={job}", "--format=%N"]
     try:
-        done = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=_ASK_WITHIN_S)
-        ours = _expanded(done.stdout.strip())
+        ours = _expanded(_answer("squeue", "--noheader", f"--jobs={job}", "--format=%N").strip())
         known = {each.name: each for each in SlurmLauncher(SystemClock()).nodes()}
-    except (OSError, subprocess.SubprocessError, LauncherSilent):
+    except LauncherSilent:
         return True
     return node in ours and node in known and known[node].state is not NodeState.DOWN and answers(known[node])

@@ -68,7 +68,6 @@ class SpreadAttempt:
         self._clock = clock
         self._links: list[NodeLink] = []
         self._keys: KeyAgent | None = None
-        self._strangers = 0
         self._ahead = order.ahead
         self._silent = set(order.nodes)
         """Nodes that have not told of their isolation since the attempt was started or woken."""
