@@ -26,7 +26,7 @@ from stoker.spec.model import ModelSpec
 from stoker.spec.run import EvaluateSpec, IsolationPolicy, LaunchSpec, RunSpec, TrainSpec
 from support import stuck_worker
 from support.fake_house import told
-from support.promise_home import PURPOSE, RECIPE, PromiseHome, open_promise_home
+from support.promise_home import PURPOSE, PromiseHome, open_letters_home
 from support.watching import Watching
 
 K = EventKind
@@ -124,10 +124,7 @@ SPEC = RunSpec(
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[PromiseHome]:
-    with open_promise_home(tmp_path) as found:
-        found.found()
-        found.approve(found.bring_letters("letters", count=80))
-        found.prepare("text", "letters", RECIPE)
+    with open_letters_home(tmp_path) as found:
         yield found
 
 

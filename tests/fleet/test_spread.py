@@ -32,7 +32,7 @@ from stoker.fleet.verdict import Verdict
 from stoker.ledger.records import RunOutcome
 from stoker.spec.run import EvaluateSpec, IsolationPolicy, LaunchSpec, Precision, RunSpec, TrainSpec
 from support.fake_house import FakeErrands, a_policy, is_alive, make_folder, supervise, told, wait_until
-from support.promise_home import PURPOSE, RECIPE, PromiseHome, open_promise_home
+from support.promise_home import PURPOSE, PromiseHome, open_letters_home
 
 K = EventKind
 THREE = Room(("a", "b", "c"), 1, (2,))
@@ -270,10 +270,7 @@ SPEC = RunSpec(
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[PromiseHome]:
-    with open_promise_home(tmp_path) as found:
-        found.found()
-        found.approve(found.bring_letters("letters", count=80))
-        found.prepare("text", "letters", RECIPE)
+    with open_letters_home(tmp_path) as found:
         yield found
 
 

@@ -233,6 +233,16 @@ class PromiseHome:
 
 
 @contextmanager
+def open_letters_home(place: Path) -> Iterator[PromiseHome]:
+    """A home below `place` with eighty letters reviewed and prepared as `text`, for real ranks."""
+    with open_promise_home(place) as home:
+        home.found()
+        home.approve(home.bring_letters("letters", count=80))
+        home.prepare("text", "letters", RECIPE)
+        yield home
+
+
+@contextmanager
 def open_promise_home(place: Path, clock: Clock | None = None) -> Iterator[PromiseHome]:
     """The home below `place`, made when absent. No tombstone is reconciled, as a face would do first."""
     clock = clock or SystemClock()
